@@ -1,0 +1,22 @@
+"""Every metric of ingest and relay, declared once with its meaning and unit."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+EVENTS_STORED = Counter("counterfoil_ingest_events_stored_total", "Events landed in the store for the first time.")
+EVENTS_REPEATED = Counter("counterfoil_ingest_duplicates_total", "Consumed records that repeated a stored event.")
+EVENTS_UNREAD = Counter("counterfoil_ingest_unread_total", "Events stored with a kind or body unknown to this version.")
+RECORDS_SET_ASIDE = Counter(
+    "counterfoil_ingest_dead_letters_total", "Records set aside with their bytes, by class.", ["letter_class"]
+)
+BATCH_SECONDS = Histogram(
+    "counterfoil_ingest_batch_seconds",
+    "Seconds from the first decoded record of a batch to its commit.",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+LAG = Gauge(
+    "counterfoil_ingest_lag_records", "Records between the stored offset and the partition's end.", ["partition"]
+)
+FENCED = Counter("counterfoil_ingest_fenced_total", "Batches rolled back because another owner had the partition.")
+STORE_RETRIES = Counter("counterfoil_ingest_store_retries_total", "Times the store went away and was connected anew.")
+OUTBOX_WAITING = Gauge("counterfoil_outbox_waiting", "Outbox rows that no broker has acknowledged yet.")
+OUTBOX_RELAYED = Counter("counterfoil_outbox_relayed_total", "Outbox rows acknowledged by the brokers.")

@@ -1,0 +1,155 @@
+"""What we emit goes through Postgres first: final bytes, in the transaction of the decision.
+
+The relay sends them at least once and unchanged, so a consumer collapses repetitions on `event_id`.
+One relay works at a time, whoever holds the advisory lock.
+"""
+
+import json
+import logging
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from counterfoil.failpoints import pass_by
+from counterfoil.kafka import new_producer
+from counterfoil_consumers import metrics
+from counterfoil_consumers.errors import BrokersAway, StoreAway
+from counterfoil_consumers.store import Connection, connect, fetch_one, queries
+
+logger = logging.getLogger("counterfoil.outbox")
+
+_BATCH = 500
+_DELIVERY_SECONDS = 8.0  # below idle_in_transaction_session_timeout
+_PAUSE_SECONDS = 0.1
+_BACKOFF_SECONDS = 2.0
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+def put(
+    connection: Connection,
+    *,
+    topic: str,
+    key: bytes,
+    value: bytes | None,
+    event_id: bytes | None,
+    headers: Headers = (),
+) -> None:
+    """Add one message to the caller's transaction."""
+    params = {
+        "topic": topic,
+        "event_id": None if event_id is None else uuid.UUID(bytes=event_id),
+        "key": key,
+        "value": value,
+        "headers": headers_to_json(headers),
+    }
+    connection.execute(queries("outbox")["put"], params)
+
+
+def headers_to_json(headers: Headers) -> str:
+    """Kafka headers as JSON: names with hex values, in order, repetitions kept."""
+    return json.dumps([[name, None if value is None else value.hex()] for name, value in headers])
+
+
+def headers_from_json(headers: Sequence[Sequence[str | None]]) -> list[tuple[str, str | bytes | None]]:
+    """The reverse of `headers_to_json`, for psycopg's decoded JSON."""
+    return [(str(name), None if value is None else bytes.fromhex(value)) for name, value in headers]
+
+
+class Relay:
+    """Sends waiting outbox rows to Kafka, from a thread or one pass at a time."""
+
+    def __init__(self, dsn: str, role: str, kafka: Mapping[str, str]) -> None:
+        self._dsn = dsn
+        self._role = role
+        self._kafka = kafka
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="counterfoil-relay", daemon=True)
+
+    def start(self) -> None:
+        """Relay in a thread of its own until `stop`."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the batch in hand; waiting rows stay for the next relay."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with connect(self._dsn, self._role, application="relay") as connection:
+                    producer = new_producer(self._kafka, "counterfoil-relay")
+                    while not self._stopping.is_set():
+                        if relay_batch(connection, producer) == 0:
+                            self._stopping.wait(_PAUSE_SECONDS)
+            except (StoreAway, BrokersAway, psycopg.Error) as error:
+                logger.warning("the relay tries again in %g s: %s", _BACKOFF_SECONDS, error)
+                self._stopping.wait(_BACKOFF_SECONDS)
+
+
+def relay_all(connection: Connection, producer: Producer) -> int:
+    """Relay until nothing waits; returns how many messages were acknowledged."""
+    total = 0
+    while sent := relay_batch(connection, producer):
+        total += sent
+    return total
+
+
+def relay_batch(connection: Connection, producer: Producer) -> int:
+    """Send up to 500 waiting rows in order, and mark those that the brokers acknowledged.
+
+    Returns their number; 0 where nothing waits or another relay works. Raises BrokersAway when some were not
+    acknowledged, those that were being marked all the same.
+    """
+    named = queries("outbox")
+    with connection.transaction():
+        if not fetch_one(connection, named["try_to_relay_alone"])["alone"]:
+            return 0
+        rows = connection.execute(named["find_waiting"], {"limit": _BATCH}).fetchall()
+        metrics.OUTBOX_WAITING.set(len(rows))
+        if not rows:
+            return 0
+        acknowledged, problem = _send(producer, rows)
+        pass_by("relay.before_mark")
+        connection.execute(named["mark_relayed"], {"outbox_ids": acknowledged})
+    metrics.OUTBOX_RELAYED.inc(len(acknowledged))
+    if problem is not None:
+        raise BrokersAway(f"{len(rows) - len(acknowledged)} outbox rows wait: {problem}")
+    return len(acknowledged)
+
+
+def _send(producer: Producer, rows: Sequence[dict[str, Any]]) -> tuple[list[int], str | None]:
+    acknowledged: list[int] = []
+    problems: list[str] = []
+
+    def report(outbox_id: int) -> Any:
+        def reported(error: KafkaError | None, _message: Message) -> None:
+            if error is None:
+                acknowledged.append(outbox_id)
+            else:
+                problems.append(error.str())
+
+        return reported
+
+    for row in rows:
+        value = None if row["value"] is None else bytes(row["value"])
+        try:
+            producer.produce(
+                row["topic"],
+                value,
+                bytes(row["key"]),
+                headers=headers_from_json(row["headers"]),
+                on_delivery=report(row["outbox_id"]),
+            )
+        except (KafkaException, BufferError) as error:
+            problems.append(str(error))
+    if producer.flush(_DELIVERY_SECONDS):
+        # What is unanswered may have been written; sent again, it collapses on event_id.
+        problems.append("the brokers did not answer in time")
+        producer.purge()
+        producer.flush(0)
+    return acknowledged, problems[0] if problems else None

@@ -1,0 +1,33 @@
+"""Agents say what they tried: the recorder that an agent installs."""
+
+from counterfoil.call import Call, Effect
+from counterfoil.errors import (
+    AuditUnavailable,
+    CounterfoilError,
+    DecodeError,
+    EventsUndelivered,
+    SettingsError,
+    UsageError,
+)
+from counterfoil.event import Event, Mode, Outcome
+from counterfoil.recorder import Recorder
+from counterfoil.settings import RecorderSettings
+from counterfoil.task import Task, current_task
+
+__all__ = [
+    "AuditUnavailable",
+    "Call",
+    "CounterfoilError",
+    "DecodeError",
+    "Effect",
+    "Event",
+    "EventsUndelivered",
+    "Mode",
+    "Outcome",
+    "Recorder",
+    "RecorderSettings",
+    "SettingsError",
+    "Task",
+    "UsageError",
+    "current_task",
+]

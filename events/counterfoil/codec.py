@@ -1,0 +1,141 @@
+"""Event to bytes and back: Avro single-object encoding around an Avro envelope around an Avro body.
+
+The envelope is resolved to the newest version we know; the body is decoded with exactly the schema
+whose fingerprint it names, and left unread where we do not know it, so that agents may be newer than
+ingest. Framing: `C3 01` and the CRC-64-AVRO fingerprint, little-endian (Avro 1.12, "Single-object
+encoding"). A decode must consume every byte.
+"""
+
+import io
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+import fastavro
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+from counterfoil.errors import DecodeError
+from counterfoil.event import Event
+from counterfoil.jsontext import to_text
+from counterfoil_schemas import AvroSchema, avro_schemas
+
+SINGLE_OBJECT = b"\xc3\x01"
+CONFLUENT = b"\x00"
+MAX_VALUE_BYTES = 1_000_000
+_HEADER_BYTES = 10
+_ENVELOPE_FIELDS = tuple(field.name for field in fields(Event) if field.name not in ("body", "raw_body"))
+
+
+class _Schema:
+    """A parsed schema with its fingerprint."""
+
+    __slots__ = ("fingerprint", "parsed", "subject", "version")
+
+    def __init__(self, schema: AvroSchema) -> None:
+        self.subject = schema.subject
+        self.version = schema.version
+        self.parsed = fastavro.parse_schema(schema.definition)
+        canonical = to_parsing_canonical_form(schema.definition)
+        self.fingerprint = bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO"))
+
+
+class _Catalogue:
+    """Every schema we ship: the newest to write with, all of them to read."""
+
+    def __init__(self) -> None:
+        schemas = [_Schema(schema) for schema in avro_schemas()]
+        self.newest = {schema.subject: schema for schema in schemas}
+        self.envelopes = {s.fingerprint: s for s in schemas if s.subject == "event"}
+        self.bodies = {(s.subject, s.fingerprint): s for s in schemas if s.subject != "event"}
+
+
+@cache
+def _catalogue() -> _Catalogue:
+    return _Catalogue()
+
+
+def kinds() -> frozenset[str]:
+    """The kinds of event that this version can read."""
+    return frozenset(_catalogue().newest) - {"event"}
+
+
+def encode(event: Event) -> bytes:
+    """The Kafka value of `event`, body encoded with the newest schema of its kind.
+
+    Raises ValueError or TypeError when the body does not fit its schema.
+    """
+    catalogue = _catalogue()
+    record = {name: getattr(event, name) for name in _ENVELOPE_FIELDS}
+    if event.body is None:
+        record["body"] = event.raw_body
+    else:
+        schema = catalogue.newest[event.kind]
+        record["body_schema"] = schema.fingerprint
+        record["body"] = _write(schema, event.body)
+    envelope = catalogue.newest["event"]
+    return SINGLE_OBJECT + envelope.fingerprint + _write(envelope, record)
+
+
+def _write(schema: _Schema, record: Any) -> bytes:
+    out = io.BytesIO()
+    try:
+        fastavro.schemaless_writer(out, schema.parsed, record, strict_allow_default=True)
+    except UnicodeEncodeError:
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, schema.parsed, _mended(record), strict_allow_default=True)
+    return out.getvalue()
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return to_text(value)
+    if isinstance(value, dict):
+        return {name: _mended(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mended(item) for item in value]
+    return value
+
+
+def decode(value: bytes) -> Event:
+    """The event in a Kafka value; its body is None when the kind or body schema is unknown here.
+
+    Raises DecodeError when the bytes are no event, or are framed in a way that is not configured.
+    """
+    if len(value) > MAX_VALUE_BYTES:
+        raise DecodeError(f"the value has {len(value)} bytes; at most {MAX_VALUE_BYTES} are decoded")
+    if value[:1] == CONFLUENT:
+        raise DecodeError(
+            "the value is in the Confluent wire format, and no Schema Registry is configured", "incompatible"
+        )
+    if value[:2] != SINGLE_OBJECT:
+        raise DecodeError(f"the value starts with {value[:2].hex(' ') or 'nothing'}, not with c3 01")
+    catalogue = _catalogue()
+    writer = catalogue.envelopes.get(value[2:_HEADER_BYTES])
+    if writer is None:
+        raise DecodeError(f"the envelope's schema {value[2:_HEADER_BYTES].hex()} is not one of ours", "incompatible")
+    record = _read(writer, catalogue.newest["event"], value[_HEADER_BYTES:], "envelope")
+    raw_body = record.pop("body")
+    if record["content_encoding"] != "identity" or record["key_id"] is not None:
+        return Event(**record, body=None, raw_body=raw_body)
+    body_schema = catalogue.bodies.get((record["kind"], record["body_schema"]))
+    if body_schema is None:
+        return Event(**record, body=None, raw_body=raw_body)
+    newest = catalogue.newest[record["kind"]]
+    return Event(**record, body=_read(body_schema, newest, raw_body, "body"), raw_body=raw_body)
+
+
+def _read(writer: _Schema, reader: _Schema, content: bytes, what: str) -> dict[str, Any]:
+    source = io.BytesIO(content)
+    resolved = None if reader is writer else reader.parsed
+    try:
+        record = fastavro.schemaless_reader(source, writer.parsed, resolved)
+    except Exception as error:  # fastavro raises many kinds on bytes that are not Avro
+        raise DecodeError(f"the {what} is not Avro of {writer.subject} {writer.version}: {_said(error)}") from error
+    if source.tell() != len(content):
+        raise DecodeError(f"the {what} has {len(content) - source.tell()} bytes too many")
+    assert isinstance(record, dict)  # noqa: S101  # a record schema reads as a dict
+    return record
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__} {error}".strip()

@@ -1,0 +1,48 @@
+"""The errors of the recorder, split by who has to act.
+
+CounterfoilError
+├── SettingsError         yours: a setting is missing or wrong
+├── UsageError            yours: a verb was used in the wrong place
+├── AuditUnavailable      for now: an intent could not be made durable, so the tool did not run
+├── EventsUndelivered     for now: closing gave up on events that no broker acknowledged
+└── DecodeError           theirs: these bytes are not an event that we can read
+"""
+
+
+class CounterfoilError(Exception):
+    """Base of everything that Counterfoil raises."""
+
+
+class SettingsError(CounterfoilError):
+    """A setting is missing or wrong; the message names it, and what to do."""
+
+
+class UsageError(CounterfoilError):
+    """A verb was used where it has no meaning, such as a second outcome for one attempt."""
+
+
+class AuditUnavailable(CounterfoilError):
+    """The intent is not durable, so the write must not run (fail closed).
+
+    `event_id` is the intent's id (16 bytes): it may still reach the log later.
+    """
+
+    def __init__(self, message: str, event_id: bytes) -> None:
+        super().__init__(message)
+        self.event_id = event_id
+
+
+class EventsUndelivered(CounterfoilError):
+    """`count` events were not acknowledged when the recorder was closed; the store will show the holes."""
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
+
+
+class DecodeError(CounterfoilError):
+    """Bytes that are not a readable event. `reason_class` is `poison` or `incompatible`."""
+
+    def __init__(self, message: str, reason_class: str = "poison") -> None:
+        super().__init__(message)
+        self.reason_class = reason_class

@@ -1,0 +1,32 @@
+"""Ids are 16 bytes everywhere inside; people see 32 hex digits."""
+
+import re
+import uuid
+
+import uuid_utils
+
+Id = bytes
+
+_TENANT = re.compile(r"[a-z0-9_-]{1,40}")
+# The namespace of every task id: UUIDv5(NAMESPACE_URL, "https://counterfoil/task").
+_TASKS = uuid.uuid5(uuid.NAMESPACE_URL, "https://counterfoil/task")
+
+
+def new_id() -> Id:
+    """A new UUIDv7 (RFC 9562 section 5.7), in order of time."""
+    return uuid_utils.uuid7().bytes
+
+
+def task_id_of(tenant: str, task_ref: str) -> Id:
+    """UUIDv5 of tenant and task_ref, so that any process can reopen the task (RFC 9562 section 5.5)."""
+    return uuid.uuid5(_TASKS, f"{tenant}/{task_ref}").bytes
+
+
+def is_tenant(name: str) -> bool:
+    """Whether `name` is a tenant's name: `[a-z0-9_-]{1,40}`."""
+    return _TENANT.fullmatch(name) is not None
+
+
+def partition_key(tenant: str, task_id: Id) -> bytes:
+    """The Kafka key of a task's events: `tenant/` and 32 hex digits."""
+    return f"{tenant}/{task_id.hex()}".encode()

@@ -1,0 +1,85 @@
+"""JSON text of whatever an agent hands over: it never raises, and says where it had to reduce.
+
+An audit must not stop the agent's own work because an argument is odd: cycles, NaN, depth and
+foreign objects become a form that says so.
+"""
+
+import base64
+import dataclasses
+import datetime as dt
+import enum
+import json
+import math
+import uuid
+from collections.abc import Mapping, Set
+from decimal import Decimal
+from typing import Any
+
+import pydantic
+
+_MAX_DEPTH = 64
+_REPR_CHARACTERS = 500
+
+
+def to_json_text(value: Any) -> str:
+    """Compact JSON text of `value`, encodable as UTF-8.
+
+    Decimals and times become strings, bytes base64 in {"$bytes": ...}, NaN and infinities their names,
+    deeper nesting than 64 or a foreign object {"$reduced": ...}. A lone surrogate stays, escaped.
+    """
+    if type(value) in (dict, list, str):
+        try:
+            return _encodable(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+        except (TypeError, ValueError, RecursionError):
+            pass  # not plain JSON: the slow way below says what is odd
+    return _encodable(json.dumps(_plain(value, 0), ensure_ascii=False, separators=(",", ":")))
+
+
+def to_text(value: str) -> str:
+    """`value` with lone surrogates escaped, so that UTF-8 can hold it."""
+    return _encodable(value)
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Inside a JSON string the escape \\udXXX is JSON again.
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        return {"$reduced": f"nested deeper than {_MAX_DEPTH}"}
+    match value:
+        case enum.Enum():
+            return _plain(value.value, depth + 1)
+        case None | bool() | str() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case Decimal() | uuid.UUID():
+            return str(value)
+        case dt.datetime() | dt.date() | dt.time():
+            return value.isoformat()
+        case bytes() | bytearray() | memoryview():
+            return {"$bytes": base64.b64encode(bytes(value)).decode()}
+        case pydantic.BaseModel():
+            return _plain(value.model_dump(), depth + 1)
+        case Mapping():
+            return {str(name): _plain(item, depth + 1) for name, item in value.items()}
+        case list() | tuple():
+            return [_plain(item, depth + 1) for item in value]
+        case Set():
+            return sorted((_plain(item, depth + 1) for item in value), key=repr)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name), depth + 1) for f in dataclasses.fields(value)}
+    return {"$reduced": _shown(value)}
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:_REPR_CHARACTERS]
+    except Exception as error:  # noqa: BLE001  # a foreign __repr__ may raise anything
+        return f"{type(value).__name__} whose repr raised {type(error).__name__}"

@@ -1,0 +1,187 @@
+"""What an agent installs: it records what is about to happen before it happens."""
+
+import atexit
+import logging
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from counterfoil.errors import EventsUndelivered, SettingsError, UsageError
+from counterfoil.event import Mode
+from counterfoil.ids import is_tenant, new_id, task_id_of
+from counterfoil.kafka import client_config
+from counterfoil.session import Origin, Session
+from counterfoil.settings import RecorderSettings, load_settings
+from counterfoil.task import Task, origin_from_headers
+
+logger = logging.getLogger("counterfoil")
+
+_MIN_KEY_BYTES = 16
+
+
+class Recorder:
+    """Records tasks, prompts and effects as events on Kafka. One per process; thread-safe.
+
+    Emitting never waits for the brokers; only the intent of a write does. A forked child records under a
+    producer_id of its own.
+
+    Raises SettingsError when no broker or no identity key is set.
+    """
+
+    def __init__(self, settings: RecorderSettings) -> None:
+        client_config(settings.kafka, "counterfoil", {})  # says now, not at the first event, that no broker is named
+        self.settings = settings
+        self.identity_key = _identity_key(settings)
+        self._session: Session | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        atexit.register(_close_at_exit, weakref.ref(self))
+        os.register_at_fork(after_in_child=_Forked(self))
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """A recorder set up from `COUNTERFOIL_*`, `counterfoil.toml` and `overrides`.
+
+        Raises SettingsError: one sentence that names the setting.
+        """
+        return cls(load_settings(RecorderSettings, **overrides))
+
+    @property
+    def session(self) -> Session:
+        """This process's producer, started at first use.
+
+        Raises UsageError once the recorder is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise UsageError("this recorder is closed; open another one")
+            if self._session is None:
+                self._session = Session(self.settings)
+            return self._session
+
+    def task(
+        self,
+        title: str,
+        *,
+        tenant: str | None = None,
+        workflow: str | None = None,
+        agent: str | None = None,
+        task_ref: str | None = None,
+        conversation_id: str | None = None,
+        subject_ref: str | None = None,
+        release: str | None = None,
+        principal: str | None = None,
+        on_behalf_of: str | None = None,
+        mode: Mode = "live",
+        given: Any = None,
+    ) -> Task:
+        """A task to enter. With `task_ref` any process can reopen it, today or on another day.
+
+        `given` is what the task starts from. Raises UsageError when the tenant is missing or ill-named.
+        """
+        name = tenant or self.settings.tenant
+        if name is None or not is_tenant(name):
+            raise UsageError(f"the tenant {name!r} is not [a-z0-9_-]{{1,40}}; pass tenant= or set COUNTERFOIL_TENANT")
+        origin = Origin(
+            tenant=name,
+            workflow=workflow or self.settings.workflow,
+            task_id=new_id() if task_ref is None else task_id_of(name, task_ref),
+            task_ref=task_ref,
+            agent=agent or self.settings.agent,
+            environment=self.settings.environment,
+            mode=mode,
+            conversation_id=conversation_id,
+            subject_ref=subject_ref,
+            release=release or self.settings.release,
+            principal=principal,
+            on_behalf_of=on_behalf_of,
+            trace_id=secrets.token_bytes(16),
+        )
+        return Task(self, title, origin, given=given)
+
+    def continue_task(self, headers: Mapping[str, str], *, agent: str | None = None) -> Task:
+        """The task that another service handed over with `task.headers()`; leaving it does not end it.
+
+        Raises UsageError when the headers hold no readable task.
+        """
+        title, origin = origin_from_headers(
+            headers,
+            agent=agent or self.settings.agent,
+            release=self.settings.release,
+            environment=self.settings.environment,
+        )
+        if not is_tenant(origin.tenant):
+            raise UsageError(f"the headers name the tenant {origin.tenant!r}, which is no tenant's name")
+        return Task(self, title, origin, ends=False)
+
+    def flush(self, timeout_seconds: float = 10) -> int:
+        """Wait until the brokers have answered for every event; returns how many are still open."""
+        return 0 if self._session is None else self._session.flush(timeout_seconds)
+
+    def close(self) -> None:
+        """Wait for the brokers' answers, then stop.
+
+        Raises EventsUndelivered when some were never acknowledged within `close_timeout_seconds`.
+        """
+        with self._lock:
+            session, self._session = self._session, None
+            self._closed = True
+        undelivered = 0 if session is None else session.close(self.settings.close_timeout_seconds)
+        if undelivered:
+            raise EventsUndelivered(
+                f"{undelivered} events were not acknowledged by Kafka within "
+                f"{self.settings.close_timeout_seconds:g} s; the store will show the holes in their numbers",
+                undelivered,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def forget_session(self) -> None:
+        """In a forked child: the parent's producer sends nothing from here, so the next event starts another."""
+        self._lock = threading.Lock()
+        self._session = None
+
+
+class _Forked:
+    """What a fork calls in the child, without keeping the recorder alive."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = weakref.ref(recorder)
+
+    def __call__(self) -> None:
+        recorder = self._recorder()
+        if recorder is not None:
+            recorder.forget_session()
+
+
+def _close_at_exit(reference: "weakref.ref[Recorder]") -> None:
+    recorder = reference()
+    if recorder is None:
+        return
+    try:
+        recorder.close()
+    except EventsUndelivered as error:
+        logger.critical("%s", error)
+
+
+def _identity_key(settings: RecorderSettings) -> bytes:
+    key = b"" if settings.identity_key is None else settings.identity_key.get_secret_value().encode()
+    if len(key) < _MIN_KEY_BYTES:
+        raise SettingsError(
+            f"the identity key has {len(key)} bytes, and {_MIN_KEY_BYTES} are the least: set COUNTERFOIL_IDENTITY_KEY, "
+            "or COUNTERFOIL_IDENTITY_KEY_FILE, to the same random text in every process that records"
+        )
+    return key

@@ -1,0 +1,157 @@
+"""What a recorder needs to know, and the one place where the environment is read for it.
+
+Order, strongest first: what the caller passes, the environment `COUNTERFOIL_*`, `counterfoil.toml` in the
+working directory, the defaults here. Any setting ending in `_FILE` is read from that file.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from counterfoil.errors import SettingsError
+
+SETTINGS_FILE = Path("counterfoil.toml")
+_FILE_SUFFIX = "_file"
+
+Loaded = TypeVar("Loaded", bound="RecorderSettings")
+
+
+class RecorderSettings(BaseSettings):
+    """Settings of the recorder; the field names in upper case after `COUNTERFOIL_` are the variables."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COUNTERFOIL_",
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
+    )
+
+    kafka: dict[str, str] = Field(
+        default_factory=dict,
+        description="Any setting of librdkafka: COUNTERFOIL_KAFKA__SECURITY_PROTOCOL is security.protocol.",
+    )
+    profile: Literal["local", "production"] = Field("production", description="local: one broker, replication 1.")
+    topic_prefix: str = Field("", description="Put before every topic's name.")
+    tenant: str | None = Field(None, description="The tenant of tasks that name none.")
+    workflow: str = Field("default", description="The workflow of tasks that name none.")
+    agent: str = Field("agent", description="The agent of tasks that name none.")
+    release: str | None = Field(None, description="Version of the agent's code, prompt and policy.")
+    environment: str = Field("production", description="production, staging, ...")
+    identity_key: SecretStr | None = Field(
+        None, description="Key of the HMAC behind every effect_id; the same in every process of a tenant."
+    )
+    ack_timeout_seconds: float = Field(10, gt=0, description="How long an intent may wait for its acknowledgement.")
+    close_timeout_seconds: float = Field(10, gt=0, description="How long closing may wait for the brokers.")
+    beat_interval_seconds: float = Field(10, gt=0, description="Seconds between two producer_beat events.")
+
+    @field_validator("kafka", mode="before")
+    @classmethod
+    def _dotted(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {str(name).lower().replace("_", "."): str(item) for name, item in _flat(value)}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            _WithFiles(settings_cls, init_settings),
+            _WithFiles(settings_cls, env_settings),
+            _WithFiles(settings_cls, TomlConfigSettingsSource(settings_cls, SETTINGS_FILE)),
+        )
+
+
+class _WithFiles(InitSettingsSource):
+    """A source in which `name_file = path` stands for `name = <the file's text>`, at any depth."""
+
+    def __init__(self, settings_cls: type[BaseSettings], inner: PydanticBaseSettingsSource) -> None:
+        found = inner()
+        if isinstance(inner, EnvSettingsSource):
+            found = _file_variables(settings_cls) | found
+        super().__init__(settings_cls, init_kwargs=_read_files(found))
+
+
+def _file_variables(settings_cls: type[BaseSettings]) -> dict[str, Any]:
+    """COUNTERFOIL_<FIELD>_FILE, which the environment source leaves out as no field has that name."""
+    prefix = settings_cls.model_config["env_prefix"]
+    names = {f"{prefix}{field}{_FILE_SUFFIX}".upper(): f"{field}{_FILE_SUFFIX}" for field in settings_cls.model_fields}
+    return {names[name.upper()]: value for name, value in os.environ.items() if name.upper() in names}
+
+
+def _read_files(found: Mapping[str, Any]) -> dict[str, Any]:
+    read: dict[str, Any] = {}
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            read[name] = _read_files(value)
+        elif name.lower().endswith(_FILE_SUFFIX) and isinstance(value, str):
+            try:
+                read[name[: -len(_FILE_SUFFIX)]] = Path(value).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise SettingsError(
+                    f"the setting {name} names {value}, which can't be read: {error.strerror}"
+                ) from error
+        else:
+            read[name] = value
+    return read
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            pairs += _flat(item, f"{prefix}{name}.")
+        else:
+            pairs.append((prefix + name, str(item).lower() if isinstance(item, bool) else item))
+    return pairs
+
+
+def load_settings(model: type[Loaded], **overrides: Any) -> Loaded:
+    """Settings from all sources.
+
+    Raises SettingsError: one sentence a mistake, naming the variable.
+    """
+    try:
+        return model(**overrides)
+    except ValidationError as error:
+        raise SettingsError(_sentence(error)) from error
+    except SettingsError:
+        raise
+    except (ValueError, OSError) as error:  # a TOML mistake, or JSON where none is
+        raise SettingsError(f"the settings can't be read: {error}") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    parts = []
+    for mistake in error.errors(include_url=False):
+        variable = "COUNTERFOIL_" + "__".join(str(part) for part in mistake["loc"]).upper()
+        parts.append(f"{variable}: {mistake['msg']} (got {mistake['input']!r})")
+    return "wrong setting: " + "; ".join(parts)
+
+
+def describe(model: type[BaseModel]) -> list[tuple[str, str, str]]:
+    """Name of the variable, default and meaning of each setting, for `counterfoil config`."""
+    return [
+        (
+            f"COUNTERFOIL_{name.upper()}",
+            "" if field.is_required() else repr(field.get_default(call_default_factory=True)),
+            field.description or "",
+        )
+        for name, field in model.model_fields.items()
+    ]

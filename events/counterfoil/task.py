@@ -1,0 +1,377 @@
+"""A task: what an agent was given to do, and everything it did about it."""
+
+import contextvars
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from decimal import Decimal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import rfc8785
+
+from counterfoil.call import Call, Effect
+from counterfoil.errors import UsageError
+from counterfoil.event import Mode
+from counterfoil.identity import effect_id_of
+from counterfoil.ids import Id, new_id, task_id_of
+from counterfoil.jsontext import to_json_text, to_text
+from counterfoil.session import Origin
+
+if TYPE_CHECKING:
+    from counterfoil.recorder import Recorder
+
+TASK_HEADER = "counterfoil-task"
+_MAX_STEP_CHARACTERS = 200
+
+_current: contextvars.ContextVar["Task | None"] = contextvars.ContextVar("counterfoil_task", default=None)
+
+
+def current_task() -> "Task":
+    """The innermost task entered in this context.
+
+    Raises UsageError outside any task.
+    """
+    task = _current.get()
+    if task is None:
+        raise UsageError("no task is open here: enter one with `with recorder.task(...)`")
+    return task
+
+
+class Task:
+    """One unit of work; enter it with `with` or `async with`, from as many processes as it takes."""
+
+    def __init__(
+        self, recorder: "Recorder", title: str, origin: Origin, *, given: Any = None, ends: bool = True
+    ) -> None:
+        self._recorder = recorder
+        self._origin = origin
+        self._title = title
+        self._given = given
+        self._leaving = "task_ended" if ends else "task_suspended"
+        self._told = False
+        self._messages: set[bytes] = set()
+        self._attempts: dict[Id, int] = {}
+        self._tokens: list[contextvars.Token[Task | None]] = []
+
+    @property
+    def task_id(self) -> Id:
+        """16 bytes; UUIDv5 of tenant and task_ref where the caller named one."""
+        return self._origin.task_id
+
+    @property
+    def origin(self) -> Origin:
+        """What all of this task's events share."""
+        return self._origin
+
+    def __enter__(self) -> Self:
+        self._recorder.session.opened(self._origin)
+        given = None if self._given is None else to_json_text(self._given)
+        self._emit("task_started", {"title": to_text(self._title), "input": given})
+        self._told = False
+        self._tokens.append(_current.set(self))
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if not self._told:
+            if error is not None:
+                self.end("failed", error)
+            elif self._leaving == "task_ended":
+                self.end()
+            else:
+                self.suspend("handed back")
+        _current.reset(self._tokens.pop())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def suspend(self, reason: str) -> None:
+        """The task goes on later, here or elsewhere: leaving the `with` does not end it."""
+        self._tell("task_suspended", {"reason": to_text(reason)})
+
+    def end(self, status: str = "completed", error: BaseException | None = None) -> None:
+        """The task is over; said by leaving the `with`, too."""
+        body = {
+            "status": status,
+            "error_type": None if error is None else type(error).__name__,
+            "error_message": None if error is None else to_text(str(error)),
+        }
+        self._tell("task_ended", body)
+
+    def prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        model: str,
+        tools: Any = None,
+        provider: str | None = None,
+        region: str | None = None,
+        route: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Id:
+        """A call of a model. Each message ({"role": ..., "content": ...}) travels once per task, then as its digest."""
+        digests = [self._message(message) for message in messages]
+        body = {
+            "model": model,
+            "messages": digests,
+            "tools": None if tools is None else _digest(tools),
+            "provider": provider,
+            "region": region,
+            "route": route,
+            "parameters": None if parameters is None else to_json_text(parameters),
+        }
+        return self._emit("prompt", body)
+
+    def completion(
+        self,
+        text: str,
+        *,
+        decision: str | None = None,
+        rationale: str | None = None,
+        model: str | None = None,
+        finish_reason: str | None = None,
+        usage: Mapping[str, int] | None = None,
+        cost: Decimal | str | None = None,
+        currency: str | None = None,
+        partial: bool = False,
+    ) -> Id:
+        """What the model answered; `usage` holds `input_tokens`, `output_tokens`, `cached_tokens`."""
+        used = usage or {}
+        body = {
+            "text": to_text(text),
+            "decision": decision,
+            "rationale": None if rationale is None else to_text(rationale),
+            "model": model,
+            "finish_reason": finish_reason,
+            "input_tokens": used.get("input_tokens"),
+            "output_tokens": used.get("output_tokens"),
+            "cached_tokens": used.get("cached_tokens"),
+            "cost": None if cost is None else str(cost),
+            "currency": currency,
+            "partial": partial,
+        }
+        return self._emit("completion", body)
+
+    def retrieval(self, query: str, sources: Iterable[Mapping[str, Any]]) -> Id:
+        """Documents read, best first.
+
+        Each source has `id` and may have `version`, `as_of` (microseconds), `digest` (bytes), `uri`, `score`.
+        """
+        known = ("version", "as_of", "digest", "uri", "score")
+        listed = [{"id": str(source["id"])} | {name: source.get(name) for name in known} for source in sources]
+        return self._emit("retrieval", {"query": to_text(query), "sources": listed})
+
+    def approval(self, *, by: str, about: str | None = None, reason: str | None = None, details: Any = None) -> Id:
+        """A person or policy allowed something."""
+        return self._decision("approval", by, about, reason, details)
+
+    def denial(self, *, by: str, about: str | None = None, reason: str | None = None, details: Any = None) -> Id:
+        """A person or policy refused something."""
+        return self._decision("denial", by, about, reason, details)
+
+    def review(self, *, by: str, about: str | None = None, reason: str | None = None, details: Any = None) -> Id:
+        """A person looked at what was done."""
+        return self._decision("review", by, about, reason, details)
+
+    def tool(self, name: str, args: Any = None, *, call_id: str | None = None) -> Call:
+        """A read: told of, not waited for."""
+        return Call(self, name, {} if args is None else args, call_id=call_id)
+
+    def effect(
+        self,
+        tool: str,
+        *,
+        target: str | None,
+        args: Mapping[str, Any],
+        step: str | None = None,
+        identity: Iterable[str] | None = None,
+        definite: tuple[type[BaseException], ...] = (),
+        call_id: str | None = None,
+    ) -> Effect:
+        """A write. The same tool, target, `step` and identity arguments are the same effect, next attempt.
+
+        `identity` names the arguments that identify it (all, if not given); `definite` lists the errors
+        after which it certainly did not happen. Raises UsageError when an identity argument is
+        missing or has no canonical form.
+        """
+        names = None if identity is None else tuple(identity)
+        for name in names or ():
+            if name not in args:
+                raise UsageError(f"identity names the argument {name!r} of {tool}, which args does not hold")
+        if step is not None and not 0 < len(step) <= _MAX_STEP_CHARACTERS:
+            raise UsageError(f"step has {len(step)} characters; 1 to {_MAX_STEP_CHARACTERS} are allowed")
+        effect_id = effect_id_of(
+            self._recorder.identity_key,
+            tenant=self._origin.tenant,
+            task_id=self._origin.task_id,
+            tool=tool,
+            target=target,
+            args=args if names is None else {name: args[name] for name in names},
+            step=step,
+        )
+        attempt = self._attempts[effect_id] = self._attempts.get(effect_id, 0) + 1
+        return Effect(
+            self,
+            tool,
+            args,
+            target=target,
+            effect_id=effect_id,
+            attempt=attempt,
+            step=step,
+            identity=names,
+            definite=definite,
+            ack_timeout_seconds=self._recorder.settings.ack_timeout_seconds,
+            call_id=call_id,
+        )
+
+    def begin_effect(self, tool: str, *, target: str | None, args: Mapping[str, Any], **named: Any) -> Effect:
+        """An effect already begun, for callbacks and threads to finish by one of its verbs."""
+        return self.effect(tool, target=target, args=args, **named).begin()
+
+    def child(
+        self,
+        title: str,
+        *,
+        agent: str | None = None,
+        task_ref: str | None = None,
+        workflow: str | None = None,
+    ) -> "Task":
+        """A task of a sub-agent, or of a tool that is an agent."""
+        own = self._origin
+        origin = replace(
+            own,
+            task_id=new_id() if task_ref is None else task_id_of(own.tenant, task_ref),
+            task_ref=task_ref,
+            parent_task_id=own.task_id,
+            agent=agent or own.agent,
+            workflow=workflow or own.workflow,
+        )
+        return Task(self._recorder, title, origin)
+
+    def headers(self) -> dict[str, str]:
+        """What another service needs to go on with this task: pass it to `recorder.continue_task`."""
+        own = self._origin
+        passed = {
+            "title": self._title,
+            "tenant": own.tenant,
+            "workflow": own.workflow,
+            "task_id": own.task_id.hex(),
+            "task_ref": own.task_ref,
+            "parent_task_id": own.parent_task_id and own.parent_task_id.hex(),
+            "conversation_id": own.conversation_id,
+            "subject_ref": own.subject_ref,
+            "on_behalf_of": own.on_behalf_of,
+            "mode": own.mode,
+        }
+        headers = {TASK_HEADER: json.dumps({name: value for name, value in passed.items() if value is not None})}
+        if own.trace_id is not None:
+            headers["traceparent"] = f"00-{own.trace_id.hex()}-{new_id()[-8:].hex()}-01"
+        return headers
+
+    def emit_intent(self, call: Call, body: Mapping[str, Any]) -> "Future[None]":
+        """Used by calls: record their intent; the future is the brokers' answer."""
+        attempt = call.attempt if isinstance(call, Effect) else None
+        _, acknowledged = self._recorder.session.record(
+            self._origin,
+            "tool_intent",
+            body,
+            event_id=call.intent_id,
+            effect_id=call.effect_id,
+            attempt=attempt,
+        )
+        return acknowledged
+
+    def emit_result(self, call: Call, body: Mapping[str, Any]) -> None:
+        """Used by calls: record what the agent saw, caused by the intent."""
+        attempt = call.attempt if isinstance(call, Effect) else None
+        self._recorder.session.record(
+            self._origin,
+            "tool_result",
+            body,
+            effect_id=call.effect_id,
+            attempt=attempt,
+            causation_id=call.intent_id,
+        )
+
+    def _message(self, message: Mapping[str, Any]) -> bytes:
+        content = to_json_text(message.get("content"))
+        role = str(message.get("role", "user"))
+        digest = hashlib.sha256(f"{role}\n{content}".encode()).digest()
+        if digest not in self._messages:
+            self._messages.add(digest)
+            self._emit("message", {"digest": digest, "role": role, "content": content})
+        return digest
+
+    def _decision(self, kind: str, by: str, about: str | None, reason: str | None, details: Any) -> Id:
+        body = {
+            "about": about,
+            "by": by,
+            "reason": reason,
+            "details": None if details is None else to_json_text(details),
+        }
+        return self._emit(kind, body)
+
+    def _tell(self, kind: str, body: Mapping[str, Any]) -> None:
+        self._told = True
+        self._emit(kind, body)
+        self._recorder.session.ended(self._origin)
+
+    def _emit(self, kind: str, body: Mapping[str, Any]) -> Id:
+        event, _ = self._recorder.session.record(self._origin, kind, body)
+        return event.event_id
+
+
+def _digest(value: Any) -> bytes:
+    try:
+        content = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        content = to_json_text(value).encode()
+    return hashlib.sha256(content).digest()
+
+
+def origin_from_headers(
+    headers: Mapping[str, str], *, agent: str, release: str | None, environment: str
+) -> tuple[str, Origin]:
+    """Title and origin of the task that `headers` hand over.
+
+    Raises UsageError when they hold none, or one that can't be read.
+    """
+    lowered = {name.lower(): value for name, value in headers.items()}
+    if TASK_HEADER not in lowered:
+        raise UsageError(f"these headers hand over no task: {TASK_HEADER} is missing (made by task.headers())")
+    try:
+        passed = json.loads(lowered[TASK_HEADER])
+        parent = passed.get("parent_task_id")
+        mode: Mode = passed.get("mode", "live")
+        origin = Origin(
+            tenant=passed["tenant"],
+            workflow=passed["workflow"],
+            task_id=bytes.fromhex(passed["task_id"]),
+            task_ref=passed.get("task_ref"),
+            parent_task_id=None if parent is None else bytes.fromhex(parent),
+            conversation_id=passed.get("conversation_id"),
+            subject_ref=passed.get("subject_ref"),
+            on_behalf_of=passed.get("on_behalf_of"),
+            mode=mode,
+            agent=agent,
+            release=release,
+            environment=environment,
+            trace_id=_trace_id(lowered.get("traceparent")),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"the header {TASK_HEADER} can't be read ({type(error).__name__}: {error})") from error
+    return str(passed.get("title", "task")), origin
+
+
+def _trace_id(traceparent: str | None) -> bytes | None:
+    parts = (traceparent or "").split("-")
+    return bytes.fromhex(parts[1]) if len(parts) == 4 and len(parts[1]) == 32 else None

@@ -1,0 +1,97 @@
+"""Reads the contract files of this package and refuses what a consumer must never meet.
+
+Recursive types crash fastavro and zero-size items let five bytes decode to millions of objects,
+so neither may stand in a schema of ours (DESIGN.md sections 4 and 9).
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from typing import Any
+
+_MIGRATION = re.compile(r"^(\d{4})_(pre|post)_([a-z0-9_]+)\.sql$")
+
+
+@dataclass(frozen=True)
+class AvroSchema:
+    """One version of one schema: `subject` is `event` or a kind of event."""
+
+    subject: str
+    version: int
+    definition: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One migration file; `sha256` is over its exact bytes."""
+
+    number: int
+    phase: str
+    name: str
+    sql: str
+    sha256: str
+
+
+def read_schemas(folder: Traversable) -> tuple[AvroSchema, ...]:
+    """Read `<subject>/<version>.avsc`.
+
+    Raises ValueError when a schema is recursive or has items of no size.
+    """
+    found = []
+    for subject in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        for file in sorted(subject.iterdir(), key=lambda entry: entry.name):
+            if file.name.endswith(".avsc"):
+                definition = json.loads(file.read_text(encoding="utf-8"))
+                refuse_unsafe(definition, f"{subject.name}/{file.name}")
+                found.append(AvroSchema(subject.name, int(file.name.removesuffix(".avsc")), definition))
+    return tuple(sorted(found, key=lambda schema: (schema.subject, schema.version)))
+
+
+def refuse_unsafe(definition: object, where: str) -> None:
+    """Raise ValueError when `definition` is recursive or holds items of no size."""
+    _walk(definition, where, open_names=())
+
+
+def _walk(node: object, where: str, open_names: tuple[str, ...]) -> None:
+    if isinstance(node, str):
+        if node in open_names:
+            raise ValueError(f"{where}: the type {node} contains itself")
+    elif isinstance(node, list):
+        for branch in node:
+            _walk(branch, where, open_names)
+    elif isinstance(node, dict):
+        kind = node["type"]
+        if kind == "record":
+            if not node["fields"]:
+                raise ValueError(f"{where}: the record {node['name']} has no fields, so no size")
+            for field in node["fields"]:
+                _walk(field["type"], where, (*open_names, node["name"]))
+        elif kind in ("array", "map"):
+            items = node["items" if kind == "array" else "values"]
+            if items == "null":
+                raise ValueError(f"{where}: an {kind} of null has items of no size")
+            _walk(items, where, open_names)
+        elif kind == "fixed" and node["size"] == 0:
+            raise ValueError(f"{where}: the fixed {node['name']} has no size")
+        elif not isinstance(kind, str):
+            _walk(kind, where, open_names)
+
+
+def read_migrations(folder: Traversable) -> tuple[Migration, ...]:
+    """Read `NNNN_pre_name.sql` and `NNNN_post_name.sql`.
+
+    Raises ValueError when a name does not fit or a number stands twice.
+    """
+    found: dict[int, Migration] = {}
+    for file in folder.iterdir():
+        match = _MIGRATION.match(file.name)
+        if match is None:
+            raise ValueError(f"{file.name}: a migration is named NNNN_pre_name.sql or NNNN_post_name.sql")
+        number = int(match[1])
+        if number in found:
+            raise ValueError(f"{file.name}: {match[1]} is taken by {found[number].name}")
+        content = file.read_bytes()
+        found[number] = Migration(number, match[2], match[3], content.decode(), hashlib.sha256(content).hexdigest())
+    return tuple(found[number] for number in sorted(found))

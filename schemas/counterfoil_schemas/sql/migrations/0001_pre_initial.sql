@@ -1,0 +1,465 @@
+-- The store as of the first release. Runs as a login role with CREATEROLE and CREATE on the database;
+-- no superuser, no BYPASSRLS. Group roles belong to the cluster, everything else to the schema counterfoil.
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['owner', 'ingester', 'reconciler', 'auditor', 'operator', 'eraser'] LOOP
+        BEGIN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', 'counterfoil_' || name);
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL; -- another database of this cluster made it
+        END;
+        -- From 16 on, making a role gives no right to act as it; granting that right again does no harm.
+        EXECUTE format('GRANT %I TO CURRENT_USER', 'counterfoil_' || name);
+    END LOOP;
+END
+$$;
+
+CREATE SCHEMA counterfoil AUTHORIZATION counterfoil_owner;
+GRANT USAGE ON SCHEMA counterfoil TO counterfoil_ingester, counterfoil_reconciler, counterfoil_auditor, counterfoil_operator;
+SET LOCAL ROLE counterfoil_owner;
+SET LOCAL search_path TO counterfoil;
+
+CREATE TABLE schema_migration (
+    number     int PRIMARY KEY,
+    phase      text NOT NULL CHECK (phase IN ('pre', 'post')),
+    name       text NOT NULL,
+    sha256     text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+GRANT SELECT ON schema_migration TO PUBLIC;
+
+-- ---------------------------------------------------------------------------------------------------
+-- Records: not in the log, backed up.
+
+CREATE TABLE tenant (
+    tenant     text PRIMARY KEY CHECK (tenant ~ '^[a-z0-9_-]{1,40}$'),
+    login_role text UNIQUE, -- who may read this tenant's rows with SQL of their own
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- The topics that rows came from: a re-created topic has another id, so its offsets are other offsets.
+CREATE TABLE log_source (
+    source_id  smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    cluster_id text NOT NULL,
+    topic_id   text NOT NULL,
+    topic      text NOT NULL,
+    UNIQUE (cluster_id, topic_id)
+);
+
+CREATE TABLE ingest_offset (
+    consumer    text NOT NULL,
+    cluster_id  text NOT NULL,
+    topic_id    text NOT NULL,
+    partition   int NOT NULL CHECK (partition >= 0),
+    topic       text NOT NULL,
+    next_offset bigint NOT NULL CHECK (next_offset >= 0),
+    epoch       bigint NOT NULL CHECK (epoch > 0),
+    owner       text NOT NULL,
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (consumer, cluster_id, topic_id, partition)
+);
+
+CREATE TYPE letter_kind AS ENUM ('record', 'effect');
+CREATE TYPE letter_status AS ENUM ('open', 'parked', 'resolved');
+
+-- tenant is NULL where the record does not say, or can't be believed: for operators alone.
+CREATE TABLE dead_letter (
+    letter_id        uuid PRIMARY KEY,
+    tenant           text,
+    letter_kind      letter_kind NOT NULL,
+    letter_class     text NOT NULL,
+    reason           text NOT NULL,
+    status           letter_status NOT NULL DEFAULT 'open',
+    attempts         int NOT NULL DEFAULT 1 CHECK (attempts > 0),
+    source_id        smallint REFERENCES log_source,
+    partition        int,
+    "offset"         bigint,
+    record_timestamp timestamptz,
+    key              bytea,
+    value            bytea,
+    headers          json,
+    task_id          uuid,
+    effect_id        uuid,
+    placed_by        text NOT NULL,
+    placed_at        timestamptz NOT NULL DEFAULT now(),
+    CHECK ((letter_kind = 'record') = (source_id IS NOT NULL AND partition IS NOT NULL AND "offset" IS NOT NULL)),
+    CHECK ((letter_kind = 'effect') <= (tenant IS NOT NULL AND effect_id IS NOT NULL))
+);
+CREATE UNIQUE INDEX dead_letter_record ON dead_letter (source_id, partition, "offset") WHERE letter_kind = 'record';
+CREATE UNIQUE INDEX dead_letter_effect ON dead_letter (tenant, effect_id) WHERE letter_kind = 'effect' AND status = 'open';
+
+-- Final bytes of what we emit, relayed at least once, unchanged: a lease can't fence a produce(), this can.
+CREATE TABLE outbox (
+    outbox_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    topic      text NOT NULL,
+    event_id   uuid,
+    key        bytea NOT NULL,
+    value      bytea,
+    headers    json NOT NULL DEFAULT '[]',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    relayed_at timestamptz
+);
+CREATE INDEX outbox_waiting ON outbox (outbox_id) WHERE relayed_at IS NULL;
+
+-- Who may judge one tenant's effects on one target now.
+CREATE TABLE check_lease (
+    tenant     text NOT NULL,
+    target     text NOT NULL,
+    owner      text NOT NULL,
+    epoch      bigint NOT NULL DEFAULT 1,
+    check_seq  bigint NOT NULL DEFAULT 1,
+    held_until timestamptz NOT NULL,
+    swept_at   timestamptz,
+    PRIMARY KEY (tenant, target)
+);
+
+-- How far the checking of one effect has come.
+CREATE TABLE check_state (
+    tenant           text NOT NULL,
+    effect_id        uuid NOT NULL,
+    target           text NOT NULL,
+    sightings        int NOT NULL DEFAULT 0,
+    verdict          text,
+    sighting_digest  bytea,
+    fence            bigint[], -- end offsets by partition, read after the first of these sightings
+    first_sighted_at timestamptz,
+    next_check_at    timestamptz NOT NULL DEFAULT now(),
+    settled_at       timestamptz,
+    closed_at        timestamptz,
+    PRIMARY KEY (tenant, effect_id)
+);
+
+-- The last state of each resource known to be explained, and the candidate that waits for a second sighting.
+-- Intents at or past `fence` were durable after this was read, so their writes came later.
+CREATE TABLE target_baseline (
+    tenant           text NOT NULL,
+    target           text NOT NULL,
+    resource         text NOT NULL,
+    key              text NOT NULL,
+    docs             json NOT NULL,
+    digest           bytea NOT NULL,
+    fence            bigint[] NOT NULL,
+    read_at          timestamptz NOT NULL,
+    candidate_digest bytea,
+    candidate_fence  bigint[],
+    candidate_at     timestamptz,
+    PRIMARY KEY (tenant, target, resource, key)
+);
+
+-- ---------------------------------------------------------------------------------------------------
+-- Projections: rebuildable from the log.
+
+CREATE TABLE event (
+    tenant          text NOT NULL,
+    event_id        uuid NOT NULL,
+    retention_class text NOT NULL,
+    kind            text NOT NULL,
+    workflow        text NOT NULL,
+    environment     text NOT NULL,
+    mode            text NOT NULL,
+    task_id         uuid NOT NULL,
+    task_ref        text,
+    parent_task_id  uuid,
+    conversation_id text,
+    subject_ref     text,
+    agent           text NOT NULL,
+    release         text,
+    principal       text,
+    on_behalf_of    text,
+    effect_id       uuid,
+    attempt         int,
+    causation_id    uuid,
+    trace_id        uuid,
+    span_id         bytea,
+    producer_id     uuid NOT NULL,
+    seq             bigint NOT NULL,
+    occurred_at     timestamptz NOT NULL,
+    redaction       text,
+    body_schema     bytea NOT NULL,
+    unread          boolean NOT NULL, -- kind or body unknown to the ingester of the day; kept, folded after an upgrade
+    body            json,             -- json and not jsonb: 7 us a row less, and what jsonb refuses is mended before
+    source_id       smallint NOT NULL,
+    partition       int NOT NULL,
+    "offset"        bigint NOT NULL,
+    appended_at     timestamptz NOT NULL, -- the broker's clock
+    value           bytea NOT NULL,       -- the exact Kafka value; hashes are over these bytes, never over JSON
+    value_sha256    bytea NOT NULL,
+    UNIQUE (tenant, event_id, retention_class)
+) PARTITION BY LIST (retention_class);
+CREATE INDEX event_task ON event (tenant, task_id);
+CREATE INDEX event_effect ON event (tenant, effect_id) WHERE effect_id IS NOT NULL;
+
+CREATE TABLE event_standard PARTITION OF event FOR VALUES IN ('standard') PARTITION BY RANGE (event_id);
+
+-- Ids outside the open window, or of a retention class that has no partition: kept, flagged.
+CREATE TABLE event_astray (LIKE event INCLUDING DEFAULTS, UNIQUE (tenant, event_id, retention_class));
+CREATE INDEX event_astray_task ON event_astray (tenant, task_id);
+
+-- The first UUIDv7 of a moment: 48 bits of milliseconds, then zeros (RFC 9562 section 5.7).
+CREATE FUNCTION first_id(moment timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+$$;
+
+-- Makes the monthly partitions of a class from `months_back` before to `months_ahead` after this month.
+CREATE FUNCTION open_partitions(class text, months_back int, months_ahead int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
+DECLARE
+    month timestamptz;
+    leaf text;
+    made int := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('counterfoil.open_partitions'));
+    FOR month IN
+        SELECT generate_series(
+            date_trunc('month', now(), 'UTC') - make_interval(months => months_back),
+            date_trunc('month', now(), 'UTC') + make_interval(months => months_ahead),
+            interval '1 month')
+    LOOP
+        leaf := format('event_%s_%s', class, to_char(month AT TIME ZONE 'UTC', 'YYYY_MM'));
+        CONTINUE WHEN to_regclass(format('counterfoil.%I', leaf)) IS NOT NULL;
+        EXECUTE format('CREATE TABLE counterfoil.%I PARTITION OF counterfoil.%I FOR VALUES FROM (%L) TO (%L)',
+            leaf, 'event_' || class, first_id(month), first_id(month + interval '1 month'));
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END
+$$;
+
+-- Offsets that repeated a stored event, so that consumed = stored + duplicate + dead.
+CREATE TABLE duplicate (
+    tenant       text NOT NULL,
+    source_id    smallint NOT NULL,
+    partition    int NOT NULL,
+    "offset"     bigint NOT NULL,
+    event_id     uuid NOT NULL,
+    value_sha256 bytea NOT NULL,
+    PRIMARY KEY (tenant, source_id, partition, "offset")
+);
+
+-- Each column names its merge. Sums are over distinct events.
+CREATE TABLE effect (
+    tenant           text NOT NULL,
+    effect_id        uuid NOT NULL,
+    task_id          uuid NOT NULL,                  -- min; one effect has one task
+    workflow         text NOT NULL,                  -- of the lowest event_id
+    agent            text NOT NULL,                  -- of the lowest event_id
+    mode             text NOT NULL,                  -- of the lowest event_id
+    first_event_id   uuid NOT NULL,                  -- min
+    intent_event_id  uuid,                           -- min over intents; the next five are of that intent
+    tool             text,
+    target           text,
+    step             text,
+    args             json,
+    expect           json,
+    intent_partition int,                            -- min
+    intent_offset    bigint,                         -- min
+    intent_at        timestamptz,                    -- min of occurred_at
+    intents          int NOT NULL DEFAULT 0,         -- sum
+    ok               int NOT NULL DEFAULT 0,         -- sums of results by outcome
+    accepted         int NOT NULL DEFAULT 0,
+    partial          int NOT NULL DEFAULT 0,
+    unknown          int NOT NULL DEFAULT 0,
+    failed           int NOT NULL DEFAULT 0,
+    denied           int NOT NULL DEFAULT 0,
+    reply_event_id   uuid,                           -- max over results with a reply; the next is of that result
+    reply            json,
+    accept_deadline  timestamptz,                    -- max
+    last_appended_at timestamptz NOT NULL,           -- max of the broker's time, intents and results
+    verdict          text,                           -- this and the next six: of the highest (check_seq, event_id)
+    check_seq        bigint,
+    verdict_event_id uuid,
+    verdict_reason   text,
+    verdict_at       timestamptz,
+    contract_version text,
+    contract_digest  text,
+    evidence         json,
+    given_up         int NOT NULL DEFAULT 0,         -- sum of dead_lettered
+    PRIMARY KEY (tenant, effect_id)
+);
+CREATE INDEX effect_task ON effect (tenant, task_id);
+CREATE INDEX effect_target ON effect (tenant, target) WHERE target IS NOT NULL;
+
+CREATE TABLE effect_resource (
+    tenant    text NOT NULL,
+    target    text NOT NULL,
+    resource  text NOT NULL,
+    key       text NOT NULL,
+    effect_id uuid NOT NULL,
+    PRIMARY KEY (tenant, target, resource, key, effect_id)
+);
+
+-- A change at the target that no intent explains; change_id is the verdict's event_id.
+CREATE TABLE target_change (
+    tenant           text NOT NULL,
+    change_id        uuid NOT NULL,
+    target           text NOT NULL,
+    resource         text NOT NULL,
+    key              text NOT NULL,
+    check_seq        bigint NOT NULL,
+    verdict          text NOT NULL,
+    reason           text,
+    found_at         timestamptz NOT NULL,
+    contract_version text NOT NULL,
+    evidence         json NOT NULL,
+    PRIMARY KEY (tenant, change_id, resource, key)
+);
+
+CREATE TABLE task (
+    tenant          text NOT NULL,
+    task_id         uuid NOT NULL,
+    task_ref        text,                       -- max; one task has one
+    parent_task_id  uuid,                       -- max; likewise
+    conversation_id text,                       -- max
+    subject_ref     text,                       -- max
+    workflow        text NOT NULL,              -- of the lowest event_id
+    agent           text NOT NULL,              -- of the lowest event_id
+    first_event_id  uuid NOT NULL,              -- min
+    start_event_id  uuid,                       -- min over task_started; title is of that one
+    title           text,
+    end_event_id    uuid,                       -- max over started, suspended and ended; status is of that one
+    status          text,
+    first_at        timestamptz NOT NULL,       -- min of occurred_at
+    last_at         timestamptz NOT NULL,       -- max of occurred_at
+    events          bigint NOT NULL DEFAULT 0,  -- sum
+    input_tokens    numeric NOT NULL DEFAULT 0, -- sums over completions
+    output_tokens   numeric NOT NULL DEFAULT 0,
+    cost            numeric NOT NULL DEFAULT 0, -- sum; currencies are kept apart in the events
+    PRIMARY KEY (tenant, task_id)
+);
+CREATE INDEX task_ref ON task (tenant, task_ref) WHERE task_ref IS NOT NULL;
+
+-- One row per (tenant, producer, task), owned by the task's partition; its reserved task tells of its life.
+CREATE TABLE producer (
+    tenant        text NOT NULL,
+    producer_id   uuid NOT NULL,
+    task_id       uuid NOT NULL,
+    seqs          int8multirange NOT NULL,     -- union
+    partition     int NOT NULL,                -- max; a task has one
+    last_at       timestamptz NOT NULL,        -- max of the broker's time
+    opened        boolean NOT NULL DEFAULT false, -- or
+    closed        boolean NOT NULL DEFAULT false, -- or
+    beat_offset   bigint,                      -- max over opened, beat and closed
+    beat_interval bigint,                      -- max, microseconds
+    PRIMARY KEY (tenant, producer_id, task_id)
+);
+CREATE INDEX producer_open ON producer (tenant) WHERE opened AND NOT closed;
+
+-- ---------------------------------------------------------------------------------------------------
+-- What drift is: this table and nothing else decides it (DESIGN.md section 3).
+
+CREATE TABLE drift_rule (
+    outcome text NOT NULL,
+    verdict text NOT NULL,
+    drift   boolean NOT NULL,
+    means   text NOT NULL,
+    PRIMARY KEY (outcome, verdict)
+);
+INSERT INTO drift_rule
+SELECT outcome, verdict,
+       CASE verdict
+           WHEN 'applied' THEN outcome IN ('failed', 'denied', 'partial')
+           WHEN 'not_applied' THEN outcome IN ('ok', 'accepted', 'unknown', 'partial')
+           ELSE true
+       END,
+       CASE
+           WHEN verdict = 'applied' AND outcome = 'unknown' THEN 'resolved: it landed'
+           WHEN verdict = 'applied' AND outcome IN ('failed', 'denied') THEN 'it happened after all'
+           WHEN verdict = 'not_applied' AND outcome = 'unknown' THEN 'a decision is due'
+           WHEN verdict = 'not_applied' AND outcome IN ('ok', 'accepted') THEN 'it never landed'
+           WHEN verdict = 'applied' AND outcome IN ('ok', 'accepted') THEN 'agrees'
+           WHEN verdict = 'not_applied' AND outcome IN ('failed', 'denied') THEN 'agrees'
+           ELSE 'both sides differ'
+       END
+FROM unnest(ARRAY['ok', 'accepted', 'unknown', 'failed', 'denied', 'partial']) AS outcome,
+     unnest(ARRAY['applied', 'not_applied', 'partial', 'duplicated', 'mismatched']) AS verdict;
+INSERT INTO drift_rule
+SELECT outcome, 'unknowable', false, 'a hole in coverage'
+FROM unnest(ARRAY['ok', 'accepted', 'unknown', 'failed', 'denied', 'partial']) AS outcome;
+
+-- What the agent said of an effect over all its attempts: a claim of success outranks doubt, doubt outranks refusal.
+CREATE FUNCTION said(e effect) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN e.ok > 0 THEN 'ok'
+        WHEN e.accepted > 0 THEN 'accepted'
+        WHEN e.partial > 0 THEN 'partial'
+        WHEN e.unknown > 0 OR e.intents > e.failed + e.denied THEN 'unknown'
+        WHEN e.failed > 0 THEN 'failed'
+        WHEN e.denied > 0 THEN 'denied'
+        ELSE 'unknown'
+    END
+$$;
+
+CREATE VIEW effect_state WITH (security_invoker) AS
+SELECT e.*, said(e) AS outcome, coalesce(r.drift AND e.mode = 'live', false) AS drift, r.means
+FROM effect AS e
+LEFT JOIN drift_rule AS r ON r.outcome = said(e) AND r.verdict = e.verdict;
+
+-- Everything that does not match, from both sides.
+CREATE VIEW drift WITH (security_invoker) AS
+SELECT s.tenant, s.target, s.task_id, s.effect_id, s.tool, s.agent, s.workflow, s.outcome, s.verdict, s.means,
+       s.verdict_reason AS reason, s.verdict_at AS found_at, s.evidence, s.given_up > 0 AS given_up, s.args,
+       (SELECT string_agg(r.resource || ' ' || r.key, ', ' ORDER BY r.resource, r.key)
+        FROM effect_resource AS r WHERE r.tenant = s.tenant AND r.effect_id = s.effect_id) AS resources
+FROM effect_state AS s
+WHERE s.drift
+UNION ALL
+SELECT c.tenant, c.target, NULL, NULL, NULL, NULL, NULL, NULL, c.verdict, 'nobody said they would', c.reason,
+       c.found_at, c.evidence, false, NULL, c.resource || ' ' || c.key
+FROM target_change AS c;
+
+-- ---------------------------------------------------------------------------------------------------
+-- Who may do what. Nobody may DELETE or TRUNCATE.
+
+CREATE FUNCTION current_tenant() RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
+    SELECT tenant FROM counterfoil.tenant WHERE login_role = session_user
+$$;
+
+-- For profiles where a tenant needs no registration (a laptop).
+CREATE FUNCTION admit_tenants(names text[]) RETURNS int
+LANGUAGE sql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
+    WITH admitted AS (
+        INSERT INTO counterfoil.tenant (tenant) SELECT unnest(names) ON CONFLICT DO NOTHING RETURNING 1)
+    SELECT count(*)::int FROM admitted
+$$;
+
+REVOKE EXECUTE ON FUNCTION open_partitions, current_tenant, admit_tenants FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION open_partitions, admit_tenants TO counterfoil_ingester;
+GRANT EXECUTE ON FUNCTION current_tenant TO counterfoil_auditor, counterfoil_operator, counterfoil_ingester, counterfoil_reconciler;
+
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['event', 'event_astray', 'effect', 'effect_resource', 'target_change', 'task', 'producer',
+                                'duplicate', 'dead_letter', 'check_lease', 'check_state', 'target_baseline', 'tenant'] LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
+        EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);
+        EXECUTE format('CREATE POLICY services ON %I TO counterfoil_ingester, counterfoil_reconciler, counterfoil_operator
+                        USING (true) WITH CHECK (true)', name);
+        EXECUTE format('CREATE POLICY own_rows ON %I FOR SELECT TO counterfoil_auditor
+                        USING (tenant = (SELECT counterfoil.current_tenant()))', name);
+    END LOOP;
+END
+$$;
+CREATE POLICY owner_rows ON tenant TO counterfoil_owner USING (true) WITH CHECK (true);
+
+GRANT SELECT ON event, event_astray, effect, effect_resource, target_change, task, producer, duplicate, dead_letter,
+    tenant, drift_rule, effect_state, drift TO counterfoil_auditor, counterfoil_operator;
+GRANT SELECT ON ingest_offset, log_source, outbox, check_lease, check_state, target_baseline TO counterfoil_operator;
+GRANT INSERT, UPDATE ON tenant TO counterfoil_operator;
+
+GRANT INSERT ON event, event_astray TO counterfoil_ingester;
+GRANT SELECT (tenant, event_id, retention_class, value_sha256, source_id, partition, "offset")
+    ON event, event_astray TO counterfoil_ingester;
+GRANT SELECT, INSERT, UPDATE ON effect, effect_resource, target_change, task, producer, duplicate, ingest_offset, outbox
+    TO counterfoil_ingester;
+GRANT SELECT, INSERT ON dead_letter, log_source TO counterfoil_ingester;
+GRANT SELECT ON tenant TO counterfoil_ingester;
+
+GRANT SELECT ON event, effect, effect_resource, target_change, task, producer, tenant, ingest_offset, log_source,
+    drift_rule, effect_state, drift TO counterfoil_reconciler;
+GRANT SELECT, INSERT, UPDATE ON check_lease, check_state, target_baseline, outbox, dead_letter TO counterfoil_reconciler;

@@ -1,0 +1,52 @@
+"""Recorders and an ingest that a test can drive to the end of the log."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from counterfoil import Recorder, RecorderSettings
+from counterfoil_consumers.ingest import Ingest
+
+IDENTITY_KEY = "an identity key for tests only"
+
+
+@pytest.fixture
+def recorder_settings(kafka: dict[str, str], topic_prefix: str) -> RecorderSettings:
+    """Settings of a recorder on the test's own topics."""
+    return RecorderSettings(
+        kafka=kafka,
+        profile="local",
+        topic_prefix=topic_prefix,
+        tenant="acme",
+        identity_key=IDENTITY_KEY,
+        beat_interval_seconds=0.2,
+    )
+
+
+@pytest.fixture
+def recorder(recorder_settings: RecorderSettings) -> Iterator[Recorder]:
+    """A recorder; a test may close it before its end."""
+    with Recorder(recorder_settings) as recorder:
+        yield recorder
+
+
+@pytest.fixture
+def new_ingest(kafka: dict[str, str], topic_prefix: str, database: str) -> Callable[[], Ingest]:
+    """Makes members of the test's consumer group."""
+
+    def make() -> Ingest:
+        return Ingest(kafka=kafka, dsn=database, profile="local", topic_prefix=topic_prefix, admit_tenants=True)
+
+    return make
+
+
+@pytest.fixture
+def ingest_all(new_ingest: Callable[[], Ingest]) -> Callable[[], None]:
+    """Ingests everything that is in the log now."""
+
+    def run() -> None:
+        ingest = new_ingest()
+        ingest.run(threading.Event(), until=ingest.end_offsets())
+
+    return run

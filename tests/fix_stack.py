@@ -1,0 +1,37 @@
+"""The real Kafka and the real Postgres, started once for the whole run by the project's own stack."""
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from counterfoil_console.stack import LocalStack, StackState, default_directories
+from counterfoil_consumers.topics import admin_client, create_missing
+from counterfoil_schemas import topics
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
+    """Both servers, with data of their own; they go down with the run, however it ends."""
+    data = tmp_path_factory.mktemp("stack") / "data"
+    with LocalStack(data, default_directories(os.environ).cache, os.environ.get("PATH")).running() as state:
+        yield state
+
+
+@pytest.fixture(scope="session")
+def kafka(stack: StackState) -> dict[str, str]:
+    """librdkafka's settings for the running broker."""
+    return {"bootstrap.servers": stack.bootstrap_servers}
+
+
+@pytest.fixture
+def topic_prefix(kafka: dict[str, str]) -> Iterator[str]:
+    """The test's own topics, as declared: all of their names begin with this."""
+    prefix = f"t{uuid.uuid4().hex[:12]}."
+    declared = list(topics("local", prefix).values())
+    admin = admin_client(kafka)
+    create_missing(admin, declared)
+    yield prefix
+    for future in admin.delete_topics([topic.name for topic in declared]).values():
+        future.result()

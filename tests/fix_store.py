@@ -1,0 +1,65 @@
+"""A store for each test: a database cloned from a template that the real migrations made.
+
+Everything runs as a role with CREATEROLE and no more, as on a managed Postgres.
+"""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from counterfoil_console.stack import StackState
+from counterfoil_consumers.migrations import migrate
+from counterfoil_consumers.store import Connection, connect
+
+MIGRATOR = "test_migrator"
+_PASSWORD = "only-on-loopback"
+
+
+@pytest.fixture(scope="session")
+def admin_dsn(stack: StackState) -> str:
+    """The administrator of the test's Postgres: makes databases, nothing else."""
+    return stack.postgres_dsn
+
+
+@pytest.fixture(scope="session")
+def empty_database(admin_dsn: str) -> str:
+    """DSN of the migrator on a database without anything in it."""
+    with psycopg.connect(admin_dsn, autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD {}").format(sql.Identifier(MIGRATOR), sql.Literal(_PASSWORD))
+        )
+        admin.execute(sql.SQL("CREATE DATABASE template_store OWNER {}").format(sql.Identifier(MIGRATOR)))
+    return make_conninfo(admin_dsn, dbname="template_store", user=MIGRATOR, password=_PASSWORD)
+
+
+@pytest.fixture(scope="session")
+def store_template(empty_database: str) -> str:
+    """The migrator's DSN of the template, migrated."""
+    for _ in migrate(empty_database):
+        pass
+    return empty_database
+
+
+@pytest.fixture
+def database(admin_dsn: str, store_template: str) -> Iterator[str]:
+    """DSN of a fresh clone of the template, as its owner, a role with CREATEROLE."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    identifier = sql.Identifier(name)
+    with psycopg.connect(admin_dsn, autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE template_store OWNER {}").format(identifier, sql.Identifier(MIGRATOR))
+        )
+        yield make_conninfo(store_template, dbname=name)
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
+
+
+@pytest.fixture
+def operator(database: str) -> Iterator[Connection]:
+    """A connection that reads everything in the test's store."""
+    with closing(connect(database, "operator", application="test")) as connection:
+        yield connection
