@@ -71,9 +71,15 @@ class Ingest:
         self._tenants: set[str] = set()
 
     def run(
-        self, stopping: threading.Event, *, until: Sequence[int] | None = None, ready: Callable[[], None] | None = None
+        self,
+        stopping: threading.Event,
+        *,
+        until: Sequence[int] | None = None,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         """Ingest until `stopping` is set, or until every partition has reached `until` (end offsets in order).
+
+        `beat` is called whenever the loop comes round.
 
         Raises IngestStopped when going on would lose or repeat events, TopicsError, StoreError and
         SettingsError; StoreAway and BrokersAway at the start only (later they are waited for).
@@ -85,12 +91,11 @@ class Ingest:
         consumer = Consumer(client_config(self._kafka, "counterfoil-ingest", {**_CONSUMER, "group.id": self._group}))
         self._failure: Exception | None = None
         consumer.subscribe([self._topic.name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
-        if ready is not None:
-            ready()
         lag_at = 0.0
         try:
-            while not stopping.is_set() and not self._reached(until):
+            while not stopping.is_set() and not (until is not None and self.has_reached(until)):
                 self._step(consumer, consumer.consume(_BATCH, _POLL_SECONDS), stopping)
+                beat()
                 if time.monotonic() >= lag_at:
                     lag_at = time.monotonic() + _LAG_EVERY_SECONDS
                     self._measure_lag()
@@ -273,9 +278,8 @@ class Ingest:
             tuple(message.headers() or ()),  # type: ignore[arg-type]  # headers of a consumed message are pairs
         )
 
-    def _reached(self, until: Sequence[int] | None) -> bool:
-        if until is None:
-            return False
+    def has_reached(self, until: Sequence[int]) -> bool:
+        """Whether every partition of these end offsets is stored by this member."""
         return all(
             end == 0 or (partition in self._claims and self._claims[partition].next_offset >= end)
             for partition, end in enumerate(until)

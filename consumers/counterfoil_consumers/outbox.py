@@ -91,6 +91,15 @@ class Relay:
                 self._stopping.wait(_BACKOFF_SECONDS)
 
 
+def relay_now(dsn: str, role: str, kafka: Mapping[str, str]) -> int:
+    """Relay all that waits, with a connection and a producer of its own; returns how many were acknowledged.
+
+    Raises StoreAway, BrokersAway, SettingsError.
+    """
+    with connect(dsn, role, application="relay") as connection:
+        return relay_all(connection, new_producer(kafka, "counterfoil-relay"))
+
+
 def relay_all(connection: Connection, producer: Producer) -> int:
     """Relay until nothing waits; returns how many messages were acknowledged."""
     total = 0

@@ -1,6 +1,7 @@
 """Creates the declared topics and says where an existing one differs from its declaration."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from counterfoil_consumers.errors import BrokersAway, TopicsError
 from counterfoil_schemas import Topic
 
 _TIMEOUT_SECONDS = 10.0
+_MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+_MOVING_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -157,12 +160,18 @@ def start_offsets(admin: AdminClient, topic: str, partitions: int) -> list[int]:
 
 def _offsets(admin: AdminClient, topic: str, partitions: int, spec: OffsetSpec) -> list[int]:
     asked = {TopicPartition(topic, partition): spec for partition in range(partitions)}
-    futures = admin.list_offsets(asked, request_timeout=_TIMEOUT_SECONDS)
-    try:
-        found = {partition.partition: future.result().offset for partition, future in futures.items()}
-    except KafkaException as error:
-        raise _away(error) from error
-    return [int(found[partition]) for partition in range(partitions)]
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while True:
+        futures = admin.list_offsets(asked, request_timeout=_TIMEOUT_SECONDS)
+        try:
+            found = {partition.partition: future.result().offset for partition, future in futures.items()}
+        except KafkaException as error:
+            # A topic just made, or a leader just moved: the client has yet to hear of it.
+            if error.args[0].code() not in _MOVING or time.monotonic() > deadline:
+                raise _away(error) from error
+            time.sleep(_MOVING_PAUSE_SECONDS)
+        else:
+            return [int(found[partition]) for partition in range(partitions)]
 
 
 def _away(error: KafkaException) -> BrokersAway:

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaException
 from counterfoil.errors import AuditUnavailable, UsageError
 from counterfoil.event import Outcome
 from counterfoil.ids import Id, new_id
-from counterfoil.jsontext import to_json_text, to_text
+from counterfoil.jsontext import error_text, to_json_text, to_text
 
 if TYPE_CHECKING:
     from counterfoil.task import Task
@@ -131,7 +131,7 @@ class Call:
             "outcome": outcome,
             "result": None if reply is None else to_json_text(reply),
             "error_type": type(error).__name__ if is_error else None,
-            "error_message": None if error is None else to_text(str(error)),
+            "error_message": None if error is None else error_text(error),
             "deadline": deadline_micros,
             "duration": int((time.monotonic() - self._started) * _MICROS),
         }

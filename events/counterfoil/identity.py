@@ -52,18 +52,19 @@ def canonical_bytes(
 
     Raises UsageError when an argument has no canonical form.
     """
-    identity = {
-        "v": VERSION,
-        "tenant": tenant,
-        "task": task_id.hex(),
-        "tool": tool,
-        "target": target,
-        "step": step,
-        "args": canonical_value(dict(args)),
-    }
     try:
-        return rfc8785.dumps(identity)
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        return rfc8785.dumps(
+            {
+                "v": VERSION,
+                "tenant": tenant,
+                "task": task_id.hex(),
+                "tool": tool,
+                "target": target,
+                "step": step,
+                "args": canonical_value(dict(args)),
+            }
+        )
+    except ValueError as error:  # rfc8785's own, lone surrogates, integers too long to write
         raise UsageError(
             f"the identity of {tool} can't be written as canonical JSON ({error}); "
             "name fewer arguments with identity=(...)"

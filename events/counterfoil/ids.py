@@ -19,7 +19,8 @@ def new_id() -> Id:
 
 def task_id_of(tenant: str, task_ref: str) -> Id:
     """UUIDv5 of tenant and task_ref, so that any process can reopen the task (RFC 9562 section 5.5)."""
-    return uuid.uuid5(_TASKS, f"{tenant}/{task_ref}").bytes
+    name = f"{tenant}/{task_ref}".encode("utf-8", "backslashreplace").decode()  # a lone surrogate is no UTF-8
+    return uuid.uuid5(_TASKS, name).bytes
 
 
 def is_tenant(name: str) -> bool:

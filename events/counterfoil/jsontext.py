@@ -19,6 +19,7 @@ import pydantic
 
 _MAX_DEPTH = 64
 _REPR_CHARACTERS = 500
+_MAX_INTEGER_BITS = 4096  # Python refuses to write more than 4300 digits
 
 
 def to_json_text(value: Any) -> str:
@@ -32,12 +33,24 @@ def to_json_text(value: Any) -> str:
             return _encodable(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
         except (TypeError, ValueError, RecursionError):
             pass  # not plain JSON: the slow way below says what is odd
-    return _encodable(json.dumps(_plain(value, 0), ensure_ascii=False, separators=(",", ":")))
+    try:
+        plain = _plain(value, ())
+    except Exception:  # noqa: BLE001  # a foreign mapping, key or model may raise anything
+        plain = {"$reduced": _shown(value)}
+    return _encodable(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
 
 
 def to_text(value: str) -> str:
     """`value` with lone surrogates escaped, so that UTF-8 can hold it."""
     return _encodable(value)
+
+
+def error_text(error: BaseException | str) -> str:
+    """What an error says; never raises, whatever its `__str__` does."""
+    try:
+        return _encodable(str(error))
+    except Exception as second:  # noqa: BLE001  # a foreign __str__ may raise anything
+        return f"{type(error).__name__} whose text raised {type(second).__name__}"
 
 
 def _encodable(text: str) -> str:
@@ -49,14 +62,21 @@ def _encodable(text: str) -> str:
     return text
 
 
-def _plain(value: Any, depth: int) -> Any:
-    if depth > _MAX_DEPTH:
+def _plain(value: Any, outer: tuple[int, ...]) -> Any:
+    """`outer` holds the ids of the containers around `value`."""
+    if len(outer) > _MAX_DEPTH:
         return {"$reduced": f"nested deeper than {_MAX_DEPTH}"}
+    if id(value) in outer:
+        return {"$reduced": "contains itself"}
+    inner = (*outer, id(value))
     match value:
         case enum.Enum():
-            return _plain(value.value, depth + 1)
-        case None | bool() | str() | int():
+            return _plain(value.value, inner)
+        case None | bool() | str():
             return value
+        case int():
+            bits = value.bit_length()
+            return value if bits <= _MAX_INTEGER_BITS else {"$reduced": f"an integer of {bits} bits"}
         case float():
             return value if math.isfinite(value) else str(value)
         case Decimal() | uuid.UUID():
@@ -65,16 +85,21 @@ def _plain(value: Any, depth: int) -> Any:
             return value.isoformat()
         case bytes() | bytearray() | memoryview():
             return {"$bytes": base64.b64encode(bytes(value)).decode()}
+    return _opened(value, inner)
+
+
+def _opened(value: Any, inner: tuple[int, ...]) -> Any:
+    match value:
         case pydantic.BaseModel():
-            return _plain(value.model_dump(), depth + 1)
+            return _plain(value.model_dump(), inner)
         case Mapping():
-            return {str(name): _plain(item, depth + 1) for name, item in value.items()}
+            return {str(name): _plain(item, inner) for name, item in value.items()}
         case list() | tuple():
-            return [_plain(item, depth + 1) for item in value]
+            return [_plain(item, inner) for item in value]
         case Set():
-            return sorted((_plain(item, depth + 1) for item in value), key=repr)
+            return sorted((_plain(item, inner) for item in value), key=repr)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name), depth + 1) for f in dataclasses.fields(value)}
+        return {f.name: _plain(getattr(value, f.name), inner) for f in dataclasses.fields(value)}
     return {"$reduced": _shown(value)}
 
 

@@ -1,12 +1,13 @@
 """What an agent installs: it records what is about to happen before it happens."""
 
-import atexit
+import ctypes
 import logging
 import os
 import secrets
 import threading
 import weakref
 from collections.abc import Mapping
+from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,7 +40,6 @@ class Recorder:
         self._session: Session | None = None
         self._closed = False
         self._lock = threading.Lock()
-        atexit.register(_close_at_exit, weakref.ref(self))
         os.register_at_fork(after_in_child=_Forked(self))
 
     @classmethod
@@ -61,6 +61,9 @@ class Recorder:
                 raise UsageError("this recorder is closed; open another one")
             if self._session is None:
                 self._session = Session(self.settings)
+                # Unlike atexit this also runs at the end of a multiprocessing child, and in no other process.
+                arguments = (self._session, self.settings.close_timeout_seconds)
+                self._at_exit = Finalize(None, _close_at_exit, arguments, exitpriority=0)
             return self._session
 
     def task(
@@ -130,13 +133,10 @@ class Recorder:
         with self._lock:
             session, self._session = self._session, None
             self._closed = True
-        undelivered = 0 if session is None else session.close(self.settings.close_timeout_seconds)
-        if undelivered:
-            raise EventsUndelivered(
-                f"{undelivered} events were not acknowledged by Kafka within "
-                f"{self.settings.close_timeout_seconds:g} s; the store will show the holes in their numbers",
-                undelivered,
-            )
+            if session is not None:
+                self._at_exit.cancel()
+        if session is not None:
+            _close(session, self.settings.close_timeout_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -152,6 +152,8 @@ class Recorder:
     def forget_session(self) -> None:
         """In a forked child: the parent's producer sends nothing from here, so the next event starts another."""
         self._lock = threading.Lock()
+        if self._session is not None:
+            _keep_forever(self._session)
         self._session = None
 
 
@@ -167,12 +169,24 @@ class _Forked:
             recorder.forget_session()
 
 
-def _close_at_exit(reference: "weakref.ref[Recorder]") -> None:
-    recorder = reference()
-    if recorder is None:
-        return
+def _keep_forever(session: Session) -> None:
+    """Tearing librdkafka down in a forked child, where its threads are missing, ends the process (SIGSEGV)."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+def _close(session: Session, timeout_seconds: float) -> None:
+    undelivered = session.close(timeout_seconds)
+    if undelivered:
+        raise EventsUndelivered(
+            f"{undelivered} events were not acknowledged by Kafka within {timeout_seconds:g} s; "
+            "the store will show the holes in their numbers",
+            undelivered,
+        )
+
+
+def _close_at_exit(session: Session, timeout_seconds: float) -> None:
     try:
-        recorder.close()
+        _close(session, timeout_seconds)
     except EventsUndelivered as error:
         logger.critical("%s", error)
 

@@ -105,7 +105,12 @@ class Session:
         return self._delivery.flush(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> int:
-        """Say goodbye for every tenant, wait, and return how many events were never acknowledged."""
+        """Say goodbye for every tenant, wait, and return how many events were never acknowledged.
+
+        Returns 0 when it is closed already.
+        """
+        if self._closing.is_set():
+            return 0
         self._closing.set()
         deadline = time.monotonic() + timeout_seconds
         self._delivery.flush(timeout_seconds)

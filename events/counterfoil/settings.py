@@ -60,7 +60,7 @@ class RecorderSettings(BaseSettings):
     def _dotted(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        return {str(name).lower().replace("_", "."): str(item) for name, item in _flat(value)}
+        return _dotted_names(value)
 
     @classmethod
     def settings_customise_sources(
@@ -85,7 +85,11 @@ class _WithFiles(InitSettingsSource):
         found = inner()
         if isinstance(inner, EnvSettingsSource):
             found = _file_variables(settings_cls) | found
-        super().__init__(settings_cls, init_kwargs=_read_files(found))
+        read = _read_files(found)
+        if isinstance(read.get("kafka"), Mapping):
+            # Each source by itself, so that one setting has one name when the stronger source is laid over the weaker.
+            read["kafka"] = _dotted_names(read["kafka"])
+        super().__init__(settings_cls, init_kwargs=read)
 
 
 def _file_variables(settings_cls: type[BaseSettings]) -> dict[str, Any]:
@@ -110,6 +114,10 @@ def _read_files(found: Mapping[str, Any]) -> dict[str, Any]:
         else:
             read[name] = value
     return read
+
+
+def _dotted_names(kafka: Mapping[str, Any]) -> dict[str, str]:
+    return {str(name).lower().replace("_", "."): str(item) for name, item in _flat(kafka)}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -3,21 +3,23 @@
 import contextvars
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import rfc8785
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from counterfoil.call import Call, Effect
 from counterfoil.errors import UsageError
 from counterfoil.event import Mode
 from counterfoil.identity import effect_id_of
 from counterfoil.ids import Id, new_id, task_id_of
-from counterfoil.jsontext import to_json_text, to_text
+from counterfoil.jsontext import error_text, to_json_text, to_text
 from counterfoil.session import Origin
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 TASK_HEADER = "counterfoil-task"
 _MAX_STEP_CHARACTERS = 200
+_HEX_ID = "^[0-9a-f]{32}$"
+_TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 _current: contextvars.ContextVar["Task | None"] = contextvars.ContextVar("counterfoil_task", default=None)
 
@@ -103,7 +107,7 @@ class Task:
         body = {
             "status": status,
             "error_type": None if error is None else type(error).__name__,
-            "error_message": None if error is None else to_text(str(error)),
+            "error_message": None if error is None else error_text(error),
         }
         self._tell("task_ended", body)
 
@@ -304,7 +308,7 @@ class Task:
 
     def _message(self, message: Mapping[str, Any]) -> bytes:
         content = to_json_text(message.get("content"))
-        role = str(message.get("role", "user"))
+        role = to_text(str(message.get("role", "user")))
         digest = hashlib.sha256(f"{role}\n{content}".encode()).digest()
         if digest not in self._messages:
             self._messages.add(digest)
@@ -338,6 +342,23 @@ def _digest(value: Any) -> bytes:
     return hashlib.sha256(content).digest()
 
 
+class _Passed(BaseModel):
+    """What `headers()` writes, as another service hands it to us."""
+
+    model_config = ConfigDict(strict=True)
+
+    title: str = "task"
+    tenant: str
+    workflow: str
+    task_id: Annotated[str, Field(pattern=_HEX_ID)]
+    task_ref: str | None = None
+    parent_task_id: Annotated[str, Field(pattern=_HEX_ID)] | None = None
+    conversation_id: str | None = None
+    subject_ref: str | None = None
+    on_behalf_of: str | None = None
+    mode: Mode = "live"
+
+
 def origin_from_headers(
     headers: Mapping[str, str], *, agent: str, release: str | None, environment: str
 ) -> tuple[str, Origin]:
@@ -349,29 +370,30 @@ def origin_from_headers(
     if TASK_HEADER not in lowered:
         raise UsageError(f"these headers hand over no task: {TASK_HEADER} is missing (made by task.headers())")
     try:
-        passed = json.loads(lowered[TASK_HEADER])
-        parent = passed.get("parent_task_id")
-        mode: Mode = passed.get("mode", "live")
-        origin = Origin(
-            tenant=passed["tenant"],
-            workflow=passed["workflow"],
-            task_id=bytes.fromhex(passed["task_id"]),
-            task_ref=passed.get("task_ref"),
-            parent_task_id=None if parent is None else bytes.fromhex(parent),
-            conversation_id=passed.get("conversation_id"),
-            subject_ref=passed.get("subject_ref"),
-            on_behalf_of=passed.get("on_behalf_of"),
-            mode=mode,
-            agent=agent,
-            release=release,
-            environment=environment,
-            trace_id=_trace_id(lowered.get("traceparent")),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"the header {TASK_HEADER} can't be read ({type(error).__name__}: {error})") from error
-    return str(passed.get("title", "task")), origin
+        passed = _Passed.model_validate_json(lowered[TASK_HEADER])
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in mistake["loc"]) or "it"
+        raise UsageError(f"the header {TASK_HEADER} can't be read ({where}: {mistake['msg']})") from error
+    origin = Origin(
+        tenant=passed.tenant,
+        workflow=passed.workflow,
+        task_id=bytes.fromhex(passed.task_id),
+        task_ref=passed.task_ref,
+        parent_task_id=None if passed.parent_task_id is None else bytes.fromhex(passed.parent_task_id),
+        conversation_id=passed.conversation_id,
+        subject_ref=passed.subject_ref,
+        on_behalf_of=passed.on_behalf_of,
+        mode=passed.mode,
+        agent=agent,
+        release=release,
+        environment=environment,
+        trace_id=_trace_id(lowered.get("traceparent")),
+    )
+    return passed.title, origin
 
 
 def _trace_id(traceparent: str | None) -> bytes | None:
-    parts = (traceparent or "").split("-")
-    return bytes.fromhex(parts[1]) if len(parts) == 4 and len(parts[1]) == 32 else None
+    """W3C Trace Context, section 3.2."""
+    match = _TRACEPARENT.fullmatch(traceparent or "")
+    return None if match is None else bytes.fromhex(match[1])

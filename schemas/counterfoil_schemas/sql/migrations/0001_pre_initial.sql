@@ -112,38 +112,40 @@ CREATE TABLE check_lease (
     epoch      bigint NOT NULL DEFAULT 1,
     check_seq  bigint NOT NULL DEFAULT 1,
     held_until timestamptz NOT NULL,
-    swept_at   timestamptz,
+    swept_at   timestamptz,        -- when all of the target was last read
+    baseline_fence bigint[],       -- end offsets by partition, read after the first baseline was
     PRIMARY KEY (tenant, target)
 );
 
--- How far the checking of one effect has come.
+-- How far the checking of one effect has come. A verdict settles by sightings that agree; `fence` holds the end offsets
+-- by partition, read after the first of them.
 CREATE TABLE check_state (
     tenant           text NOT NULL,
     effect_id        uuid NOT NULL,
     target           text NOT NULL,
-    sightings        int NOT NULL DEFAULT 0,
-    verdict          text,
-    sighting_digest  bytea,
-    fence            bigint[], -- end offsets by partition, read after the first of these sightings
-    first_sighted_at timestamptz,
-    next_check_at    timestamptz NOT NULL DEFAULT now(),
+    sightings        int NOT NULL,
+    verdict          text NOT NULL,
+    sighting_digest  bytea NOT NULL,
+    fence            bigint[] NOT NULL,
+    first_sighted_at timestamptz NOT NULL,
+    emitted          text,        -- the last verdict put into the outbox
     settled_at       timestamptz,
     closed_at        timestamptz,
     PRIMARY KEY (tenant, effect_id)
 );
+CREATE INDEX check_state_open ON check_state (tenant, target) WHERE closed_at IS NULL;
 
--- The last state of each resource known to be explained, and the candidate that waits for a second sighting.
+-- The last state of each resource known to be right, and an unexplained one that waits for its second sighting.
 -- Intents at or past `fence` were durable after this was read, so their writes came later.
 CREATE TABLE target_baseline (
     tenant           text NOT NULL,
     target           text NOT NULL,
     resource         text NOT NULL,
     key              text NOT NULL,
-    docs             json NOT NULL,
-    digest           bytea NOT NULL,
+    doc              json,             -- NULL: it did not exist
     fence            bigint[] NOT NULL,
     read_at          timestamptz NOT NULL,
-    candidate_digest bytea,
+    candidate_digest bytea,            -- of an unexplained state that waits to settle
     candidate_fence  bigint[],
     candidate_at     timestamptz,
     PRIMARY KEY (tenant, target, resource, key)

@@ -1,0 +1,144 @@
+"""`counterfoil ingest | reconcile | relay`: what runs all the time."""
+
+import datetime as dt
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from counterfoil_console.cli.output import AsJson, print_json
+from counterfoil_console.logs import set_up_logs
+from counterfoil_console.monitoring import Heart, Monitoring
+from counterfoil_console.settings import Settings, load
+from counterfoil_consumers.errors import BrokersAway
+from counterfoil_consumers.ingest import Ingest
+from counterfoil_consumers.outbox import Relay, relay_now
+from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.contracts import load as load_contracts
+from counterfoil_reconcilers.reconciler import Reconciler, ReconcilerSettings
+
+_PATIENCE_SECONDS = 60.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(ingest)
+    app.command()(reconcile)
+
+
+def ingest(
+    once: Annotated[bool, typer.Option("--once", help="End when all that is in the log now is stored.")] = False,
+) -> None:
+    """Turn the events topic into the forensic store; several processes share the work.
+
+    /metrics, /livez and /readyz listen on COUNTERFOIL_METRICS_PORT.
+    """
+    settings = load()
+    set_up_logs(settings.log_format)
+    worker = new_ingest(settings)
+    with stopping_on_signals() as stopping:
+        if once:
+            worker.run(stopping, until=worker.end_offsets())
+            relay_now(settings.dsn, "ingester", settings.kafka)
+            return
+        heart = Heart(_PATIENCE_SECONDS)
+        relay = Relay(settings.dsn, "ingester", settings.kafka)
+        with _monitored(settings, heart):
+            relay.start()
+            try:
+                worker.run(stopping, beat=heart.beat)
+            finally:
+                relay.stop()
+
+
+def reconcile(
+    once: Annotated[bool, typer.Option("--once", help="Make one pass and end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hold every intended write against its target, and say what drifts.
+
+    Reads the contracts from COUNTERFOIL_CONTRACTS and each target's COUNTERFOIL_TARGETS__NAME__DSN. One pass says what
+    may be said at first sight; absence takes a second sighting, so run it again, or without --once.
+    """
+    settings = load()
+    set_up_logs(settings.log_format)
+    worker = new_reconciler(settings)
+    if once:
+        result = worker.once()
+        worker.close()
+        relay_now(settings.dsn, "reconciler", settings.kafka)
+        if as_json:
+            print_json(vars(result))
+        else:
+            typer.echo(
+                f"{result.effects} writes looked at: {result.said} verdicts said, {result.changes} changes nobody explains, "
+                f"{result.given_up} given up, {result.open} still open"
+            )
+        if result.skipped:
+            raise BrokersAway("; ".join(result.skipped.values()))
+        return
+    with stopping_on_signals() as stopping:
+        heart = Heart(_PATIENCE_SECONDS)
+        relay = Relay(settings.dsn, "reconciler", settings.kafka)
+        with _monitored(settings, heart):
+            relay.start()
+            try:
+                worker.run(stopping, heart.beat)
+            finally:
+                relay.stop()
+
+
+def new_ingest(settings: Settings) -> Ingest:
+    """A member of the consumer group, as set up."""
+    return Ingest(
+        kafka=settings.kafka,
+        dsn=settings.dsn,
+        profile=settings.profile,
+        topic_prefix=settings.topic_prefix,
+        consumer=settings.consumer,
+        admit_tenants=settings.admit_tenants,
+    )
+
+
+def new_reconciler(settings: Settings) -> Reconciler:
+    """A reconciler, as set up."""
+    return Reconciler(
+        ReconcilerSettings(
+            kafka=settings.kafka,
+            dsn=settings.dsn,
+            contracts=load_contracts(settings.contracts),
+            target_dsns=settings.target_dsns,
+            profile=settings.profile,
+            topic_prefix=settings.topic_prefix,
+            consumer=settings.consumer,
+            environment=settings.environment,
+            tenant=settings.tenant,
+            interval=dt.timedelta(seconds=settings.reconcile_interval_seconds),
+            policy=Policy(
+                sweep_every=dt.timedelta(seconds=settings.sweep_interval_seconds),
+                give_up_after=dt.timedelta(seconds=settings.give_up_after_seconds),
+            ),
+        )
+    )
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and Ctrl-C set, so that a service ends after the batch in hand."""
+    stopping = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _monitored(settings: Settings, heart: Heart) -> Iterator[None]:
+    with Monitoring(settings.metrics_host, settings.metrics_port, heart) as monitoring:
+        typer.echo(f"metrics on http://{settings.metrics_host}:{monitoring.port}/metrics", err=True)
+        yield

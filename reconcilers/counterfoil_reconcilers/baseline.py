@@ -1,0 +1,101 @@
+"""The last state of a target known to be right, against which writes are folded and changes are found.
+
+Only a target that declares its writers has one. An intent that was durable before a row of it was read may be in
+that row already, so such a row is no `before` for it (see `Baseline.usable_for`).
+"""
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.types.json import Json
+
+from counterfoil_consumers.store import Connection, queries
+from counterfoil_reconcilers.rows import Row, RowKey, Rows, row_of
+from counterfoil_reconcilers.settling import Sighting
+from counterfoil_reconcilers.values import shown
+
+Fence = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Rows and since when they hold: intents at or past a row's fence were durable after it was read."""
+
+    first_fence: Fence | None
+    rows: Mapping[RowKey, Row | None]
+    fences: Mapping[RowKey, Fence]
+    candidates: Mapping[RowKey, Sighting]
+
+    def usable_for(self, resources: Iterable[str], needed: Iterable[tuple[RowKey, int, int]]) -> Rows:
+        """The rows that are a `before` of every write, given as (row, partition and offset of its first intent)."""
+        if self.first_fence is None:
+            return Rows()
+        stale = {key for key, partition, offset in needed if offset < self.fences.get(key, self.first_fence)[partition]}
+        tainted = {key.resource for key in stale}
+        rows = {key: row for key, row in self.rows.items() if key not in stale}
+        absent = {key: None for key, _, _ in needed if key not in stale and key not in rows}
+        return Rows({**rows, **absent}, frozenset(set(resources) - tainted))
+
+
+def read_baseline(store: Connection, tenant: str, target: str, first_fence: Sequence[int] | None) -> Baseline:
+    """The stored baseline of one tenant's rows at one target."""
+    rows: dict[RowKey, Row | None] = {}
+    fences: dict[RowKey, Fence] = {}
+    candidates: dict[RowKey, Sighting] = {}
+    for found in store.execute(queries("reconcile")["read_baseline"], {"tenant": tenant, "target": target}):
+        key = RowKey(found["resource"], tuple(json.loads(found["key"])))
+        rows[key] = None if found["doc"] is None else row_of(found["doc"])
+        fences[key] = tuple(found["fence"])
+        if found["candidate_digest"] is not None:
+            candidates[key] = Sighting(
+                "unattributed", bytes(found["candidate_digest"]), tuple(found["candidate_fence"]), found["candidate_at"]
+            )
+    return Baseline(None if first_fence is None else tuple(first_fence), rows, fences, candidates)
+
+
+def set_baseline(
+    store: Connection, tenant: str, target: str, rows: Mapping[RowKey, Row | None], fence: Sequence[int]
+) -> None:
+    """From now on these rows are the last state known to be right."""
+    with store.cursor() as cursor:
+        cursor.executemany(
+            queries("reconcile")["set_baseline"],
+            [
+                {
+                    **_where(tenant, target, key),
+                    "doc": None if row is None else Json(shown(row.doc)),
+                    "fence": list(fence),
+                }
+                for key, row in rows.items()
+            ],
+        )
+
+
+def set_candidate(
+    store: Connection, tenant: str, target: str, key: RowKey, seen: Sighting, first_fence: Sequence[int]
+) -> None:
+    """Remember an unexplained state until it settles or goes away."""
+    params: dict[str, Any] = {
+        **_where(tenant, target, key),
+        "digest": seen.digest,
+        "fence": list(seen.fence),
+        "baseline_fence": list(first_fence),
+    }
+    store.execute(queries("reconcile")["set_candidate"], params)
+
+
+def clear_candidate(store: Connection, tenant: str, target: str, key: RowKey) -> None:
+    """The state is explained, or gone."""
+    store.execute(queries("reconcile")["clear_candidate"], _where(tenant, target, key))
+
+
+def _where(tenant: str, target: str, key: RowKey) -> dict[str, Any]:
+    return {"tenant": tenant, "target": target, "resource": key.resource, "key": json.dumps(list(key.key))}
+
+
+def is_sweep_due(swept_at: dt.datetime | None, every: dt.timedelta, now: dt.datetime) -> bool:
+    """Whether all of the target is to be read again."""
+    return swept_at is None or now - swept_at >= every

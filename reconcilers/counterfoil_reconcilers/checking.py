@@ -1,0 +1,423 @@
+"""One pass over one tenant's effects at one target: look, judge, and say what has settled.
+
+Everything that a pass decides is written in one transaction, which first makes sure that the lease is still ours.
+"""
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from counterfoil.errors import CounterfoilError
+from counterfoil.failpoints import pass_by
+from counterfoil_consumers.store import Connection, fetch_one, queries
+from counterfoil_reconcilers.baseline import (
+    Baseline,
+    clear_candidate,
+    is_sweep_due,
+    read_baseline,
+    set_baseline,
+    set_candidate,
+)
+from counterfoil_reconcilers.contracts import Contracts
+from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_target
+from counterfoil_reconcilers.judge import Unattributed, Verdict, judge, sweep
+from counterfoil_reconcilers.looking import look, look_at_all, touch
+from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
+from counterfoil_reconcilers.settling import (
+    Facts,
+    Producer,
+    Progress,
+    Sighting,
+    is_change_settled,
+    is_settled,
+    may_be_said_at_once,
+    sighted,
+)
+from counterfoil_reconcilers.targets.port import Target
+from counterfoil_reconcilers.touched import Touched, connected
+from counterfoil_reconcilers.values import canonical
+
+_LEASE_SECONDS = 60.0
+
+
+class LeaseLost(CounterfoilError):
+    """Another reconciler took over; nothing of this pass was written."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When to look again, and when to give up."""
+
+    sweep_every: dt.timedelta = dt.timedelta(seconds=30)
+    give_up_after: dt.timedelta = dt.timedelta(seconds=60)
+
+
+@dataclass
+class Checked:
+    """What a pass did."""
+
+    effects: int = 0
+    said: int = 0
+    changes: int = 0
+    given_up: int = 0
+    open: int = 0
+
+
+@dataclass(frozen=True)
+class _Lease:
+    epoch: int
+    check_seq: int
+    swept_at: dt.datetime | None
+    first_fence: tuple[int, ...] | None
+    now: dt.datetime
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a pass has before it when it decides."""
+
+    tenant: str
+    lease: _Lease
+    baseline: Baseline
+    observed: Rows
+    touched: Sequence[Touched]
+    fence: tuple[int, ...]
+    progress: Progress
+    swept: bool
+
+
+class Checker:
+    """Checks the effects at one target. `end_offsets` reads the events topic's end by partition."""
+
+    def __init__(
+        self,
+        *,
+        store: Connection,
+        contracts: Contracts,
+        target: str,
+        adapter: Target,
+        emitter: Emitter,
+        owner: str,
+        policy: Policy,
+        progress_key: Mapping[str, str],
+        end_offsets: Callable[[], Sequence[int]],
+    ) -> None:
+        self._store = store
+        self._contracts = contracts
+        self._declared = contracts.targets[target]
+        self._adapter = adapter
+        self._emitter = emitter
+        self._owner = owner
+        self._policy = policy
+        self._progress_key = progress_key
+        self._end_offsets = end_offsets
+        self._named = queries("reconcile")
+        self._rules = {
+            (r["outcome"], r["verdict"]): bool(r["drift"]) for r in store.execute(self._named["read_drift_rules"])
+        }
+
+    def check(self, tenant: str) -> Checked | None:
+        """One pass; None when another reconciler has the lease.
+
+        Raises TargetUnavailable, BrokersAway, LeaseLost; nothing was written then.
+        """
+        lease = self._take_lease(tenant)
+        if lease is None:
+            return None
+        where = {"tenant": tenant, "target": self._declared.name}
+        found = self._store.execute(self._named["find_open_effects"], where).fetchall()
+        is_swept = self._declared.writers is not None
+        sweeps = is_swept and is_sweep_due(lease.swept_at, self._policy.sweep_every, lease.now)
+        if not found and not sweeps:
+            return Checked()
+        baseline = read_baseline(self._store, tenant, self._declared.name, lease.first_fence if is_swept else None)
+        effects = [_effect(row, tenant) for row in found]
+        seen = self._see(tenant, lease, baseline, found, effects, sweeps)
+        with self._writing(where, lease):
+            if is_swept and lease.first_fence is None:
+                set_baseline(self._store, tenant, self._declared.name, seen.observed.rows, seen.fence)
+                self._store.execute(self._named["mark_swept"], {**where, "fence": list(seen.fence)})
+                return Checked(open=len(found))
+            return self._decide(seen, found, effects)
+
+    def _see(
+        self,
+        tenant: str,
+        lease: _Lease,
+        baseline: Baseline,
+        found: Sequence[Mapping[str, Any]],
+        effects: Sequence[Effect],
+        sweeps: bool,
+    ) -> _Seen:
+        """Look at the target, and only then read how far the log goes."""
+        known = Rows(baseline.rows)
+        if sweeps:
+            observed = look_at_all(self._adapter, self._declared, tenant)
+            touched = touch(self._contracts, effects, known, observed)
+        else:
+            observed, touched = look(self._adapter, self._contracts, self._declared, tenant, effects, known)
+        fence = tuple(self._end_offsets())
+        return _Seen(tenant, lease, baseline, observed, touched, fence, self._read_progress(tenant, len(fence)), sweeps)
+
+    def _decide(self, seen: _Seen, found: Sequence[Mapping[str, Any]], effects: Sequence[Effect]) -> Checked:
+        needed = [
+            (key, row["intent_partition"], row["intent_offset"])
+            for row, one in zip(found, seen.touched, strict=True)
+            for key in (*one.writes, *one.reads)
+        ]
+        before = seen.baseline.usable_for(self._declared.resources, needed)
+        judgement = judge(self._contracts, self._declared.name, effects, before, seen.observed)
+        done = Checked(effects=len(effects))
+        for group in connected(seen.touched):
+            members = [(found[i], effects[i], judgement.verdicts[i]) for i in group]
+            rows = self._rows_of_group(seen, [seen.touched[i] for i in group], judgement.explained)
+            changes = [change for change in judgement.unattributed if change.row in rows]
+            self._decide_group(seen, members, rows, changes, done)
+        if seen.swept:
+            changes_elsewhere = sweep(self._contracts, self._declared.name, before, seen.observed, judgement)
+            self._decide_changes(seen, changes_elsewhere, done)
+            where = {"tenant": seen.tenant, "target": self._declared.name, "fence": list(seen.fence)}
+            self._store.execute(self._named["mark_swept"], where)
+        return done
+
+    def _rows_of_group(
+        self, seen: _Seen, touched: Sequence[Touched], explained: frozenset[RowKey]
+    ) -> dict[RowKey, Row | None]:
+        searched = {search.resource for one in touched for search in one.searches}
+        keys = {key for one in touched for key in one.writes} | {key for key in explained if key.resource in searched}
+        rows: dict[RowKey, Row | None] = {}
+        for key in keys:
+            row = seen.observed.get(key)
+            if row is None or isinstance(row, Row):
+                rows[key] = row
+        return rows
+
+    def _decide_group(
+        self,
+        seen: _Seen,
+        members: Sequence[tuple[Mapping[str, Any], Effect, Verdict]],
+        rows: Mapping[RowKey, Row | None],
+        changes: Sequence[Unattributed],
+        done: Checked,
+    ) -> None:
+        """Effects that share rows are closed together; then the rows as they are become the baseline."""
+        state = _digest_of_rows(rows)
+        sightings = [self._sight(seen, row, verdict, state) for row, _, verdict in members]
+        settled = [
+            is_settled(sighting, _facts(row), self._settle_window(effect.tool), seen.progress)
+            for sighting, (row, effect, _) in zip(sightings, members, strict=True)
+        ]
+        finished = [
+            ok and self._is_final(row, sighting.verdict, seen.lease.now)
+            for ok, sighting, (row, _, _) in zip(settled, sightings, members, strict=True)
+        ]
+        closes = all(finished)
+        for (row, _, verdict), sighting, ok in zip(members, sightings, settled, strict=True):
+            self._record(seen, row, verdict, sighting, settled=ok, closes=closes, rows=rows, done=done)
+        if not closes:
+            done.open += len(members)
+            return
+        if seen.baseline.first_fence is not None:
+            fence = tuple(max(ends) for ends in zip(*(sighting.fence for sighting in sightings), strict=True))
+            set_baseline(self._store, seen.tenant, self._declared.name, rows, fence)
+            for change in changes:
+                self._say_change(seen, change, done)
+
+    def _sight(self, seen: _Seen, row: Mapping[str, Any], verdict: Verdict, state: bytes) -> Sighting:
+        previous = None
+        if row["sighted_verdict"] is not None:
+            previous = Sighting(
+                row["sighted_verdict"],
+                bytes(row["sighting_digest"]),
+                tuple(row["fence"]),
+                row["first_sighted_at"],
+                row["sightings"],
+            )
+        return sighted(previous, verdict.verdict, state, seen.fence, seen.lease.now)
+
+    def _is_final(self, row: Mapping[str, Any], verdict: str, now: dt.datetime) -> bool:
+        """Whether nothing more is to be learnt: no drift, or drift that has persisted long enough to give up."""
+        if not self._rules[row["outcome"], verdict]:
+            return True
+        return row["settled_at"] is not None and now - row["settled_at"] >= self._policy.give_up_after
+
+    def _record(
+        self,
+        seen: _Seen,
+        row: Mapping[str, Any],
+        verdict: Verdict,
+        sighting: Sighting,
+        *,
+        settled: bool,
+        closes: bool,
+        rows: Mapping[RowKey, Row | None],
+        done: Checked,
+    ) -> None:
+        emitted = row["emitted"]
+        about = About(
+            seen.tenant,
+            row["workflow"],
+            row["task_id"].bytes,
+            effect_id=row["effect_id"].bytes,
+            causation_id=row["intent_event_id"].bytes,
+        )
+        if emitted != verdict.verdict and (settled or may_be_said_at_once(verdict.verdict, row["outcome"])):
+            versions = [(key, None if one is None else one.version) for key, one in sorted(rows.items())]
+            ruling = self._ruling(seen, row["tool"], verdict.verdict, verdict.reason, versions, verdict.evidence)
+            self._emitter.rule(self._store, about, ruling, seen.lease.now)
+            emitted = verdict.verdict
+            done.said += 1
+        same = row["sighted_verdict"] == sighting.verdict and sighting.count > 1
+        settled_at = ((row["settled_at"] if same else None) or seen.lease.now) if settled else None
+        if closes and self._rules[row["outcome"], verdict.verdict]:
+            self._give_up(about, row, verdict, sighting, seen.lease.now)
+            done.given_up += 1
+        params = {
+            "tenant": seen.tenant,
+            "effect_id": row["effect_id"],
+            "target": self._declared.name,
+            "sightings": sighting.count,
+            "verdict": sighting.verdict,
+            "digest": sighting.digest,
+            "fence": list(sighting.fence),
+            "first_sighted_at": sighting.first_at,
+            "emitted": emitted,
+            "settled_at": settled_at,
+            "closed_at": seen.lease.now if closes else None,
+        }
+        self._store.execute(self._named["set_check_state"], params)
+
+    def _give_up(
+        self, about: About, row: Mapping[str, Any], verdict: Verdict, sighting: Sighting, now: dt.datetime
+    ) -> None:
+        reason = f"the agent said {row['outcome']}, {self._declared.name} says {verdict.verdict}, and that persisted"
+        self._emitter.give_up(
+            self._store, about, letter_class=verdict.verdict, reason=reason, attempts=sighting.count, now=now
+        )
+
+    def _decide_changes(self, seen: _Seen, changes: Sequence[Unattributed], done: Checked) -> None:
+        """Changes that no intent explains settle like verdicts; said once, they become the baseline."""
+        settle = dt.timedelta(seconds=self._declared.settle_seconds)
+        for change in changes:
+            row = seen.observed.get(change.row)
+            present = row if isinstance(row, Row) else None
+            state = _digest_of_rows({change.row: present})
+            sighting = sighted(
+                seen.baseline.candidates.get(change.row), "unattributed", state, seen.fence, seen.lease.now
+            )
+            if change.verdict == "unattributed" and is_change_settled(sighting, settle, seen.progress):
+                self._say_change(seen, change, done)
+                set_baseline(self._store, seen.tenant, self._declared.name, {change.row: present}, sighting.fence)
+            elif seen.baseline.first_fence is not None:
+                set_candidate(
+                    self._store, seen.tenant, self._declared.name, change.row, sighting, seen.baseline.first_fence
+                )
+        for key in set(seen.baseline.candidates) - {change.row for change in changes}:
+            clear_candidate(self._store, seen.tenant, self._declared.name, key)
+
+    def _say_change(self, seen: _Seen, change: Unattributed, done: Checked) -> None:
+        if change.verdict != "unattributed":
+            return
+        versions = [(change.row, change.evidence.get("version"))]
+        ruling = self._ruling(seen, None, change.verdict, change.reason, versions, change.evidence)
+        self._emitter.rule(self._store, about_target(seen.tenant, self._declared.name), ruling, seen.lease.now)
+        done.changes += 1
+
+    def _ruling(
+        self,
+        seen: _Seen,
+        tool: str | None,
+        verdict: str,
+        reason: str | None,
+        rows: Sequence[tuple[RowKey, str | None]],
+        evidence: Mapping[str, Any],
+    ) -> Ruling:
+        return Ruling(
+            self._declared.name,
+            tool,
+            verdict,
+            reason,
+            seen.lease.check_seq,
+            self._contracts.version,
+            self._contracts.digest,
+            rows,
+            evidence,
+        )
+
+    def _settle_window(self, tool: str) -> dt.timedelta:
+        known = self._contracts.tools.get(tool)
+        own = None if known is None else known.settle_seconds
+        return dt.timedelta(seconds=self._declared.settle_seconds if own is None else own)
+
+    def _take_lease(self, tenant: str) -> _Lease | None:
+        params = {"tenant": tenant, "target": self._declared.name, "owner": self._owner, "seconds": _LEASE_SECONDS}
+        row = self._store.execute(self._named["take_lease"], params).fetchone()
+        if row is None:
+            return None
+        fence = None if row["baseline_fence"] is None else tuple(row["baseline_fence"])
+        return _Lease(row["epoch"], row["check_seq"], row["swept_at"], fence, row["now"])
+
+    def _read_progress(self, tenant: str, partitions: int) -> Progress:
+        ingested = [0] * partitions
+        for row in self._store.execute(self._named["read_progress"], self._progress_key):
+            ingested[row["partition"]] = row["next_offset"]
+        producers = [
+            Producer(
+                row["partition"],
+                row["beat_offset"],
+                dt.timedelta(microseconds=row["beat_interval"] or 0),
+                row["last_at"],
+            )
+            for row in self._store.execute(self._named["find_open_producers"], {"tenant": tenant})
+        ]
+        now = fetch_one(self._store, self._named["read_clock"])["now"]
+        return Progress(ingested, producers, now)
+
+    @contextmanager
+    def _writing(self, where: Mapping[str, str], lease: _Lease) -> Iterator[None]:
+        """A transaction under the lease; the emitter's numbers are kept only if it commits."""
+        held = {**where, "owner": self._owner, "epoch": lease.epoch, "check_seq": lease.check_seq}
+        try:
+            with self._store.transaction():
+                self._hold(held)
+                yield
+                pass_by("reconcile.before_commit")
+        except BaseException:
+            self._emitter.forget()
+            raise
+        self._emitter.keep()
+
+    def _hold(self, held: Mapping[str, Any]) -> None:
+        if self._store.execute(self._named["hold_lease"], held).fetchone() is None:
+            raise LeaseLost(f"another reconciler took over {held['target']} of {held['tenant']}")
+
+
+def _effect(row: Mapping[str, Any], tenant: str) -> Effect:
+    return Effect(
+        effect_id=row["effect_id"].bytes,
+        tool=row["tool"],
+        args=row["args"],
+        outcome=row["outcome"],
+        order=(row["intent_at"].isoformat(), row["intent_partition"], row["intent_offset"]),
+        reply=row["reply"],
+        attempts=row["intents"],
+        step=row["step"],
+        tenant=tenant,
+    )
+
+
+def _facts(row: Mapping[str, Any]) -> Facts:
+    return Facts(row["outcome"], row["last_appended_at"], row["in_flight"], row["accept_deadline"])
+
+
+def _digest_of_rows(rows: Mapping[RowKey, Row | None]) -> bytes:
+    """One digest for equal rows, whatever their versions."""
+    state = {
+        json.dumps([key.resource, *key.key]): "absent" if row is None else row.problem or canonical(row.doc)
+        for key, row in rows.items()
+    }
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).digest()

@@ -1,0 +1,172 @@
+"""What the reconciler says, as events: final bytes into the outbox, in the transaction of the decision."""
+
+import datetime as dt
+import json
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from counterfoil.codec import encode
+from counterfoil.event import Event
+from counterfoil.ids import Id, new_id, partition_key, task_id_of
+from counterfoil_consumers import outbox
+from counterfoil_consumers.store import Connection, queries
+from counterfoil_reconcilers.rows import RowKey
+
+_AGENT = "counterfoil-reconciler"
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICRO = dt.timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class About:
+    """What an event is about: a task, and the effect if it is about one."""
+
+    tenant: str
+    workflow: str
+    task_id: Id
+    task_ref: str | None = None
+    effect_id: Id | None = None
+    causation_id: Id | None = None
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A verdict to be said, with what it rests on."""
+
+    target: str
+    tool: str | None
+    verdict: str
+    reason: str | None
+    check_seq: int
+    contract_version: str
+    contract_digest: str
+    rows: Sequence[tuple[RowKey, str | None]]
+    evidence: Mapping[str, Any]
+
+
+def about_target(tenant: str, target: str) -> About:
+    """The reserved task of what happens at a target without any task."""
+    name = f"target:{target}"
+    return About(tenant, "reconcile", task_id_of(tenant, name), name)
+
+
+class Emitter:
+    """Numbers and encodes this process's events. One transaction at a time; `keep` its numbers, or `forget` them."""
+
+    def __init__(self, events_topic: str, dead_letters_topic: str, environment: str) -> None:
+        self._topic = events_topic
+        self._dead_letters_topic = dead_letters_topic
+        self._environment = environment
+        self._producer_id = new_id()
+        self._seqs: defaultdict[tuple[str, Id], int] = defaultdict(int)
+        self._taken: defaultdict[tuple[str, Id], int] = defaultdict(int)
+
+    def keep(self) -> None:
+        """The transaction was committed."""
+        for task, count in self._taken.items():
+            self._seqs[task] += count
+        self._taken.clear()
+
+    def forget(self) -> None:
+        """It was not."""
+        self._taken.clear()
+
+    def rule(self, store: Connection, about: About, ruling: Ruling, now: dt.datetime) -> None:
+        """Say what was observed, and the verdict that follows from it."""
+        read = [{"resource": row.resource, "key": list(row.key), "version": version} for row, version in ruling.rows]
+        observed = {
+            "target": ruling.target,
+            "check_seq": ruling.check_seq,
+            "observed_at": _micros(now),
+            "evidence": json.dumps({"read": read}),
+        }
+        observation = self._put(store, about, "observation", observed, now)
+        body = {
+            "target": ruling.target,
+            "tool": ruling.tool,
+            "verdict": ruling.verdict,
+            "reason": ruling.reason,
+            "check_seq": ruling.check_seq,
+            "contract_version": ruling.contract_version,
+            "contract_digest": bytes.fromhex(ruling.contract_digest),
+            "resources": [{"resource": row.resource, "key": json.dumps(list(row.key))} for row, _ in ruling.rows],
+            "evidence": json.dumps(ruling.evidence),
+        }
+        self._put(store, about, "verdict", body, now, causation_id=observation.event_id)
+
+    def give_up(
+        self, store: Connection, about: About, *, letter_class: str, reason: str, attempts: int, now: dt.datetime
+    ) -> None:
+        """Put an effect whose drift persists among the dead letters: the row, the event, and the topic."""
+        letter_id = new_id()
+        body = {
+            "letter_id": letter_id,
+            "letter_kind": "effect",
+            "letter_class": letter_class,
+            "reason": reason,
+            "attempts": attempts,
+        }
+        event = self._put(store, about, "dead_lettered", body, now)
+        key, value = partition_key(about.tenant, about.task_id), encode(event)
+        headers = [
+            ("counterfoil-letter-id", letter_id.hex().encode()),
+            ("counterfoil-letter-class", letter_class.encode()),
+        ]
+        outbox.put(
+            store, topic=self._dead_letters_topic, key=key, value=value, event_id=event.event_id, headers=headers
+        )
+        store.execute(
+            queries("reconcile")["give_up"],
+            {
+                "letter_id": uuid.UUID(bytes=letter_id),
+                "tenant": about.tenant,
+                "letter_class": letter_class,
+                "reason": reason,
+                "attempts": attempts,
+                "key": key,
+                "value": value,
+                "task_id": uuid.UUID(bytes=about.task_id),
+                "effect_id": None if about.effect_id is None else uuid.UUID(bytes=about.effect_id),
+                "placed_by": _AGENT,
+            },
+        )
+
+    def _put(
+        self,
+        store: Connection,
+        about: About,
+        kind: str,
+        body: Mapping[str, Any],
+        now: dt.datetime,
+        *,
+        causation_id: Id | None = None,
+    ) -> Event:
+        task = (about.tenant, about.task_id)
+        event = Event(
+            event_id=new_id(),
+            kind=kind,
+            body=body,
+            tenant=about.tenant,
+            workflow=about.workflow,
+            task_id=about.task_id,
+            task_ref=about.task_ref,
+            agent=_AGENT,
+            producer_id=self._producer_id,
+            seq=self._seqs[task] + self._taken[task],
+            occurred_at=_micros(now),
+            environment=self._environment,
+            effect_id=about.effect_id,
+            causation_id=causation_id or about.causation_id,
+        )
+        self._taken[task] += 1
+        key = partition_key(about.tenant, about.task_id)
+        headers = [("counterfoil-kind", kind.encode())]
+        outbox.put(store, topic=self._topic, key=key, value=encode(event), event_id=event.event_id, headers=headers)
+        return event
+
+
+def _micros(moment: dt.datetime) -> int:
+    return (moment - _EPOCH) // _MICRO

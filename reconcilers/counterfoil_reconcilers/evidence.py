@@ -1,0 +1,244 @@
+"""What a verdict rests on, as JSON that fits into an event: part by part what was expected and what was observed."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Literal
+
+from counterfoil_reconcilers.compare import Difference, agree, differences
+from counterfoil_reconcilers.explain import Explanation, Misfit
+from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey
+from counterfoil_reconcilers.values import MISSING, Path, at, overlap, path_text, shown
+from counterfoil_reconcilers.world import Part, Surroundings, Touch
+
+VerdictName = Literal["applied", "not_applied", "partial", "duplicated", "mismatched", "unknowable"]
+
+_MOST_PARTS: Final = 20
+_LONGEST_VALUE: Final = 600
+
+
+class Evidence:
+    """Reads the verdict and its evidence for each effect of a group off the explanation that won."""
+
+    def __init__(self, around: Surroundings, effects: Sequence[Effect], best: Explanation) -> None:
+        self._around = around
+        self._effects = effects
+        self._best = best
+
+    def verdict(self, index: int) -> tuple[VerdictName, str | None]:
+        """The verdict on one effect, with its reason if it is unknowable."""
+        parts = self._parts(index)
+        way = self._best.ways[index]
+        if self._effects[index].outcome in ("failed", "denied") and way == "never":
+            return "not_applied", None
+        unread = next((reason for part in parts if (reason := self._unread(part.row))), None)
+        if unread is not None:
+            return "unknowable", unread
+        compared = [part for part in parts if not self._is_open(index, part)]
+        if not compared and (parts or self._best.world.problems.get(index)):
+            return "unknowable", self._why_open(index)
+        match way:
+            case "once":
+                return "applied", None
+            case "never":
+                foreign = self._overwritten(index, compared)
+                return ("not_applied", None) if foreign is None else ("unknowable", _overwritten(foreign))
+            case "twice":
+                return "duplicated", None
+        return self._of_parts(index, compared)
+
+    def _of_parts(self, index: int, parts: Sequence[Part]) -> tuple[VerdictName, str | None]:
+        states = {part: self._state(index, part) for part in parts}
+        wrong = [part for part, state in states.items() if state == "wrong"]
+        foreign = next((part for part in wrong if self._has_foreign_writers(part.row)), None)
+        if foreign is not None:
+            return "unknowable", _overwritten(foreign)
+        found = set(states.values())
+        if wrong:
+            return "mismatched", None
+        if "half" in found or ("no" in found and found != {"no"}):
+            return "partial", None
+        if "no" in found:
+            return "not_applied", None
+        return ("duplicated", None) if "twice" in found else ("applied", None)
+
+    def _overwritten(self, index: int, parts: Sequence[Part]) -> Part | None:
+        """For an effect that seems absent: a part of it that somebody else may have written over, if all are like that."""
+        changed = {
+            touch.part
+            for touch in self._touches(index)
+            if touch.part in parts and touch.changes(self._around.target.resources[touch.row.resource])
+        }
+        hidden = [part for part in parts if part in changed and self._is_hidden(part)]
+        return hidden[0] if hidden and len(hidden) == len(changed) else None
+
+    def _is_hidden(self, part: Part) -> bool:
+        near = any(m.row == part.row and overlap(m.path, part.path) for m in self._best.misfits)
+        return near and self._has_foreign_writers(part.row)
+
+    def of(self, index: int) -> dict[str, Any]:
+        """The evidence on one effect."""
+        parts = self._parts(index)
+        states = [self._state(index, part) for part in parts]
+        counts = {state: states.count(state) for state in dict.fromkeys(states)}
+        # What did not land is what people look for first.
+        ordered = sorted(zip(parts, states, strict=True), key=lambda pair: pair[1] in ("yes", "open"))
+        return {
+            "tool": self._effects[index].tool,
+            "contract": {"version": self._around.contracts.version, "digest": self._around.contracts.digest},
+            "counts": counts,
+            "parts": [self._shown(index, part, state) for part, state in ordered[:_MOST_PARTS]],
+            "parts_left_out": max(0, len(parts) - _MOST_PARTS),
+            "left_open": self._best.world.problems.get(index, [])[:_MOST_PARTS],
+            "group": {"effects": len(self._effects), "searched": self._best.searched},
+        }
+
+    def _parts(self, index: int) -> list[Part]:
+        return list(dict.fromkeys(touch.part for touch in self._touches(index)))
+
+    def _touches(self, index: int) -> list[Touch]:
+        """What the effect changed, or would have changed."""
+        return self._best.intended[index]
+
+    def _is_open(self, index: int, part: Part) -> bool:
+        return all(touch.open for touch in self._touches(index) if touch.part == part)
+
+    def _why_open(self, index: int) -> str:
+        reasons = [touch.open for touch in self._touches(index) if touch.open]
+        reasons += self._best.world.problems.get(index, [])
+        return f"nothing of it could be compared: {reasons[0] if reasons else 'the contract names no field'}"
+
+    def _unread(self, key: RowKey) -> str | None:
+        if key.key[:1] == ("?",):
+            return None
+        row = self._around.observed.get(key)
+        if row is NOT_READ:
+            return f"{key.resource} {', '.join(key.key)} was not read"
+        if isinstance(row, Row) and row.problem:
+            return f"{key.resource} {', '.join(key.key)} cannot be compared: {row.problem}"
+        return None
+
+    def _state(self, index: int, part: Part) -> str:
+        """`yes`, `no`, `twice`, `half`, `wrong` or `open`."""
+        if self._is_open(index, part):
+            return "open"
+        way = self._best.ways[index]
+        if way == "never":
+            return "no"
+        times = self._best.times[index](part)
+        if (index, part) in self._best.wrong:
+            return self._degree_of_wrong(index, part)
+        return ("no", "yes", "twice")[times]
+
+    def _degree_of_wrong(self, index: int, part: Part) -> str:
+        """A part of which every leaf is as before or as intended landed by half; anything else is another value."""
+        touches = [touch for touch in self._touches(index) if touch.part == part and not touch.open]
+        key = touches[-1].row
+        observed = self._observed(key, part.path)
+        before, after = self._span(part, touches)
+        resource = self._around.target.resources[key.resource]
+        if observed is MISSING or observed is None:
+            return "no"
+        if isinstance(after, list) and isinstance(observed, list) and len(after) != len(observed):
+            base = len(before) if isinstance(before, list) else 0
+            grown = base < len(observed) < len(after)
+            landed = grown and agree(resource, after[: len(observed)], observed, part.path)
+            return "half" if landed else "wrong"
+        kept = arrived = 0
+        for difference in differences(resource, before, after, part.path):
+            value = at(observed, difference.path[len(part.path) :])
+            if agree(resource, difference.expected, value, difference.path):
+                kept += 1
+            elif agree(resource, difference.observed, value, difference.path):
+                arrived += 1
+            else:
+                return "wrong"
+        stray = any(
+            agree(resource, at(before, d.path[len(part.path) :]), d.expected, d.path)
+            for d in differences(resource, after, observed, part.path)
+        )
+        return "wrong" if stray or not kept else ("half" if arrived else "no")
+
+    def _span(self, part: Part, touches: Sequence[Touch]) -> tuple[Any, Any]:
+        """The value at the part's path before this effect and after it."""
+        first, last = touches[0], touches[-1]
+        if first.path == part.path:
+            return first.before, last.after
+        cell = self._best.world.cells.get(first.row)
+        after = at(cell.doc, part.path) if cell else MISSING
+        start = first.path[-1]
+        before = after[:start] if isinstance(after, list) and isinstance(start, int) else MISSING
+        return before, after
+
+    def _shown(self, index: int, part: Part, state: str) -> dict[str, Any]:
+        touches = [touch for touch in self._touches(index) if touch.part == part]
+        key = touches[-1].row
+        row = self._around.observed.get(key)
+        before, after = self._span(part, touches)
+        entry: dict[str, Any] = {
+            "resource": key.resource,
+            "key": list(part.row.key if key.key[:1] == ("?",) else key.key),
+            "field": path_text(part.path),
+            "landed": state,
+            "expected": short(after),
+            "observed": short(self._observed(key, part.path)),
+            "version": row.version if isinstance(row, Row) else None,
+        }
+        reason = next((touch.open for touch in touches if touch.open), None)
+        if reason:
+            entry["left_open"] = reason
+        if state in ("wrong", "half"):
+            resource = self._around.target.resources[key.resource]
+            found = list(differences(resource, after, self._observed(key, part.path), part.path))
+            entry.update(capped(found))
+            entry["before"] = short(before)
+        return entry
+
+    def _observed(self, key: RowKey, path: Path) -> Any:
+        row = self._around.observed.get(key)
+        return at(row.doc, path) if isinstance(row, Row) else MISSING
+
+    def _has_foreign_writers(self, key: RowKey) -> bool:
+        writers = self._around.target.writers
+        if writers == "exclusive":
+            return False
+        row = self._around.observed.get(key)
+        return writers is None or not isinstance(row, Row) or row.ours is not True
+
+
+def _overwritten(part: Part) -> str:
+    return (
+        f"overwritten: {part.row.resource}.{path_text(part.path)} holds what neither this effect nor the state before"
+        " explains, and others write there"
+    )
+
+
+def differences_shown(around: Surroundings, key: RowKey, misfits: Iterable[Misfit]) -> dict[str, Any]:
+    """The evidence on a row that changed although nothing explains it."""
+    row = around.observed.get(key)
+    return {
+        "resource": key.resource,
+        "key": list(key.key),
+        "version": row.version if isinstance(row, Row) else None,
+        **capped([Difference(m.path, m.expected, m.observed) for m in misfits]),
+        "contract": {"version": around.contracts.version, "digest": around.contracts.digest},
+    }
+
+
+def capped(found: Sequence[Difference]) -> dict[str, Any]:
+    """The first differences and their number."""
+    return {
+        "differences": [
+            {"field": path_text(d.path), "expected": short(d.expected), "observed": short(d.observed)}
+            for d in found[:_MOST_PARTS]
+        ],
+        "difference_count": len(found),
+    }
+
+
+def short(value: Any) -> Any:
+    """A value for evidence; a long one is cut to its first characters, and says so."""
+    plain = shown(value)
+    text = json.dumps(plain, ensure_ascii=False)
+    if len(text) <= _LONGEST_VALUE:
+        return plain
+    return {"$cut": text[:_LONGEST_VALUE], "characters": len(text)}

@@ -1,0 +1,345 @@
+"""The explanation of what was observed that needs the fewest faults.
+
+Each effect of a group is taken to have landed once, not at all, twice, or in parts. A way of landing costs nothing
+where it is what the agent said, and about a hundred where it is a fault, so that any explanation with one fault less
+wins; what is below a hundred breaks ties. Ways are tried cheapest first, and only changed for effects that touch rows
+which do not fit.
+"""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from counterfoil_reconcilers.compare import agree, differences
+from counterfoil_reconcilers.contracts import Resource
+from counterfoil_reconcilers.fold import Folder
+from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey
+from counterfoil_reconcilers.values import MISSING, Path, at, overlap
+from counterfoil_reconcilers.world import Cell, Part, Surroundings, TimesOf, Touch, World, matches
+
+Way = Literal["once", "never", "twice", "parts"]
+
+FAULT: Final = 100.0
+_TWICE: Final = 1.0
+_PARTS: Final = 2.0
+_REFUSED: Final = 20.0  # a definite refusal is believed before a success is
+_UNEXPLAINED: Final = 25.0
+_UNEXPLAINED_OWNED: Final = 40.0
+_IDLE: Final = 40.0  # a call that changed nothing is the less likely culprit
+_CONTRADICTED: Final = 0.3
+_COINCIDENCE: Final = 5.0  # a row without a known past already holds what an absent write would have set
+_MOST_STEPS: Final = 200_000
+_MOST_TRIALS: Final = 16
+
+# What each way costs, by what the agent saw.
+_COSTS: Final[dict[str, dict[Way, float]]] = {
+    "ok": {"once": 0, "never": FAULT, "twice": FAULT + _TWICE, "parts": FAULT + _PARTS},
+    "accepted": {"once": 0, "never": FAULT, "twice": FAULT + _TWICE, "parts": FAULT + _PARTS},
+    "unknown": {"once": 0, "never": 0.5, "twice": FAULT + _TWICE, "parts": FAULT + _PARTS},
+    "partial": {"parts": 0, "once": 2, "never": 2, "twice": FAULT + _TWICE},
+    "failed": {"never": 0, "once": FAULT + _REFUSED, "parts": FAULT + _REFUSED + _PARTS, "twice": 2 * FAULT},
+    "denied": {"never": 0, "once": FAULT + _REFUSED, "parts": FAULT + _REFUSED + _PARTS, "twice": 2 * FAULT},
+}
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A place where the observed row is not what an explanation says it must be."""
+
+    row: RowKey
+    path: Path
+    expected: Any
+    observed: Any
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How each effect landed, the world that follows, and what it leaves unexplained."""
+
+    cost: float
+    ways: tuple[Way, ...]
+    times: tuple[TimesOf, ...]
+    world: World
+    misfits: tuple[Misfit, ...]
+    wrong: tuple[tuple[int, Part], ...]  # parts that landed with another value
+    intended: tuple[list[Touch], ...] = ()  # per effect, what it changed or would have changed
+    searched: Literal["all", "cut short"] = "all"
+
+
+class Searcher:
+    """Looks for the cheapest explanation of one group."""
+
+    def __init__(self, around: Surroundings, effects: Sequence[Effect]) -> None:
+        self.around = around
+        self._effects = effects
+        self._folder = Folder(around)
+        self.rows: set[RowKey] = set(around.written)
+        self._reach: list[set[RowKey]] = [set() for _ in effects]
+        self._idle: set[int] = set()
+        self._lookalikes: set[RowKey] = set()
+        self._survey()
+
+    def _survey(self) -> None:
+        """One fold in which everything landed shows which rows each effect reaches, and which had nothing to change."""
+        world = self._fold([TimesOf(1)] * len(self._effects))
+        self.rows |= {key for key in world.cells if key.key[:1] != ("?",)}
+        changing: set[int] = set()
+        for touch in world.touches:
+            self._reach[touch.effect].add(touch.row)
+            if touch.open or touch.changes(self._resource(touch.row)):
+                changing.add(touch.effect)
+            if touch.part.row.key[:1] == ("?",):
+                self._add_lookalikes(touch, world)
+        self._idle = set(range(len(self._effects))) - changing
+
+    def _add_lookalikes(self, touch: Touch, world: World) -> None:
+        """Further new rows with the content of a created one: the second of a doubled write is among them."""
+        resource = self._resource(touch.row)
+        cell = world.cells[touch.row]
+        for key, row in self.around.observed.of(resource.name):
+            new = not isinstance(self.around.baseline.get(key), Row) and key not in self.around.claimed
+            if new and matches(resource, cell, row.doc):
+                self._lookalikes.add(key)
+                self.rows.add(key)
+                self._reach[touch.effect].add(key)
+
+    def best(self) -> Explanation:
+        """The cheapest explanation; `cut short` says that not everything was tried."""
+        start: tuple[Way, ...] = tuple(min(_COSTS[e.outcome], key=_COSTS[e.outcome].__getitem__) for e in self._effects)
+        frontier: list[tuple[float, int, tuple[Way, ...]]] = [(self._cost(start), 0, start)]
+        seen = {start}
+        best: Explanation | None = None
+        while frontier:
+            cost, _, ways = heapq.heappop(frontier)
+            if best is not None and cost >= best.cost:
+                break
+            if best is not None and self._folder.steps > _MOST_STEPS:
+                return replace(best, searched="cut short", intended=self._intended(best))
+            found = self.explain(ways)
+            if best is None or found.cost < best.cost:
+                best = found
+            for other in self._neighbours(found):
+                if other not in seen:
+                    seen.add(other)
+                    heapq.heappush(frontier, (self._cost(other), len(seen), other))
+        assert best is not None  # noqa: S101  # the frontier begins with one
+        return replace(best, intended=self._intended(best))
+
+    def _intended(self, best: Explanation) -> tuple[list[Touch], ...]:
+        """Per effect its touches with every part landed once, all others as explained; for evidence only."""
+        intended: list[list[Touch]] = []
+        for index in range(len(self._effects)):
+            world = best.world
+            if best.ways[index] in ("never", "parts"):
+                world = self._fold([TimesOf(1) if i == index else times for i, times in enumerate(best.times)])
+            intended.append([touch for touch in world.touches if touch.effect == index])
+        return tuple(intended)
+
+    def explain(self, ways: tuple[Way, ...]) -> Explanation:
+        """The explanation in which each effect landed in the given way, its parts chosen to fit best."""
+        usual: dict[Way, Literal[0, 1, 2]] = {"once": 1, "never": 0, "twice": 2, "parts": 1}
+        times = [TimesOf(usual[way]) for way in ways]
+        world, misfits = self._compare(times)
+        wrong: list[tuple[int, Part]] = []
+        for index, way in enumerate(ways):
+            if way == "parts":
+                world, misfits = self._fit_parts(index, times, world, misfits)
+        cost = self._cost(ways)
+        for index, way in enumerate(ways):
+            if way == "parts":
+                excused = {part for m in misfits if (part := _wrong_part(world, m, index)) is not None}
+                wrong += [(index, part) for part in sorted(excused, key=repr)]
+                cost += min(len(times[index].others) + 2 * len(excused), 9)
+        misfits = [m for m in misfits if not _is_excused(world, m, wrong)]
+        cost += self._price(world, misfits) + _CONTRADICTED * min(len(world.contradicted), 2)
+        cost += sum(self._coincidences(index) for index, way in enumerate(ways) if way == "never")
+        return Explanation(cost, ways, tuple(times), world, tuple(misfits), tuple(wrong))
+
+    def _cost(self, ways: tuple[Way, ...]) -> float:
+        total = 0.0
+        for index, (effect, way) in enumerate(zip(self._effects, ways, strict=True)):
+            cost = _COSTS[effect.outcome][way]
+            if cost >= FAULT and index in self._idle:
+                cost += _IDLE
+            if way == "twice" and effect.attempts > 1:
+                cost -= 2 * _TWICE  # every further intent makes it likelier
+            total += cost
+        return total
+
+    def _neighbours(self, found: Explanation) -> Iterator[tuple[Way, ...]]:
+        """The same ways with one effect changed, for effects that reach a row that does not fit."""
+        rows = {misfit.row for misfit in found.misfits}
+        unfit = bool(rows) or bool(found.world.contradicted)
+        for index, effect in enumerate(self._effects):
+            if not unfit or (rows and not rows & self._reach[index] and effect.outcome not in ("unknown", "partial")):
+                continue
+            for way in _COSTS[effect.outcome]:
+                if way != found.ways[index]:
+                    yield (*found.ways[:index], way, *found.ways[index + 1 :])
+
+    def _fold(self, times: Sequence[TimesOf]) -> World:
+        world = World()
+        for index, effect in enumerate(self._effects):
+            tool = self.around.contracts.tools[effect.tool]
+            if times[index].usual == 0 and effect.reply is not None:
+                # An effect that did not land still told, in its reply, what it had found there.
+                told = World(cells=dict(world.cells))
+                self._folder.apply(told, index, effect, tool, TimesOf(1))
+                world.contradicted |= told.contradicted
+            self._folder.apply(world, index, effect, tool, times[index])
+        return world
+
+    def _compare(self, times: Sequence[TimesOf]) -> tuple[World, list[Misfit]]:
+        world = self._fold(times)
+        for key in self._lookalikes:
+            if self.is_swept(key):
+                world.cells.setdefault(key, Cell(None))
+        for key in self.rows:
+            self._folder.cell(world, key)
+        misfits: list[Misfit] = []
+        for key, cell in list(world.cells.items()):
+            misfits += self._misfits(world, key, cell)
+        return world, misfits
+
+    def _misfits(self, world: World, key: RowKey, cell: Cell) -> Iterator[Misfit]:
+        resource = self._resource(key)
+        observed = self.around.observed.get(key)
+        if key.key[:1] == ("?",):
+            observed = self._nearest(world, resource, cell)
+        if observed is NOT_READ or (isinstance(observed, Row) and observed.problem):
+            return
+        doc = observed.doc if isinstance(observed, Row) else None
+        if () in cell.open:
+            return
+        if cell.doc is None or doc is None:
+            known = not cell.partial or bool(cell.doc)
+            if known and (cell.doc is None) != (doc is None):
+                yield Misfit(key, (), MISSING if cell.doc is None else cell.doc, MISSING if doc is None else doc)
+            return
+        for path, value in _known(world, key, cell):
+            for difference in differences(resource, value, at(doc, path), path):
+                if not any(overlap(difference.path, other) for other in cell.open):
+                    yield Misfit(key, difference.path, difference.expected, difference.observed)
+
+    def _nearest(self, world: World, resource: Resource, cell: Cell) -> Row | None:
+        """The new row that holds most of what a created row should hold, at least half of it."""
+        fields = cell.doc if isinstance(cell.doc, dict) else {}
+        best: tuple[int, Row] | None = None
+        for key, row in self.around.observed.of(resource.name):
+            if key in world.cells or key in self.around.claimed or isinstance(self.around.baseline.get(key), Row):
+                continue
+            score = sum(agree(resource, value, at(row.doc, (name,)), (name,)) for name, value in fields.items())
+            if 2 * score >= len(fields) and score and (best is None or score > best[0]):
+                best = (score, row)
+        return best[1] if best else None
+
+    def _fit_parts(
+        self, index: int, times: list[TimesOf], world: World, misfits: list[Misfit]
+    ) -> tuple[World, list[Misfit]]:
+        """Choose, part by part, whether it landed once, not at all or twice: whatever leaves fewer misfits."""
+        parts = [
+            part
+            for part in dict.fromkeys(touch.part for touch in world.touches if touch.effect == index)
+            if any(self._concerns(world, part, misfit) for misfit in misfits)
+        ]
+        choices: tuple[Literal[0, 2], ...] = (0, 2)
+        for part in parts[:_MOST_TRIALS]:
+            for choice in choices:
+                if choice == 0 and self._holds_another_value(world, part):
+                    continue
+                other = list(times)
+                other[index] = times[index].with_part(part, choice)
+                tried_world, tried = self._compare(other)
+                if len(tried) < len(misfits):
+                    times[index], world, misfits = other[index], tried_world, tried
+        return world, misfits
+
+    def _concerns(self, world: World, part: Part, misfit: Misfit) -> bool:
+        """Whether a misfit may come from this part: it is at the part's place, or a row like the one it creates."""
+        if part.row.key[:1] == ("?",):
+            rows = {touch.row for touch in world.touches if touch.part == part} | self._lookalikes
+            return misfit.row in rows and misfit.row.resource == part.row.resource
+        return misfit.row == part.row and overlap(misfit.path, part.path)
+
+    def _holds_another_value(self, world: World, part: Part) -> bool:
+        """In a row without a known past, a value that is not the intended one is not an absent one either."""
+        cell, observed = world.cells.get(part.row), self.around.observed.get(part.row)
+        if cell is None or not cell.partial or not isinstance(observed, Row):
+            return False
+        return at(observed.doc, part.path) not in (MISSING, None)
+
+    def _price(self, world: World, misfits: Sequence[Misfit]) -> float:
+        """A row that nothing explains costs a fault, and more if an effect wrote there: then the effect is asked."""
+        rows: dict[RowKey, float] = {}
+        for misfit in misfits:
+            owner = _owner(world, misfit)
+            owned = owner is not None and owner.effect not in self._idle
+            if not owned and not self.is_swept(misfit.row):
+                continue
+            price = FAULT + (_UNEXPLAINED_OWNED if owned else _UNEXPLAINED)
+            rows[misfit.row] = max(rows.get(misfit.row, 0.0), price)
+        return sum(rows.values())
+
+    def is_swept(self, key: RowKey) -> bool:
+        """Whether a change of this row that nothing explains counts at all."""
+        if self.around.target.writers is None:
+            return False
+        observed = self.around.observed.get(key)
+        return self.around.target.writers == "exclusive" or (isinstance(observed, Row) and observed.ours is not False)
+
+    def _coincidences(self, index: int) -> float:
+        """What an absent write would have set is there already, in a row whose past is not known."""
+        found = 0
+        for key in self._reach[index]:
+            observed = self.around.observed.get(key)
+            if self.around.baseline.get(key) is not NOT_READ or not isinstance(observed, Row):
+                continue
+            alone = [TimesOf(1 if other == index else 0) for other in range(len(self._effects))]
+            for touch in self._fold(alone).touches:
+                value = at(observed.doc, touch.path)
+                found += (
+                    touch.row == key and not touch.open and agree(self._resource(key), touch.after, value, touch.path)
+                )
+        return _COINCIDENCE * found
+
+    def _resource(self, key: RowKey) -> Resource:
+        return self.around.target.resources[key.resource]
+
+
+def _known(world: World, key: RowKey, cell: Cell) -> Iterator[tuple[Path, Any]]:
+    """What of a cell can be compared: all of it, or the fields that were set in a row known in part."""
+    if not cell.partial:
+        yield (), cell.doc
+        return
+    created = False
+    paths: dict[Path, None] = {}
+    for touch in world.touches:
+        if touch.row == key and not touch.open:
+            created = created or touch.path == ()
+            paths[touch.part.path] = None
+    if created or not paths:
+        paths = {(name,): None for name in cell.doc} if isinstance(cell.doc, dict) else {}
+    for path in paths:
+        yield path, at(cell.doc, path)
+
+
+def _owner(world: World, misfit: Misfit) -> Touch | None:
+    """The last application that wrote where the misfit is; one of an element goes before one of the whole list."""
+    overlapping = [t for t in world.touches if t.row == misfit.row and not t.open and overlap(t.path, misfit.path)]
+    return overlapping[-1] if overlapping else None
+
+
+def _wrong_part(world: World, misfit: Misfit, index: int) -> Part | None:
+    """The part of an effect that would explain a misfit by another value: what came later must have built on it."""
+    for touch in reversed(world.touches):
+        if touch.row == misfit.row and not touch.open and overlap(touch.path, misfit.path):
+            if touch.effect == index:
+                return touch.part
+            if not touch.relative:
+                return None
+    return None
+
+
+def _is_excused(world: World, misfit: Misfit, wrong: Sequence[tuple[int, Part]]) -> bool:
+    return any(_wrong_part(world, misfit, index) == part for index, part in wrong)

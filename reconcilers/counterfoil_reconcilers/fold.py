@@ -1,0 +1,327 @@
+"""Effects folded over rows: what a target must hold if each of some effects landed in a given way."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from counterfoil_reconcilers.compare import agree
+from counterfoil_reconcilers.contracts import Change, Resource, Tool, Write
+from counterfoil_reconcilers.expressions import Unevaluable
+from counterfoil_reconcilers.rows import Effect, Row, RowKey, key_shown, row_key, variables_of
+from counterfoil_reconcilers.scope import Reader, Scope
+from counterfoil_reconcilers.values import MISSING, Json, Path, Unreadable, at, put
+from counterfoil_reconcilers.world import Cell, Part, Surroundings, TimesOf, Touch, World, matches
+
+_MOST_ELEMENTS: Final = 2_000
+
+
+class Folder:
+    """Applies effects to a world. `times` says how often each part of an effect is taken to have landed."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self.steps = 0
+
+    def cell(self, world: World, key: RowKey) -> Cell:
+        """The row's state in the world, taken from the baseline when it is first met."""
+        if key not in world.cells:
+            row = self._around.baseline.get(key)
+            if isinstance(row, Row):
+                world.cells[key] = Cell({}, partial=True) if row.problem else Cell(row.doc)
+            else:
+                world.cells[key] = Cell(None) if row is None else Cell({}, partial=True)
+        return world.cells[key]
+
+    def apply(self, world: World, index: int, effect: Effect, tool: Tool, times: TimesOf) -> None:
+        """Let the effect happen, each part as often as `times` says."""
+        try:
+            variables = variables_of(effect)
+        except Unreadable as error:
+            world.problems.setdefault(index, []).append(f"its arguments cannot be compared: {error}")
+            return
+        _Pass(self, self._around, world, index, times).run(effect, tool, variables)
+
+    def noted(self, reader: Reader) -> None:
+        """Called with what was asked for, once an effect is applied; a survey overrides it."""
+
+
+class _Pass:
+    """One effect on its way through the world: its scopes see the world as it was before it."""
+
+    def __init__(self, folder: Folder, around: Surroundings, world: World, index: int, times: TimesOf) -> None:
+        self._folder = folder
+        self._around = around
+        self._world = world
+        self._index = index
+        self._times = times
+        self._before = dict(world.cells)
+        self._replies: dict[RowKey, Json] = {}
+        self._created = 0
+
+    def run(self, effect: Effect, tool: Tool, variables: Mapping[str, Json]) -> None:
+        unknown = {} if "result" in variables else {"result": "the reply is not known"}
+        strict = Scope(variables, Reader(self._around, self._before, careful=True), unknown)
+        strict.let(tool.let)
+        loose = strict
+        if strict.unknown.keys() - unknown.keys():
+            loose = Scope(variables, Reader(self._around, self._before, careful=False), unknown)
+            loose.let(tool.let)
+        keys: dict[str, Json] = {}
+        for write in tool.writes:
+            for scope in (strict, loose):
+                scope.variables["keys"] = keys
+            self._write(write, strict, loose, keys)
+        self._check_replies()
+        self._folder.noted(strict.reader)
+        self._folder.noted(loose.reader)
+
+    def _write(self, write: Write, strict: Scope, loose: Scope, keys: dict[str, Json]) -> None:
+        try:
+            items = self._items(write, strict)
+        except Unevaluable as error:
+            self._lose(write, f"`{error.text}`: {error.reason}")
+            return
+        for number, item in items:
+            scope, finder = strict.inner(), loose.inner()
+            for inner in (scope, finder):
+                if write.each is not None:
+                    inner.variables.update(item=item, index=float(number))
+                inner.let(write.let)
+            try:
+                if write.when is not None and scope.evaluate(write.when) is not True:
+                    continue
+                key = self._key(write, finder)
+            except (Unevaluable, Unreadable) as error:
+                self._lose(write, str(error))
+                continue
+            self._one_row(write, scope, key, keys)
+
+    def _items(self, write: Write, scope: Scope) -> Iterator[tuple[int, Json]]:
+        if write.each is None:
+            return iter([(0, None)])
+        items = scope.evaluate(write.each)
+        if not isinstance(items, list) or len(items) > _MOST_ELEMENTS:
+            raise Unevaluable(write.each.text, f"it is no list of at most {_MOST_ELEMENTS} elements")
+        return iter(enumerate(items))
+
+    def _key(self, write: Write, scope: Scope) -> RowKey | None:
+        """The row's key, or None for a created row whose key is not known beforehand."""
+        if not write.key:
+            return None
+        try:
+            return row_key(write.resource, {name: scope.evaluate(value) for name, value in write.key})
+        except (Unevaluable, Unreadable):
+            if write.create:
+                return None
+            raise
+
+    def _lose(self, write: Write, reason: str) -> None:
+        """A write whose row is not known may have touched any row of its resource."""
+        self._world.blind.setdefault(write.resource.name, reason)
+        self._world.problems.setdefault(self._index, []).append(
+            f"write {write.index + 1} ({write.resource.name}): {reason}"
+        )
+
+    def _one_row(self, write: Write, scope: Scope, key: RowKey | None, keys: dict[str, Json]) -> None:
+        if key is None:
+            self._created += 1
+            part = Part(RowKey(write.resource.name, ("?", str(self._index), str(self._created))), ())
+            for copy in range(self._times(part)):
+                bound = self._create_unkeyed(write, scope, part, copy)
+                if bound is not None and copy == 0:
+                    keys[write.resource.name] = dict(zip(write.resource.key, bound.key, strict=True))
+            return
+        if write.create:
+            keys[write.resource.name] = dict(zip(write.resource.key, key.key, strict=True))
+        if write.create or write.delete:
+            self._whole_row(write, scope, key)
+            return
+        self._remember_reply(write, scope, key)
+        self._folder.cell(self._world, key)
+        for change in write.changes:
+            self._change(write.resource, change, scope, key)
+
+    def _whole_row(self, write: Write, scope: Scope, key: RowKey) -> None:
+        part = Part(key, ())
+        before = self._folder.cell(self._world, key)
+        if self._times(part) == 0:
+            return
+        if write.delete:
+            self._world.cells[key] = Cell(None)
+            self._touch(part, (), before.doc, None)
+            return
+        doc, open_paths = self._document(write, scope)
+        self._world.cells[key] = Cell(doc, partial=True, open=open_paths)
+        self._touch(part, (), None if before.partial else before.doc, doc)
+
+    def _create_unkeyed(self, write: Write, scope: Scope, part: Part, copy: int) -> RowKey | None:
+        """A created row without a known key: bound to an observed row with this content that nothing explains yet."""
+        doc, open_paths = self._document(write, scope)
+        found: dict[str, Json] = {}
+        for name, expression in write.find:
+            try:
+                found[name] = scope.evaluate(expression)
+            except Unevaluable:
+                open_paths |= {(name,)}
+        fields = doc if isinstance(doc, dict) else {}
+        self._world.searches.append((write.resource.name, found or _texts(fields)))
+        doc = {**fields, **found}
+        cell = Cell(doc, partial=True, open=open_paths)
+        exact = next((k for k, r in self.candidates(write.resource) if matches(write.resource, cell, r.doc)), None)
+        key = exact or RowKey(part.row.resource, (*part.row.key, str(copy)))
+        self._world.cells[key] = cell
+        self._world.touches.append(Touch(self._index, part, key, (), None, doc))
+        return exact
+
+    def candidates(self, resource: Resource) -> Iterator[tuple[RowKey, Row]]:
+        """Observed rows that are new and that nothing in this world stands for yet."""
+        for key, row in self._around.observed.of(resource.name):
+            taken = key in self._world.cells or key in self._around.claimed
+            if not taken and not isinstance(self._around.baseline.get(key), Row) and row.problem is None:
+                yield key, row
+
+    def _document(self, write: Write, scope: Scope) -> tuple[Json, frozenset[Path]]:
+        doc: Json = {}
+        open_paths: set[Path] = set()
+        for change in write.changes:
+            path: Path = tuple(step for step in change.path if isinstance(step, str))
+            try:
+                path = _resolved(change, scope)
+                value = scope.evaluate(change.value) if change.value else MISSING
+                if change.kind == "append" and not isinstance(value, list):
+                    value = [value]
+                doc = put(doc, path, value)
+            except (Unevaluable, Unreadable):
+                open_paths.add(path)
+        return doc, frozenset(open_paths)
+
+    def _change(self, resource: Resource, change: Change, scope: Scope, key: RowKey) -> None:
+        self._folder.steps += 1
+        try:
+            path = _resolved(change, scope)
+        except (Unevaluable, Unreadable) as error:
+            head: Path = (change.path[0],) if isinstance(change.path[0], str) else ()
+            self._leave_open(Part(key, head), str(error))
+            return
+        part = Part(key, path)
+        times = self._times(part)
+        entries: list[Any] | None = None
+        for number in range(times):
+            try:
+                if change.kind == "append":
+                    entries = entries if entries is not None else self._entries(change, scope, key)
+                    self._append(part, entries)
+                else:
+                    self._set(part, change, scope, first=number == 0)
+            except (Unevaluable, Unreadable) as error:
+                self._from_reply(part, str(error))
+                return
+
+    def _entries(self, change: Change, scope: Scope, key: RowKey) -> list[Any]:
+        value = self._value(change, scope, self._before_cell(key), MISSING)
+        return value if isinstance(value, list) else [value]
+
+    def _append(self, part: Part, entries: list[Any]) -> None:
+        cell = self._world.cells[part.row]
+        held = at(cell.doc, part.path)
+        if held is MISSING and (cell.partial or part.path in cell.open):
+            raise Unreadable(f"the state of {key_shown(part.row)} before is not known")
+        held = [] if held is MISSING or held is None else held
+        if not isinstance(held, list):
+            raise Unreadable("it is no list, so nothing can be appended")
+        self._store(part.row, part.path, [*held, *entries])
+        for offset, entry in enumerate(entries):
+            self._touch(part, (*part.path, len(held) + offset), MISSING, entry, relative=True)
+
+    def _set(self, part: Part, change: Change, scope: Scope, first: bool) -> None:
+        cell = self._world.cells[part.row]
+        old = at(cell.doc, part.path)
+        before = self._before_cell(part.row) if first else cell
+        value = MISSING if change.kind == "remove" else self._value(change, scope, before, old)
+        self._store(part.row, part.path, value)
+        relative = change.value is not None and not change.value.names.isdisjoint(("old", "before"))
+        self._touch(part, part.path, old, value, relative=relative)
+
+    def _before_cell(self, key: RowKey) -> Cell:
+        return self._before.get(key) or self._folder.cell(World(), key)
+
+    def _value(self, change: Change, scope: Scope, before: Cell, old: Any) -> Any:
+        assert change.value is not None  # noqa: S101  # only `remove` has none
+        inner = scope.inner()
+        if before.doc is None:
+            inner.unknown["before"] = "the row did not exist before"
+        elif (before.partial or before.open) and change.value.asks_absence:
+            inner.unknown["before"] = "the row's state before is not wholly known"
+        else:
+            inner.variables["before"] = before.doc
+        if old is MISSING:
+            inner.unknown["old"] = "there was no value before, or it is not known"
+        else:
+            inner.variables["old"] = old
+        return inner.evaluate(change.value)
+
+    def _remember_reply(self, write: Write, scope: Scope, key: RowKey) -> None:
+        if write.reply is None:
+            return
+        try:
+            reply = scope.evaluate(write.reply)
+        except Unevaluable:
+            return
+        if isinstance(reply, dict):
+            self._replies[key] = reply
+
+    def _from_reply(self, part: Part, reason: str) -> None:
+        """What only the reply can tell is taken from it; without a reply it stays open."""
+        value = at(self._replies.get(part.row), part.path) if part.row in self._replies else MISSING
+        if value is MISSING:
+            self._leave_open(part, reason)
+            return
+        old = at(self._world.cells[part.row].doc, part.path)
+        self._store(part.row, part.path, value)
+        self._touch(part, part.path, old, value)
+
+    def _leave_open(self, part: Part, reason: str) -> None:
+        cell = self._folder.cell(self._world, part.row)
+        try:
+            doc = put(cell.doc, part.path, MISSING) if part.path and cell.doc is not None else cell.doc
+        except Unreadable:
+            doc = cell.doc
+        self._world.cells[part.row] = Cell(doc, cell.partial, cell.open | {part.path})
+        self._touch(part, part.path, MISSING, MISSING, reason=reason)
+
+    def _store(self, key: RowKey, path: Path, value: Any) -> None:
+        cell = self._world.cells[key]
+        created = cell.doc is None
+        doc = put({} if created else cell.doc, path, value)
+        still_open = frozenset(other for other in cell.open if other[: len(path)] != path)
+        self._world.cells[key] = Cell(doc, cell.partial or created, still_open)
+
+    def _touch(
+        self, part: Part, path: Path, before: Any, after: Any, *, reason: str | None = None, relative: bool = False
+    ) -> None:
+        self._world.touches.append(Touch(self._index, part, part.row, path, before, after, reason, relative))
+
+    def _check_replies(self) -> None:
+        for key, reply in self._replies.items():
+            cell = self._world.cells[key]
+            resource = self._around.target.resources[key.resource]
+            if not cell.partial and not cell.open and not agree(resource, cell.doc, reply):
+                self._world.contradicted.add(self._index)
+
+
+def _texts(fields: Mapping[str, Json]) -> dict[str, Json]:
+    """The fields that a target can look for without a tolerance."""
+    return {name: value for name, value in fields.items() if isinstance(value, str | bool)}
+
+
+def _resolved(change: Change, scope: Scope) -> Path:
+    """The path with its bracketed steps evaluated: a text is a field's name, a whole number a position."""
+    path: list[str | int] = []
+    for step in change.path:
+        value = step if isinstance(step, str) else scope.evaluate(step)
+        if isinstance(value, float) and value.is_integer():
+            path.append(int(value))
+        elif isinstance(value, str):
+            path.append(value)
+        else:
+            raise Unreadable(f"{change.text}: a step of a path is a name or a position")
+    return tuple(path)

@@ -1,0 +1,211 @@
+"""Verdicts: intents held against what was observed. Pure: values in, values out, no clock and no I/O.
+
+`judge` takes the effects of one tenant at one target, in any order and number, finds those that share rows,
+explains each such group with the fewest faults, and says what became of every effect; `sweep` says which other rows
+changed.
+Whatever cannot be told is `unknowable` with its reason; a guess is never a verdict.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from counterfoil_reconcilers.compare import differences
+from counterfoil_reconcilers.contracts import Contracts, Target
+from counterfoil_reconcilers.evidence import Evidence, capped, differences_shown
+from counterfoil_reconcilers.explain import Explanation, Searcher
+from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey, Rows
+from counterfoil_reconcilers.touched import Search, Touched, connected, resources_of
+from counterfoil_reconcilers.values import MISSING
+from counterfoil_reconcilers.world import Surroundings
+
+__all__ = [
+    "Effect",
+    "Judgement",
+    "Row",
+    "RowKey",
+    "Rows",
+    "Search",
+    "Touched",
+    "Unattributed",
+    "Verdict",
+    "connected",
+    "judge",
+    "resources_of",
+    "suspects",
+    "sweep",
+]
+
+VerdictName = Literal["applied", "not_applied", "partial", "duplicated", "mismatched", "unknowable"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one effect. `reason` is a sentence for an unknowable one; `evidence` is JSON."""
+
+    effect_id: bytes
+    verdict: VerdictName
+    reason: str | None
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unattributed:
+    """A row that changed although no effect explains it; `unknowable` where an effect that cannot be judged may."""
+
+    row: RowKey
+    verdict: Literal["unattributed", "unknowable"]
+    reason: str | None
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Verdicts in the order of the effects given, changes that nothing explains, and the rows that were explained."""
+
+    verdicts: tuple[Verdict, ...]
+    unattributed: tuple[Unattributed, ...]
+    explained: frozenset[RowKey] = frozenset()
+    blind: Mapping[str, str] = field(default_factory=dict)  # resource ("*": all) -> why its changes prove nothing
+
+
+def judge(contracts: Contracts, target: str, effects: Sequence[Effect], baseline: Rows, observed: Rows) -> Judgement:
+    """Verdicts on effects of one tenant at one target, given all effects that share their rows.
+
+    `baseline` holds rows as they were last known to be right, before all these effects; rows that it lacks are
+    judged from `observed` alone.
+    """
+    touched = [resources_of(contracts, effect, baseline, observed) for effect in effects]
+    verdicts: dict[int, Verdict] = {}
+    unattributed: list[Unattributed] = []
+    explained: set[RowKey] = set()
+    blind: dict[str, str] = {}
+    for index, (effect, one) in enumerate(zip(effects, touched, strict=True)):
+        known = contracts.tools.get(effect.tool)
+        if one.reason is not None or known is None or known.target != target:
+            reason = one.reason or f"the contract of {effect.tool} names the target {known.target if known else '?'}"
+            verdicts[index] = Verdict(effect.effect_id, "unknowable", reason, {"tool": effect.tool})
+            if effect.outcome not in ("failed", "denied"):
+                blind.setdefault("*", reason)
+        elif effect.outcome not in ("failed", "denied"):
+            blind.update(one.blind)
+    everywhere = frozenset().union(*(one.writes for one in touched)) if touched else frozenset()
+    for group in connected(touched):
+        members = sorted((i for i in group if i not in verdicts), key=lambda i: effects[i].order)
+        if not members:
+            continue
+        written = frozenset().union(*(touched[i].writes for i in members))
+        around = Surroundings(contracts, contracts.targets[target], baseline, observed, written, everywhere - written)
+        result = _judge_group(around, [effects[i] for i in members], blind)
+        verdicts.update(zip(members, result.verdicts, strict=True))
+        unattributed += result.unattributed
+        explained |= result.explained
+    ordered = tuple(verdicts[index] for index in range(len(effects)))
+    return Judgement(ordered, tuple(unattributed), frozenset(explained), blind)
+
+
+def sweep(
+    contracts: Contracts, target: str, baseline: Rows, observed: Rows, judged: Judgement
+) -> tuple[Unattributed, ...]:
+    """Rows that differ from the baseline and that no judged effect reaches; none where writers are not declared."""
+    declared = contracts.targets[target]
+    if declared.writers is None:
+        return ()
+    found: list[Unattributed] = []
+    for key in dict.fromkeys((*observed.rows, *baseline.rows)):
+        before, after = baseline.get(key), observed.get(key)
+        if key in judged.explained or before is NOT_READ or after is NOT_READ or key.resource not in declared.resources:
+            continue
+        change = _change(contracts, declared, key, before, after)
+        if change is not None:
+            found.append(_with_blindness(change, judged.blind))
+    return tuple(found)
+
+
+def suspects(changes: Iterable[Unattributed], verdicts: Iterable[Verdict]) -> dict[RowKey, tuple[bytes, ...]]:
+    """For changes of one tenant: effects of others that did not land, and that would have made exactly this change.
+
+    This looks across tenants, so what it says is for operators only.
+    """
+    absent: dict[tuple[RowKey, str], list[bytes]] = {}
+    for verdict in verdicts:
+        for part in verdict.evidence.get("parts", ()) if verdict.verdict == "not_applied" else ():
+            key = RowKey(part["resource"], tuple(part["key"]))
+            absent.setdefault((key, part["field"]), []).append(verdict.effect_id)
+    named: dict[RowKey, tuple[bytes, ...]] = {}
+    for change in changes:
+        fields = {
+            difference["field"].split("[")[0].split(".")[0] for difference in change.evidence.get("differences", ())
+        }
+        ids = {
+            effect_id
+            for (key, path), ids in absent.items()
+            if key == change.row and path.split("[")[0].split(".")[0] in fields
+            for effect_id in ids
+        }
+        if ids:
+            named[change.row] = tuple(sorted(ids))
+    return named
+
+
+def _judge_group(around: Surroundings, effects: Sequence[Effect], blind: Mapping[str, str]) -> Judgement:
+    searcher = Searcher(around, effects)
+    best = searcher.best()
+    evidence = Evidence(around, effects, best)
+    verdicts: list[Verdict] = []
+    for index, effect in enumerate(effects):
+        name, reason = evidence.verdict(index)
+        if name == "applied" and effect.outcome == "unknown" and _could_be_absent(searcher, best, index):
+            name, reason = "unknowable", "overwritten: later effects leave the same rows whether this one landed or not"
+        verdicts.append(Verdict(effect.effect_id, name, reason, evidence.of(index)))
+    by_row: dict[RowKey, list[Any]] = {}
+    for misfit in best.misfits:
+        by_row.setdefault(misfit.row, []).append(misfit)
+    stray = [
+        _with_blindness(Unattributed(key, "unattributed", None, differences_shown(around, key, misfits)), blind)
+        for key, misfits in by_row.items()
+        if key.key[:1] != ("?",) and searcher.is_swept(key)
+    ]
+    return Judgement(tuple(verdicts), tuple(stray), frozenset(searcher.rows | set(best.world.cells)))
+
+
+def _could_be_absent(searcher: Searcher, best: Explanation, index: int) -> bool:
+    """Whether the same rows follow without this effect, although it had something to change."""
+    resources = searcher.around.target.resources
+    if not any(t.effect == index and t.changes(resources[t.row.resource]) for t in best.world.touches):
+        return False
+    ways = (*best.ways[:index], "never", *best.ways[index + 1 :])
+    return searcher.explain(ways).cost < best.cost + 1
+
+
+def _change(
+    contracts: Contracts, target: Target, key: RowKey, before: Row | None, after: Row | None
+) -> Unattributed | None:
+    if (before is None and after is None) or (after is not None and after.problem):
+        return None
+    if target.writers == "ours" and (after is None or after.ours is not True):
+        return None
+    resource = target.resources[key.resource]
+    left = MISSING if before is None else before.doc
+    right = MISSING if after is None else after.doc
+    found = list(differences(resource, left, right))
+    if not found:
+        return None
+    evidence = {
+        "resource": key.resource,
+        "key": list(key.key),
+        "version": after.version if after else None,
+        **capped(found),
+        "contract": {"version": contracts.version, "digest": contracts.digest},
+    }
+    return Unattributed(key, "unattributed", None, evidence)
+
+
+def _with_blindness(change: Unattributed, blind: Mapping[str, str]) -> Unattributed:
+    """An effect that cannot be judged may be what changed this row: then nothing is claimed about it."""
+    reason = blind.get(change.row.resource) or blind.get("*")
+    if reason is None:
+        return change
+    return Unattributed(
+        change.row, "unknowable", f"an effect that cannot be judged may have done this: {reason}", change.evidence
+    )

@@ -1,0 +1,57 @@
+"""Reads from a target what the effects in hand touch: by key in a few rounds, or all of it for a sweep."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from counterfoil_reconcilers.contracts import Contracts
+from counterfoil_reconcilers.contracts import Target as Declared
+from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
+from counterfoil_reconcilers.targets.port import Address, Target, TargetRow
+from counterfoil_reconcilers.touched import Touched, resources_of
+
+# A row found through a row found through a row: deeper joins stay unread, and so unknowable.
+_ROUNDS = 5
+_MOST_FOUND = 200
+
+
+def look(
+    adapter: Target, contracts: Contracts, declared: Declared, tenant: str, effects: Sequence[Effect], baseline: Rows
+) -> tuple[Rows, list[Touched]]:
+    """The rows that the effects write or refer to, and what each of them touches.
+
+    Raises TargetUnavailable.
+    """
+    rows: dict[RowKey, Row | None] = {}
+    for _ in range(_ROUNDS):
+        touched = touch(contracts, effects, baseline, Rows(rows))
+        wanted = {key for one in touched for key in (*one.writes, *one.reads, *one.missing)} - set(rows)
+        if not wanted:
+            break
+        rows.update(_by_key(adapter.read(Address(_tenant(declared, key.resource, tenant), key) for key in wanted)))
+    searches = [search for one in touched for search in one.searches]
+    for search in searches:
+        rows.update(_by_key(adapter.find(_tenant(declared, search.resource, tenant), [search], _MOST_FOUND)))
+    return Rows(rows), touched
+
+
+def look_at_all(adapter: Target, declared: Declared, tenant: str) -> Rows:
+    """Every row of the tenant at the target.
+
+    Raises TargetUnavailable.
+    """
+    rows: dict[RowKey, Row | None] = {}
+    for name in declared.resources:
+        rows.update(_by_key(adapter.scan(name, _tenant(declared, name, tenant))))
+    return Rows(rows, frozenset(declared.resources))
+
+
+def touch(contracts: Contracts, effects: Sequence[Effect], baseline: Rows, observed: Rows) -> list[Touched]:
+    """What each effect touches, as far as the rows known so far tell."""
+    return [resources_of(contracts, effect, baseline, observed) for effect in effects]
+
+
+def _by_key(found: Iterable[TargetRow]) -> Mapping[RowKey, Row | None]:
+    return {one.address.row: one.row for one in found}
+
+
+def _tenant(declared: Declared, resource: str, tenant: str) -> str | None:
+    return tenant if declared.resources[resource].tenant is not None else None

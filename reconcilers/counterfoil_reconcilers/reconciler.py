@@ -1,0 +1,211 @@
+"""The reconciler's service: APScheduler is the clock, a lease in Postgres decides who acts.
+
+One connection, one thread: passes over the targets follow each other, and a target that is away costs only its own.
+"""
+
+import datetime as dt
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from counterfoil.errors import SettingsError
+from counterfoil_consumers.errors import BrokersAway, StoreAway
+from counterfoil_consumers.store import Connection, connect, queries
+from counterfoil_consumers.topics import admin_client, check, end_offsets
+from counterfoil_reconcilers import metrics
+from counterfoil_reconcilers.checking import Checked, Checker, LeaseLost, Policy
+from counterfoil_reconcilers.contracts import Contracts
+from counterfoil_reconcilers.emission import Emitter
+from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
+from counterfoil_reconcilers.targets.postgresql import PostgresTarget
+from counterfoil_schemas import topics
+
+logger = logging.getLogger("counterfoil.reconcile")
+
+_MISFIRE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class ReconcilerSettings:
+    """What the reconciler is handed. `tenant` owns the rows of targets that have no column for it."""
+
+    kafka: Mapping[str, str]
+    dsn: str
+    contracts: Contracts
+    target_dsns: Mapping[str, str] = field(repr=False)
+    profile: str = "production"
+    topic_prefix: str = ""
+    consumer: str = "counterfoil-ingest"
+    environment: str = "production"
+    tenant: str | None = None
+    interval: dt.timedelta = dt.timedelta(seconds=1)
+    policy: Policy = field(default_factory=Policy)
+
+
+@dataclass
+class PassResult:
+    """What one pass over all targets did; `skipped` says which targets were not looked at, and why."""
+
+    effects: int = 0
+    said: int = 0
+    changes: int = 0
+    given_up: int = 0
+    open: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def add(self, checked: Checked) -> None:
+        """Add what one tenant's pass did."""
+        self.effects += checked.effects
+        self.said += checked.said
+        self.changes += checked.changes
+        self.given_up += checked.given_up
+        self.open += checked.open
+
+
+class Reconciler:
+    """Checks every target of the contracts. Use `once`, or `run`; not both at a time.
+
+    Raises SettingsError when a target has no connection string, StoreAway, StoreError, BrokersAway, TopicsError.
+    """
+
+    def __init__(self, settings: ReconcilerSettings) -> None:
+        self._settings = settings
+        self._owner = f"{platform.node()}:{os.getpid()}:{time.monotonic_ns()}"
+        self._adapters = {name: _adapter(settings, name) for name in settings.contracts.targets}
+        declared = topics(settings.profile, settings.topic_prefix)
+        self._topic = declared["events"]
+        self._admin = admin_client(settings.kafka)
+        self._progress_key = {
+            "consumer": settings.topic_prefix + settings.consumer,
+            "topic_id": check(self._admin, self._topic).topic_id,
+        }
+        self._emitter = Emitter(self._topic.name, declared["dead_letters"].name, settings.environment)
+        self._store: Connection | None = None
+
+    def run(self, stopping: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
+        """Pass after pass until `stopping` is set; `beat` is called after each."""
+        scheduler = BackgroundScheduler(
+            executors={"default": ThreadPoolExecutor(1)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": _MISFIRE_SECONDS},
+            timezone=dt.UTC,
+        )
+
+        def tick() -> None:
+            self.once()
+            beat()
+
+        seconds = self._settings.interval.total_seconds()
+        scheduler.add_job(tick, "interval", seconds=seconds, next_run_time=dt.datetime.now(dt.UTC))
+        scheduler.start()
+        try:
+            stopping.wait()
+        finally:
+            scheduler.shutdown(wait=True)
+            self.close()
+
+    def once(self) -> PassResult:
+        """One pass over all targets and tenants. What is away is skipped, said, and tried again at the next pass."""
+        result = PassResult()
+        try:
+            if self._store is None or self._store.closed:
+                self._store = connect(self._settings.dsn, "reconciler", application="reconcile")
+            for target in self._settings.contracts.targets:
+                self._pass_over(self._store, target, result)
+            self._measure(self._store)
+        except (StoreAway, psycopg.OperationalError, psycopg.InterfaceError) as error:
+            logger.warning("the store is away: %s", str(error).splitlines()[0])
+            result.skipped["store"] = str(error).splitlines()[0]
+            if self._store is not None:
+                self._store.close()
+        return result
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        for adapter in self._adapters.values():
+            adapter.close()
+        if self._store is not None:
+            self._store.close()
+
+    def _pass_over(self, store: Connection, target: str, result: PassResult) -> None:
+        checker = Checker(
+            store=store,
+            contracts=self._settings.contracts,
+            target=target,
+            adapter=self._adapters[target],
+            emitter=self._emitter,
+            owner=self._owner,
+            policy=self._settings.policy,
+            progress_key=self._progress_key,
+            end_offsets=lambda: end_offsets(self._admin, self._topic.name, self._topic.partitions),
+        )
+        outcome = "good"
+        with metrics.PASS_SECONDS.time():
+            for tenant in self._tenants(store, target):
+                try:
+                    checked = checker.check(tenant)
+                except (TargetUnavailable, BrokersAway, LeaseLost) as error:
+                    outcome = "skipped"
+                    logger.warning("%s of %s is looked at again later: %s", target, tenant, error)
+                    result.skipped[target] = str(error)
+                    if isinstance(error, TargetUnavailable):
+                        metrics.UNAVAILABLE.labels(target).inc()
+                        break
+                else:
+                    result.add(checked or Checked())
+                    metrics.GIVEN_UP.labels(target).inc(checked.given_up if checked else 0)
+        metrics.PASSES.labels(target, outcome).inc()
+        if outcome == "good":
+            metrics.LAST_PASS.labels(target).set_to_current_time()
+
+    def _tenants(self, store: Connection, target: str) -> Sequence[str]:
+        """Tenants with writes at the target, and, where all of it is swept, those whose rows it holds."""
+        named = queries("reconcile")
+        acting = {row["tenant"] for row in store.execute(named["find_pairs"], {"targets": [target]})}
+        declared = self._settings.contracts.targets[target]
+        if declared.writers is None:
+            return sorted(acting)
+        if all(resource.tenant is not None for resource in declared.resources.values()):
+            return [row["tenant"] for row in store.execute(named["find_tenants"])]
+        own = {self._settings.tenant} if self._settings.tenant else set()
+        if len(acting | own) > 1:
+            logger.warning(
+                "%s has resources without a tenant column and %d tenants write there: it can't be told whose rows they "
+                "are, so nothing is checked; name the column in the contract",
+                target,
+                len(acting | own),
+            )
+            return []
+        return sorted(acting | own)
+
+    def _measure(self, store: Connection) -> None:
+        named = queries("reconcile")
+        for gauge in (metrics.EFFECTS, metrics.DRIFT, metrics.OLDEST_UNRESOLVED):
+            gauge.clear()
+        for row in store.execute(named["measure_effects"]):
+            labels = (row["tenant"], row["target"], row["verdict"])
+            metrics.EFFECTS.labels(*labels).set(row["effects"])
+            if row["drift"]:
+                metrics.DRIFT.labels(*labels).set(row["drift"])
+        for row in store.execute(named["measure_changes"]):
+            metrics.DRIFT.labels(row["tenant"], row["target"], row["verdict"]).set(row["changes"])
+        for row in store.execute(named["measure_oldest"]):
+            metrics.OLDEST_UNRESOLVED.labels(row["target"]).set(row["seconds"])
+
+
+def _adapter(settings: ReconcilerSettings, target: str) -> Target:
+    dsn = settings.target_dsns.get(target)
+    if dsn is None:
+        name = target.upper()
+        raise SettingsError(
+            f"the contracts name the target {target}, and nothing says how to reach it: "
+            f"set COUNTERFOIL_TARGETS__{name}__DSN or COUNTERFOIL_TARGETS__{name}__DSN_FILE"
+        )
+    return PostgresTarget(settings.contracts, target, dsn)

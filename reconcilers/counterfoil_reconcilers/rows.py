@@ -1,0 +1,123 @@
+"""What the judge is given: effects of one tenant at one target, and rows of that target, as plain values."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Literal, NamedTuple
+
+from counterfoil_reconcilers.contracts import Resource
+from counterfoil_reconcilers.values import Json, Unreadable, key_text, parse_json, plain
+
+Outcome = Literal["ok", "accepted", "failed", "unknown", "partial", "denied"]
+
+
+class RowKey(NamedTuple):
+    """One row of a target: the resource's name, and its key's values as text in the order of the contract."""
+
+    resource: str
+    key: tuple[str, ...]
+
+
+class NotRead(Enum):
+    """A row that nobody looked for, as against one that is known not to exist (None)."""
+
+    NOT_READ = "not read"
+
+
+NOT_READ: Final = NotRead.NOT_READ
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as it was read. `version` is the target's own (xmin, an ETag); `ours` answers the contract's predicate."""
+
+    doc: Json
+    version: str | None = None
+    ours: bool | None = None
+    problem: str | None = None
+
+
+def row_of(value: Any, version: str | None = None, ours: bool | None = None) -> Row:
+    """A row from any JSON-like value; what cannot be compared becomes the row's `problem`."""
+    try:
+        return Row(plain(value), version, ours)
+    except Unreadable as error:
+        return Row(None, version, ours, str(error))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows by key. `whole`: resources that were read completely, so that a row not in here does not exist."""
+
+    rows: Mapping[RowKey, Row | None] = field(default_factory=dict)
+    whole: frozenset[str] = frozenset()
+
+    def get(self, key: RowKey) -> Row | NotRead | None:
+        """The row; None if it does not exist; NOT_READ if nobody looked."""
+        if key in self.rows:
+            return self.rows[key]
+        return None if key.resource in self.whole else NOT_READ
+
+    def of(self, resource: str) -> Iterable[tuple[RowKey, Row]]:
+        """The rows of one resource that exist."""
+        return ((key, row) for key, row in self.rows.items() if key.resource == resource and row is not None)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One intended write as the store knows it.
+
+    `order` sorts effects of one tenant in the order in which they were attempted; `attempts` counts its intents.
+    `reply` is what the tool gave back, text or JSON, and None if it was lost.
+    """
+
+    effect_id: bytes
+    tool: str
+    args: Mapping[str, Any]
+    outcome: Outcome
+    order: tuple[int | str, ...]
+    reply: Any = None
+    attempts: int = 1
+    step: str | None = None
+    tenant: str = ""
+
+
+def variables_of(effect: Effect) -> dict[str, Json]:
+    """What expressions see of an effect; `Unreadable` if its arguments are not plain JSON."""
+    variables: dict[str, Json] = {
+        "args": plain(effect.args),
+        "effect": effect.effect_id.hex(),
+        "tenant": effect.tenant,
+        "keys": {},
+    }
+    if effect.step is not None:
+        variables["step"] = effect.step
+    if effect.reply is not None:
+        variables["result"] = result_of(effect.reply)
+    return variables
+
+
+def result_of(reply: Any) -> Json:
+    """The reply as JSON if it is JSON text that can be compared, else the text itself."""
+    if isinstance(reply, str):
+        try:
+            return parse_json(reply)
+        except Unreadable:
+            return plain(reply)
+    return plain(reply)
+
+
+def row_key(resource: Resource, values: Mapping[str, Json]) -> RowKey:
+    """The key of a row from its columns' values; `Unreadable` if one is missing or is no key."""
+    missing = [name for name in resource.key if name not in values]
+    if missing or len(values) != len(resource.key):
+        raise Unreadable(
+            f"the key of {resource.name} is {', '.join(resource.key)}, not {', '.join(values) or 'nothing'}"
+        )
+    return RowKey(resource.name, tuple(key_text(values[name]) for name in resource.key))
+
+
+def key_shown(key: RowKey) -> str:
+    """For people: `orders W-17`."""
+    return f"{key.resource} {key.key[0] if len(key.key) == 1 else json.dumps(key.key)}"

@@ -1,0 +1,75 @@
+"""What an expression sees: the variables of one effect, and rows as they were before it."""
+
+from collections.abc import Mapping
+
+from counterfoil_reconcilers.expressions import Expression, NoSuchRow, Unevaluable
+from counterfoil_reconcilers.rows import NOT_READ, Row, RowKey, key_shown, row_key
+from counterfoil_reconcilers.values import Json
+from counterfoil_reconcilers.world import Cell, Surroundings
+
+
+class Reader:
+    """Looks rows up for expressions, in the world before the effect; notes what was asked for and not there."""
+
+    def __init__(self, around: Surroundings, cells: Mapping[RowKey, Cell], careful: bool) -> None:
+        self._around = around
+        self._cells = cells
+        self._careful = careful
+        self.asked: set[RowKey] = set()
+        self.missing: set[RowKey] = set()
+
+    def __call__(self, resource: str, key: Mapping[str, Json]) -> Json:
+        declared = self._around.target.resources.get(resource)
+        if declared is None:
+            raise ValueError(f"there is no resource {resource}")
+        found = row_key(declared, key)
+        self.asked.add(found)
+        cell = self._cells.get(found)
+        if cell is not None and not cell.partial and not cell.open:
+            return _existing(cell.doc, found)
+        row = self._around.baseline.get(found)
+        if row is NOT_READ:
+            if self._careful and found in self._around.written:
+                raise ValueError(f"the state of {key_shown(found)} before is not known")
+            row = self._around.observed.get(found)
+        if row is NOT_READ:
+            self.missing.add(found)
+            raise ValueError(f"{key_shown(found)} was not read")
+        if isinstance(row, Row) and row.problem:
+            raise ValueError(f"{key_shown(found)} cannot be compared: {row.problem}")
+        return _existing(row.doc if isinstance(row, Row) else None, found)
+
+
+def _existing(doc: Json, key: RowKey) -> Json:
+    if doc is None:
+        raise NoSuchRow(f"{key_shown(key)} does not exist")
+    return doc
+
+
+class Scope:
+    """The variables of one effect, with the reason for each that has no value."""
+
+    def __init__(self, variables: Mapping[str, Json], reader: Reader, unknown: Mapping[str, str]) -> None:
+        self.variables = dict(variables)
+        self.unknown = dict(unknown)
+        self.reader = reader
+
+    def inner(self) -> "Scope":
+        """A scope inside this one."""
+        return Scope(self.variables, self.reader, self.unknown)
+
+    def let(self, names: tuple[tuple[str, Expression], ...]) -> None:
+        """Bind each name, or remember why it has no value."""
+        for name, expression in names:
+            try:
+                self.variables[name] = self.evaluate(expression)
+            except Unevaluable as error:
+                self.variables.pop(name, None)
+                self.unknown[name] = error.reason
+
+    def evaluate(self, expression: Expression) -> Json:
+        """The expression's value; `Unevaluable` with the first cause, not only the name that lacks a value."""
+        for name in expression.names:
+            if name not in self.variables and name in self.unknown:
+                raise Unevaluable(expression.text, self.unknown[name])
+        return expression.evaluate(self.variables, self.reader)

@@ -1,0 +1,357 @@
+"""PostgreSQL as a target: batched look-ups in a session that cannot write.
+
+Keys travel as text and are cast to the column's own type, so that its index serves; a key that the type refuses
+names no row. A whole read sees one snapshot, so that two rows of one transaction are never seen half.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, LiteralString, Self
+
+import psycopg
+from psycopg import sql
+
+from counterfoil_reconcilers.contract_files import did_you_mean
+from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
+from counterfoil_reconcilers.rows import Row, RowKey, row_of
+from counterfoil_reconcilers.targets.port import Address, TargetRow, TargetUnavailable
+from counterfoil_reconcilers.touched import Search
+from counterfoil_reconcilers.values import Json, Unreadable, key_text, parse_json
+
+_SCAN_ROWS: Final = 1_000
+_LONGEST_ROW_BYTES: Final = 4_000_000
+
+# Local to the transaction, so that nothing is left behind on a connection that a pooler shares.
+_SETTINGS: LiteralString = """
+    SELECT set_config('statement_timeout', %(statement)s, true),
+           set_config('lock_timeout', %(lock)s, true),
+           set_config('idle_in_transaction_session_timeout', %(idle)s, true)
+"""
+_COLUMNS: LiteralString = """
+    SELECT a.attname, format_type(a.atttypid, a.atttypmod), c.relkind::text
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    WHERE c.oid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
+"""
+_TABLES: LiteralString = """
+    SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+"""
+
+
+_Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A resource's table as the catalogue has it. `versioned`: it has xmin, which views lack."""
+
+    columns: dict[str, str]
+    versioned: bool
+
+
+class PostgresTarget:
+    """One PostgreSQL database behind the port `Target`. Not for use by several threads at once."""
+
+    def __init__(
+        self,
+        contracts: Contracts,
+        name: str,
+        conninfo: str,
+        *,
+        connect_timeout_seconds: int = 5,
+        statement_timeout_millis: int = 10_000,
+        lock_timeout_millis: int = 2_000,
+    ) -> None:
+        self._contracts = contracts
+        self._target = contracts.targets[name]
+        self._name = name
+        self._conninfo = conninfo
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._settings = {
+            "statement": str(statement_timeout_millis),
+            "lock": str(lock_timeout_millis),
+            "idle": str(6 * statement_timeout_millis),
+        }
+        self._connection: _Connection | None = None
+        self._shapes: dict[str, _Shape] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection; the next call opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def check(self) -> Sequence[ContractError]:
+        """Tables and columns that the contract names and this database lacks, each with the line that names it."""
+        errors: list[ContractError] = []
+        self._shapes.clear()
+        with self._session() as connection:
+            tables = [(str(schema), str(table)) for schema, table in connection.execute(_TABLES)]
+            for resource in self._target.resources.values():
+                errors += self._check_resource(connection, resource, tables)
+        return errors
+
+    def read(self, addresses: Iterable[Address]) -> Sequence[TargetRow]:
+        """Every address once, with its row or None; one query per resource, all in one snapshot."""
+        by_resource: dict[str, list[Address]] = defaultdict(list)
+        for address in dict.fromkeys(addresses):
+            by_resource[address.row.resource].append(address)
+        found: list[TargetRow] = []
+        with self._session() as connection:
+            for name, wanted in by_resource.items():
+                rows = self._look_up(connection, self._target.resources[name], wanted)
+                found += [TargetRow(address, rows.get(index)) for index, address in enumerate(wanted)]
+        return found
+
+    def find(self, tenant: str | None, searches: Sequence[Search], limit: int = 50) -> Sequence[TargetRow]:
+        """Rows that hold every field of a search; a value that a column's type refuses is held by none."""
+        found: dict[Address, TargetRow] = {}
+        with self._session() as connection:
+            for search in searches:
+                resource = self._target.resources[search.resource]
+                for row in self._search(connection, resource, tenant, search, limit):
+                    found[row.address] = row
+        return list(found.values())
+
+    def scan(self, resource: str, tenant: str | None = None) -> Iterator[TargetRow]:
+        """Every row of a resource, in batches from a server-side cursor, all from one snapshot."""
+        declared = self._target.resources[resource]
+        with self._session() as connection:
+            shape = self._shape(connection, declared)
+            query = sql.SQL("SELECT {row} FROM {table} t").format(
+                row=self._row(declared, shape), table=_table(declared)
+            )
+            if tenant is not None and declared.tenant is not None:
+                query += sql.SQL(" WHERE t.{column} = %(tenant)s::{type}").format(
+                    column=sql.Identifier(declared.tenant), type=_type(shape.columns[declared.tenant])
+                )
+            with connection.cursor(name="counterfoil_scan") as cursor:
+                cursor.itersize = _SCAN_ROWS
+                cursor.execute(query, {"tenant": tenant})
+                for values in cursor:
+                    yield self._target_row(declared, values)
+
+    @contextmanager
+    def _session(self) -> Iterator[_Connection]:
+        """One read-only transaction; every error of the driver becomes TargetUnavailable."""
+        try:
+            connection = self._connected()
+            with connection.transaction():
+                connection.execute(_SETTINGS, self._settings)
+                yield connection
+        except psycopg.Error as error:
+            self.close()
+            raise TargetUnavailable(self._name, _sentence(error)) from error
+
+    def _connected(self) -> _Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(
+                self._conninfo,
+                connect_timeout=self._connect_timeout_seconds,
+                application_name="counterfoil reconcile",
+                autocommit=True,
+                prepare_threshold=None,
+            )
+            self._connection.read_only = True
+            self._connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        return self._connection
+
+    def _shape(self, connection: _Connection, resource: Resource) -> _Shape:
+        """The table's shape, asked for once; TargetUnavailable if it lacks what a look-up needs."""
+        if resource.name not in self._shapes:
+            shape = _read_shape(connection, resource)
+            needed = [*resource.key, *(name for name in (resource.tenant, resource.doc) if name)]
+            lacking = next((name for name in needed if shape is None or name not in shape.columns), None)
+            if shape is None or lacking is not None:
+                what = f"column {lacking} in table {resource.table}" if shape else f"table {resource.table}"
+                raise TargetUnavailable(
+                    self._name, f"there is no {what}, or it may not be read; run the contract check"
+                )
+            self._shapes[resource.name] = shape
+        return self._shapes[resource.name]
+
+    def _row(self, resource: Resource, shape: _Shape) -> sql.Composable:
+        """The columns that make up a TargetRow: tenant, version, whether it is ours, size, document, key."""
+        whole = sql.SQL("to_jsonb(t)::text")
+        document = sql.SQL("t.{}::text").format(sql.Identifier(resource.doc)) if resource.doc else whole
+        # The predicate is the contract's own SQL, in a session that cannot write.
+        predicate: Any = (self._target.ours or "NULL::bool").replace("%", "%%")
+        ours = sql.SQL("({})").format(sql.SQL(predicate))
+        return sql.SQL(
+            "{tenant}, {version}, {ours}, octet_length({doc}),"
+            " CASE WHEN octet_length({doc}) <= {most} THEN {doc} END, {key}"
+        ).format(
+            tenant=sql.SQL("t.{}::text").format(sql.Identifier(resource.tenant))
+            if resource.tenant
+            else sql.SQL("NULL"),
+            version=sql.SQL("t.xmin::text") if shape.versioned else sql.SQL("NULL"),
+            ours=ours,
+            doc=document,
+            most=sql.Literal(_LONGEST_ROW_BYTES),
+            key=sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(name)) for name in resource.key),
+        )
+
+    def _look_up(self, connection: _Connection, resource: Resource, wanted: Sequence[Address]) -> dict[int, Row]:
+        """Rows by the position of their address; a batch with a refused key is halved until that key stands alone."""
+        if not wanted:
+            return {}
+        shape = self._shape(connection, resource)
+        names = ([resource.tenant] if resource.tenant else []) + list(resource.key)
+        columns = [
+            [(a.tenant or "") if resource.tenant and i == 0 else a.row.key[i - bool(resource.tenant)] for a in wanted]
+            for i in range(len(names))
+        ]
+        on = [
+            sql.SQL("t.{column} = k.{alias}").format(column=sql.Identifier(name), alias=sql.Identifier(f"k{i}"))
+            for i, name in enumerate(names)
+        ]
+        arrays = [sql.SQL("%s::text[]::{}[]").format(_type(shape.columns[name])) for name in names]
+        aliases = [sql.Identifier(f"k{i}") for i in range(len(names))]
+        query = sql.SQL(
+            "SELECT k.number, {row} FROM unnest({arrays}) WITH ORDINALITY AS k({aliases}, number)"
+            " JOIN {table} t ON {on}"
+        ).format(
+            row=self._row(resource, shape),
+            arrays=sql.SQL(", ").join(arrays),
+            aliases=sql.SQL(", ").join(aliases),
+            table=_table(resource),
+            on=sql.SQL(" AND ").join(on),
+        )
+        try:
+            with connection.transaction():
+                return {
+                    int(v[0]) - 1: self._target_row(resource, v[1:]).row or Row(None)
+                    for v in connection.execute(query, columns)
+                }
+        except psycopg.DataError:
+            if len(wanted) == 1:
+                return {}
+            half = len(wanted) // 2
+            left = self._look_up(connection, resource, wanted[:half])
+            right = self._look_up(connection, resource, wanted[half:])
+            return {**left, **{index + half: row for index, row in right.items()}}
+
+    def _search(
+        self, connection: _Connection, resource: Resource, tenant: str | None, search: Search, limit: int
+    ) -> Iterator[TargetRow]:
+        shape = self._shape(connection, resource)
+        conditions: list[sql.Composable] = []
+        values: list[str | None] = []
+        if tenant is not None and resource.tenant:
+            conditions.append(
+                sql.SQL("t.{} = %s::{}").format(sql.Identifier(resource.tenant), _type(shape.columns[resource.tenant]))
+            )
+            values.append(tenant)
+        for name, value in search.fields:
+            text = _text(value)
+            if resource.doc:
+                conditions.append(
+                    sql.SQL("t.{}::jsonb ->> {} = %s").format(sql.Identifier(resource.doc), sql.Literal(name))
+                )
+            elif name in shape.columns:
+                conditions.append(sql.SQL("t.{} = %s::{}").format(sql.Identifier(name), _type(shape.columns[name])))
+            else:
+                continue
+            values.append(text)
+        query = sql.SQL("SELECT {row} FROM {table} t WHERE {on} LIMIT {limit}").format(
+            row=self._row(resource, shape),
+            table=_table(resource),
+            on=sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true"),
+            limit=sql.Literal(limit),
+        )
+        try:
+            with connection.transaction():
+                rows = connection.execute(query, values).fetchall()
+        except psycopg.DataError:
+            return
+        yield from (self._target_row(resource, row) for row in rows)
+
+    def _target_row(self, resource: Resource, values: Sequence[Any]) -> TargetRow:
+        tenant, version, ours, size, text, *key = values
+        address = Address(tenant, RowKey(resource.name, tuple(str(value) for value in key)))
+        if text is None and size is not None:
+            problem = f"it has {size} bytes, more than {_LONGEST_ROW_BYTES}"
+            return TargetRow(address, Row(None, version, ours, problem))
+        try:
+            return TargetRow(address, row_of(parse_json(text or "null"), version, ours))
+        except Unreadable as error:
+            return TargetRow(address, Row(None, version, ours, str(error)))
+
+    def _check_resource(
+        self, connection: _Connection, resource: Resource, tables: Sequence[tuple[str, str]]
+    ) -> Iterator[ContractError]:
+        at = ("targets", self._name, "resources", resource.name)
+        shape = _read_shape(connection, resource)
+        if shape is None:
+            qualified = "." in resource.table
+            names = [f"{schema}.{table}" if qualified else table for schema, table in tables]
+            hint = did_you_mean(resource.table, names)
+            yield self._contracts.error_at(
+                (*at, "table"), f"table {resource.table} does not exist in target {self._name}{hint}"
+            )
+            return
+        columns = shape.columns
+        named = [("key", name) for name in resource.key]
+        named += [(what, name) for what, name in (("tenant", resource.tenant), ("doc", resource.doc)) if name]
+        if resource.doc is None:
+            named += [("fields", path[0]) for path, _ in resource.fields]
+            yield from self._check_writes(resource, columns)
+        for what, name in named:
+            if name not in columns:
+                hint = did_you_mean(name, columns)
+                place = (*at, what, name) if what == "fields" else (*at, what)
+                yield self._contracts.error_at(
+                    place, f"table {resource.table} of target {self._name} has no column {name}{hint}"
+                )
+
+    def _check_writes(self, resource: Resource, columns: dict[str, str]) -> Iterator[ContractError]:
+        """Columns that a tool's write sets or appends to."""
+        for tool in self._contracts.tools.values():
+            for write in tool.writes if tool.target == self._name else ():
+                for change in write.changes if write.resource == resource else ():
+                    name = str(change.path[0])
+                    if name not in columns:
+                        hint = did_you_mean(name, columns)
+                        place = ("tools", tool.name, "writes", write.index, change.kind, name)
+                        sentence = f"table {resource.table} of target {self._name} has no column {name}{hint}"
+                        yield self._contracts.error_at(place, sentence)
+
+
+def _read_shape(connection: _Connection, resource: Resource) -> _Shape | None:
+    rows = connection.execute(_COLUMNS, (resource.table,)).fetchall()
+    columns = {str(name): str(type_) for name, type_, _ in rows}
+    return _Shape(columns, versioned=rows[0][2] in ("r", "p", "m")) if rows else None
+
+
+def _table(resource: Resource) -> sql.Composable:
+    """The contract's table as PostgreSQL itself reads it: a part without quotes is lower case."""
+    parts = re.findall(r'"([^"]+)"|(\w+)', resource.table)
+    return sql.Identifier(*(quoted or bare.lower() for quoted, bare in parts))
+
+
+def _type(name: str) -> sql.Composable:
+    """A type's name as format_type() gave it, which is why it may be SQL."""
+    catalogued: Any = name
+    return sql.SQL(catalogued)
+
+
+def _text(value: Json) -> str | None:
+    return None if value is None else key_text(value)
+
+
+def _sentence(error: psycopg.Error) -> str:
+    """The driver's first line; it never holds a password, the connection string may."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else 'no reason was given'}"

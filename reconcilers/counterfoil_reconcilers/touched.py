@@ -1,0 +1,91 @@
+"""Which rows an effect writes and reads, before anything is judged, and which effects therefore belong together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from counterfoil_reconcilers.contracts import Contracts, Target
+from counterfoil_reconcilers.fold import Folder
+from counterfoil_reconcilers.rows import NOT_READ, Effect, RowKey, Rows
+from counterfoil_reconcilers.scope import Reader
+from counterfoil_reconcilers.values import Json
+from counterfoil_reconcilers.world import Surroundings, TimesOf, World
+
+
+@dataclass(frozen=True)
+class Search:
+    """A created row whose key is not known beforehand: it is looked for by these fields."""
+
+    resource: str
+    fields: tuple[tuple[str, Json], ...]
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What one effect needs read. `missing` rows were asked for and not given: read them and ask again."""
+
+    writes: frozenset[RowKey]
+    reads: frozenset[RowKey]
+    searches: tuple[Search, ...]
+    missing: frozenset[RowKey]
+    blind: Mapping[str, str]
+    problems: tuple[str, ...]
+    reason: str | None = None
+
+
+def resources_of(contracts: Contracts, effect: Effect, baseline: Rows, observed: Rows) -> Touched:
+    """The rows of an effect, as far as the rows known so far tell."""
+    tool = contracts.tools.get(effect.tool)
+    if tool is None:
+        return Touched(frozenset(), frozenset(), (), frozenset(), {}, (), f"no contract for tool {effect.tool}")
+    survey = _Survey(contracts, contracts.targets[tool.target], baseline, observed)
+    world = World()
+    survey.apply(world, 0, effect, tool, TimesOf(1))
+    writes = frozenset(key for key in world.cells if key.key[:1] != ("?",))
+    searches = tuple(Search(name, tuple(sorted(fields.items()))) for name, fields in world.searches)
+    needed = {key for key in writes if baseline.get(key) is NOT_READ and observed.get(key) is NOT_READ}
+    return Touched(
+        writes=writes,
+        reads=frozenset(survey.asked),
+        searches=searches,
+        missing=frozenset(survey.missing | needed),
+        blind=dict(world.blind),
+        problems=tuple(world.problems.get(0, ())),
+    )
+
+
+def connected(touched: Sequence[Touched]) -> list[list[int]]:
+    """Indices of effects in groups: two that write a row, or of which one reads what another writes, are together."""
+    parent = list(range(len(touched)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    owner: dict[RowKey | str, int] = {}
+    for index, one in enumerate(touched):
+        marks: list[RowKey | str] = [*one.writes, *(f"search {s.resource}" for s in one.searches)]
+        for mark in marks:
+            parent[root(index)] = root(owner.setdefault(mark, index))
+    for index, one in enumerate(touched):
+        for key in one.reads:
+            if key in owner:
+                parent[root(index)] = root(owner[key])
+    groups: dict[int, list[int]] = {}
+    for index in range(len(touched)):
+        groups.setdefault(root(index), []).append(index)
+    return list(groups.values())
+
+
+class _Survey(Folder):
+    """A folder that notes every row that an expression asked for."""
+
+    def __init__(self, contracts: Contracts, target: Target, baseline: Rows, observed: Rows) -> None:
+        super().__init__(Surroundings(contracts, target, baseline, observed))
+        self.asked: set[RowKey] = set()
+        self.missing: set[RowKey] = set()
+
+    def noted(self, reader: Reader) -> None:
+        self.asked |= reader.asked
+        self.missing |= reader.missing

@@ -1,0 +1,101 @@
+"""Rows as they must be if some effects landed in some way, and the record of how they came to be so.
+
+Rows are never changed in place, so a world costs its index. A row whose state before is not known is `partial`: it
+holds only what effects have set, and only that is ever compared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from counterfoil_reconcilers.compare import agree
+from counterfoil_reconcilers.contracts import Contracts, Resource, Target
+from counterfoil_reconcilers.rows import RowKey, Rows
+from counterfoil_reconcilers.values import Json, Path, at
+
+Times = Literal[0, 1, 2]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row's state in a world. `doc` None: the row does not exist. `partial`: only what `doc` holds is known."""
+
+    doc: Json
+    partial: bool = False
+    open: frozenset[Path] = frozenset()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that an effect changes: a field of a row, or with an empty path the row itself."""
+
+    row: RowKey
+    path: Path
+
+
+@dataclass(frozen=True)
+class Touch:
+    """One application of a part in a fold: what was there, and what had to be there afterwards."""
+
+    effect: int
+    part: Part
+    row: RowKey  # the part's row, or the one that a created row was found to be
+    path: Path  # the part's path, or the element that was appended
+    before: Any
+    after: Any
+    open: str | None = None
+    relative: bool = False  # the value rests on the one before: a wrong one before it shows through
+
+    def changes(self, resource: Resource) -> bool:
+        """Whether anything had to become different."""
+        return self.open is None and not agree(resource, self.before, self.after, self.path)
+
+
+@dataclass
+class World:
+    """Rows as they must be, and how they came to be so."""
+
+    cells: dict[RowKey, Cell] = field(default_factory=dict)
+    touches: list[Touch] = field(default_factory=list)
+    blind: dict[str, str] = field(default_factory=dict)  # resource -> why a write's row is not known
+    problems: dict[int, list[str]] = field(default_factory=dict)
+    searches: list[tuple[str, dict[str, Json]]] = field(default_factory=list)  # created rows without a known key
+    contradicted: set[int] = field(default_factory=set)  # effects whose reply shows another row than this world
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What does not change between folds: contracts, rows, and which rows the effects write at all."""
+
+    contracts: Contracts
+    target: Target
+    baseline: Rows
+    observed: Rows
+    written: frozenset[RowKey] = frozenset()
+    claimed: frozenset[RowKey] = frozenset()
+
+
+class TimesOf:
+    """How often each part landed: the same for all, but for the parts named."""
+
+    def __init__(self, usual: Times, others: Mapping[Part, Times] | None = None) -> None:
+        self.usual: Times = usual
+        self.others = dict(others or {})
+
+    def __call__(self, part: Part) -> Times:
+        return self.others.get(part, self.usual)
+
+    def with_part(self, part: Part, times: Times) -> "TimesOf":
+        """The same with one part changed."""
+        return TimesOf(self.usual, {**self.others, part: times})
+
+
+def matches(resource: Resource, cell: Cell, doc: Json) -> bool:
+    """Whether an observed row holds everything that is known of the cell."""
+    if cell.doc is None or not isinstance(cell.doc, dict):
+        return False
+    return all(
+        agree(resource, value, at(doc, (name,)), (name,))
+        for name, value in cell.doc.items()
+        if (name,) not in cell.open
+    )

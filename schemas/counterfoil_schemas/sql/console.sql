@@ -1,0 +1,62 @@
+-- Named queries of the console; it reads as counterfoil_operator.
+
+-- name: find_tasks
+SELECT tenant, task_id, task_ref, title, workflow, agent, status, first_at, last_at, events, input_tokens, output_tokens,
+       cost, parent_task_id, conversation_id, subject_ref
+FROM counterfoil.task
+WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+  AND (task_ref = %(name)s OR task_id::text = %(name)s OR replace(task_id::text, '-', '') LIKE %(prefix)s)
+ORDER BY tenant, first_at LIMIT 20
+
+-- name: recent_tasks
+SELECT tenant, coalesce(task_ref, replace(task_id::text, '-', '')) AS name, title, last_at
+FROM counterfoil.task WHERE title IS NOT NULL
+ORDER BY last_at DESC LIMIT 5
+
+-- name: task_events
+SELECT event_id, kind, agent, release, principal, on_behalf_of, mode, effect_id, attempt, causation_id, producer_id, seq,
+       occurred_at, appended_at, unread, body, partition, "offset"
+FROM counterfoil.event WHERE tenant = %(tenant)s AND task_id = %(task_id)s
+UNION ALL
+SELECT event_id, kind, agent, release, principal, on_behalf_of, mode, effect_id, attempt, causation_id, producer_id, seq,
+       occurred_at, appended_at, unread, body, partition, "offset"
+FROM counterfoil.event_astray WHERE tenant = %(tenant)s AND task_id = %(task_id)s
+
+-- name: task_effects
+SELECT s.effect_id, s.tool, s.target, s.step, s.args, s.intents, s.outcome, s.verdict, s.drift, s.means, s.verdict_reason,
+       s.verdict_at, s.evidence, s.given_up, s.contract_version
+FROM counterfoil.effect_state AS s
+WHERE s.tenant = %(tenant)s AND s.task_id = %(task_id)s
+ORDER BY s.intent_at, s.effect_id
+
+-- name: drift
+SELECT tenant, target, task_id, effect_id, tool, agent, workflow, outcome, verdict, means, reason, found_at, evidence,
+       given_up, resources, args
+FROM counterfoil.drift
+WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+  AND (%(target)s::text IS NULL OR target = %(target)s)
+  AND (%(verdict)s::text IS NULL OR verdict = %(verdict)s)
+ORDER BY found_at, tenant, effect_id
+LIMIT %(limit)s
+
+-- name: coverage
+SELECT count(*) FILTER (WHERE verdict IS NOT NULL) AS judged,
+       count(*) FILTER (WHERE verdict IS NULL AND target IS NOT NULL) AS open,
+       count(*) FILTER (WHERE target IS NULL) AS uncovered,
+       count(*) FILTER (WHERE verdict = 'unknowable') AS unknowable
+FROM counterfoil.effect
+WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+
+-- name: stored_offsets
+SELECT consumer, topic, partition, next_offset, epoch, owner, updated_at
+FROM counterfoil.ingest_offset WHERE topic = %(topic)s ORDER BY partition
+
+-- name: dead_letter_counts
+SELECT letter_kind, letter_class, count(*) AS letters FROM counterfoil.dead_letter WHERE status = 'open'
+GROUP BY letter_kind, letter_class ORDER BY 1, 2
+
+-- name: add_tenant
+INSERT INTO counterfoil.tenant (tenant) VALUES (%(tenant)s) ON CONFLICT DO NOTHING
+
+-- name: list_tenants
+SELECT tenant, login_role, created_at FROM counterfoil.tenant ORDER BY tenant

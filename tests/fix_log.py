@@ -1,0 +1,107 @@
+"""What the brokers hold, read back; and Python code run in a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from counterfoil import Event, RecorderSettings
+from counterfoil.codec import decode
+from counterfoil_consumers.records import Record
+from counterfoil_consumers.topics import admin_client, end_offsets
+from counterfoil_schemas import topics
+from tests.fix_recorder import IDENTITY_KEY
+
+RecordsOf = Callable[[str], list[Record]]
+Logged = Callable[[], list[Event]]
+StartPython = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def records_of(kafka: dict[str, str], topic_prefix: str) -> RecordsOf:
+    """All records now in one of the test's topics (`events`, `dead_letters`), by partition and offset."""
+    admin = admin_client(kafka)
+
+    def read(short: str) -> list[Record]:
+        topic = topics("local", topic_prefix)[short]
+        ends = end_offsets(admin, topic.name, topic.partitions)
+        wanted = sum(ends)
+        found: list[Record] = []
+        with closing(Consumer({**kafka, "group.id": "reader", "enable.auto.commit": False})) as consumer:
+            consumer.assign([TopicPartition(topic.name, partition, 0) for partition, end in enumerate(ends) if end])
+            while len(found) < wanted:
+                for message in consumer.consume(1000, 0.1):
+                    assert message.error() is None
+                    found.append(
+                        Record(
+                            topic.name,
+                            int(message.partition() or 0),
+                            int(message.offset() or 0),
+                            message.timestamp()[1],
+                            message.key(),
+                            message.value(),
+                            tuple(message.headers() or ()),  # type: ignore[arg-type]  # pairs, once consumed
+                        )
+                    )
+        return sorted(found, key=lambda record: (record.partition, record.offset))
+
+    return read
+
+
+@pytest.fixture
+def logged(records_of: RecordsOf) -> Logged:
+    """The events now in the log; those of one task are in their order."""
+
+    def read() -> list[Event]:
+        return [decode(record.value or b"") for record in records_of("events")]
+
+    return read
+
+
+@pytest.fixture
+def start_python(recorder_settings: RecorderSettings, topic_prefix: str) -> Iterator[StartPython]:
+    """Starts Python code whose `Recorder.from_env()` records on the test's topics; keywords are variables."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("COUNTERFOIL_")}
+        ours = {
+            "COUNTERFOIL_KAFKA__BOOTSTRAP_SERVERS": recorder_settings.kafka["bootstrap.servers"],
+            "COUNTERFOIL_PROFILE": "local",
+            "COUNTERFOIL_TOPIC_PREFIX": topic_prefix,
+            "COUNTERFOIL_TENANT": "acme",
+            "COUNTERFOIL_IDENTITY_KEY": IDENTITY_KEY,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", code, *arguments],
+            env=plain | ours | variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def run_python(start_python: StartPython) -> Callable[..., str]:
+    """Runs Python code as `start_python` does, to its good end; returns what it printed."""
+
+    def run(code: str, *arguments: str, **variables: str) -> str:
+        process = start_python(code, *arguments, **variables)
+        printed, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        return printed
+
+    return run
