@@ -1,13 +1,14 @@
 """What the brokers hold, read back; and Python code run in a process of its own."""
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from counterfoil import Event, RecorderSettings
 from counterfoil.codec import decode
@@ -105,3 +106,32 @@ def run_python(start_python: StartPython) -> Callable[..., str]:
         return printed
 
     return run
+
+
+Produce = Callable[..., tuple[int, int]]
+
+
+@pytest.fixture
+def produce(kafka: dict[str, str], topic_prefix: str) -> Produce:
+    """Writes raw bytes to the events topic, whoever a stranger may be; returns partition and offset."""
+    large = {"message.max.bytes": 100_000_000, "compression.type": "zstd"}
+    producer = Producer({**kafka, **large, "partitioner": "murmur2_random", "logger": logging.getLogger("tests")})
+    topic = topics("local", topic_prefix)["events"].name
+
+    def write(
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        partition: int = -1,
+    ) -> tuple[int, int]:
+        landed: list[tuple[int, int]] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            assert error is None, error
+            landed.append((int(message.partition() or 0), int(message.offset() or 0)))
+
+        producer.produce(topic, value, key, partition=partition, headers=list(headers), on_delivery=delivered)
+        assert producer.flush(10) == 0
+        return landed[0]
+
+    return write

@@ -30,9 +30,8 @@ def admin_dsn(stack: StackState) -> str:
 def empty_database(admin_dsn: str) -> str:
     """DSN of the migrator on a database without anything in it."""
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD {}").format(sql.Identifier(MIGRATOR), sql.Literal(_PASSWORD))
-        )
+        role, password = sql.Identifier(MIGRATOR), sql.Literal(_PASSWORD)
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD {}").format(role, password))
         admin.execute(sql.SQL("CREATE DATABASE template_store OWNER {}").format(sql.Identifier(MIGRATOR)))
     return make_conninfo(admin_dsn, dbname="template_store", user=MIGRATOR, password=_PASSWORD)
 

@@ -101,7 +101,7 @@ def _make_database(admin_dsn: str, password: str) -> None:
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
         role, database = sql.Identifier(_MIGRATOR), sql.Identifier(_DATABASE)
         if admin.execute("SELECT FROM pg_roles WHERE rolname = %s", (_MIGRATOR,)).fetchone() is None:
-            admin.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEROLE").format(role))
+            admin.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEROLE CREATEDB").format(role))
         admin.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, sql.Literal(password)))
         if admin.execute("SELECT FROM pg_database WHERE datname = %s", (_DATABASE,)).fetchone() is None:
             admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))

@@ -86,10 +86,8 @@ def in_order(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for lane_id in lanes:
         offer(lane_id)
     while heads or any(waiting.values()):
-        if heads:
-            lane_id = heapq.heappop(heads)[2]
-        else:  # causes that wait for each other can't be true; show them rather than hide them
-            lane_id = next(blocked for blocked in waiting.values() if blocked).pop()
+        # Causes that wait for each other can't be true; they are shown rather than hidden.
+        lane_id = heapq.heappop(heads)[2] if heads else next(filter(None, waiting.values())).pop()
         event = lanes[lane_id].pop()
         ordered.append(event)
         shown.add(event["event_id"])

@@ -155,6 +155,9 @@ class Ingest:
             foreign = [row for row in rows if row.event.tenant not in self._tenants]
             rows = [row for row in rows if row.event.tenant in self._tenants]
             refused += [Refused(row.record, _foreign(row), row) for row in foreign]
+        for one in refused:
+            if one.reason.tenant not in self._tenants:
+                one.reason.tenant = None  # only claimed: for operators alone
         return rows, refused
 
     def _meet(self, strangers: set[str]) -> None:

@@ -9,6 +9,8 @@ from confluent_kafka import Producer
 from counterfoil.errors import SettingsError
 
 logger = logging.getLogger("counterfoil.kafka")
+# librdkafka retries most of what it logs; without a handler of the user's, none of it goes to stderr.
+logger.addHandler(logging.NullHandler())
 
 # librdkafka's default partitioner is not Java's: the two agree on 20 of 200 keys.
 _PRODUCER = {
@@ -17,6 +19,7 @@ _PRODUCER = {
     "partitioner": "murmur2_random",
     "linger.ms": 0,
     "compression.type": "lz4",
+    "message.max.bytes": 1_000_000_000,  # the brokers decide: a dead letter carries the largest record they ever took
     "queue.buffering.max.messages": 20_000,
     "queue.buffering.max.kbytes": 65_536,
 }

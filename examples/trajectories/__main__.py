@@ -1,6 +1,7 @@
 """Plays recorded agents against the database they wrote to, and says of every write what became of it.
 
-    python -m examples.trajectories --data DIR --contracts FILE --events F --target-final F [--labels F] --report OUT.jsonl
+    python -m examples.trajectories --data DIR --contracts FILE --events F --target-final F \\
+        [--labels F] --report OUT.jsonl
 
 All that is particular to a domain stands in the contracts; a stack of its own is started for the run.
 """

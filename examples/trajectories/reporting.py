@@ -16,6 +16,9 @@ from examples.trajectories.playing import Played
 from examples.trajectories.recording import json_lines
 
 # Labels that are not drift: controls, and a timeout whose write landed (the agent did not know, now it does).
+_CHANGES = """
+    SELECT tenant, target, resource, key, verdict, evidence FROM counterfoil.target_change ORDER BY tenant, resource, key
+"""
 _NO_DRIFT = ("none", "none_rejected", "none_noop", "timeout_applied")
 
 
@@ -45,8 +48,7 @@ def report_lines(
             "drift": decides and bool(rules.get((write.outcome, state["verdict"]), False)),
             "evidence": state["evidence"],
         }
-    changes = "SELECT tenant, target, resource, key, verdict, evidence FROM counterfoil.target_change ORDER BY tenant, resource, key"
-    for change in store.execute(changes):
+    for change in store.execute(_CHANGES):
         table = contracts.resources[change["target"], change["resource"]].table
         key = json.loads(change["key"])
         yield {
@@ -139,7 +141,8 @@ def table(scores: Scores) -> Iterator[str]:
         else:
             precision, recall = ("1.00" if one.found else "—"), f"{one.found / one.labels:.2f}"
         yield f"{kind:<22}{one.labels:>7}{one.found:>7}{precision:>11}{recall:>8}  {words}"
-    yield f"{'all':<22}{'':>7}{scores.true_positives + len(scores.false_positives):>7}{scores.precision:>11.3f}{scores.recall:>8.3f}"
+    called = scores.true_positives + len(scores.false_positives)
+    yield f"{'all':<22}{'':>7}{called:>7}{scores.precision:>11.3f}{scores.recall:>8.3f}"
     yield f"false alarms: {len(scores.false_positives)}, missed: {len(scores.missed)}"
 
 

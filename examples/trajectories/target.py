@@ -1,4 +1,4 @@
-"""The database that the recorded agents wrote to: one table per `<domain>_<table>`, key (tenant_id, key), `doc jsonb`."""
+"""The database that the agents wrote to: one table per `<domain>_<table>`, key (tenant_id, key), `doc jsonb`."""
 
 import json
 from collections.abc import Mapping

@@ -82,6 +82,7 @@ def set_candidate(
         **_where(tenant, target, key),
         "digest": seen.digest,
         "fence": list(seen.fence),
+        "first_at": seen.first_at,
         "baseline_fence": list(first_fence),
     }
     store.execute(queries("reconcile")["set_candidate"], params)

@@ -4,8 +4,6 @@ Everything that a pass decides is written in one transaction, which first makes 
 """
 
 import datetime as dt
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,23 +21,14 @@ from counterfoil_reconcilers.baseline import (
     set_candidate,
 )
 from counterfoil_reconcilers.contracts import Contracts
+from counterfoil_reconcilers.deciding import Decision, Member, decide, digest_of_rows, fence_of
 from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_target
-from counterfoil_reconcilers.judge import Unattributed, Verdict, judge, sweep
+from counterfoil_reconcilers.judge import Unattributed, judge, sweep
 from counterfoil_reconcilers.looking import look, look_at_all, touch
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
-from counterfoil_reconcilers.settling import (
-    Facts,
-    Producer,
-    Progress,
-    Sighting,
-    is_change_settled,
-    is_settled,
-    may_be_said_at_once,
-    sighted,
-)
+from counterfoil_reconcilers.settling import Producer, Progress, is_change_settled, sighted
 from counterfoil_reconcilers.targets.port import Target
 from counterfoil_reconcilers.touched import Touched, connected
-from counterfoil_reconcilers.values import canonical
 
 _LEASE_SECONDS = 60.0
 
@@ -116,7 +105,7 @@ class Checker:
         self._progress_key = progress_key
         self._end_offsets = end_offsets
         self._named = queries("reconcile")
-        self._rules = {
+        self._drifts = {
             (r["outcome"], r["verdict"]): bool(r["drift"]) for r in store.execute(self._named["read_drift_rules"])
         }
 
@@ -173,13 +162,20 @@ class Checker:
         judgement = judge(self._contracts, self._declared.name, effects, before, seen.observed)
         done = Checked(effects=len(effects))
         for group in connected(seen.touched):
-            members = [(found[i], effects[i], judgement.verdicts[i]) for i in group]
+            members = [
+                Member(
+                    found[i], effects[i], judgement.verdicts[i], seen.touched[i], self._settle_window(effects[i].tool)
+                )
+                for i in group
+            ]
             rows = self._rows_of_group(seen, [seen.touched[i] for i in group], judgement.explained)
             changes = [change for change in judgement.unattributed if change.row in rows]
             self._decide_group(seen, members, rows, changes, done)
         if seen.swept:
             changes_elsewhere = sweep(self._contracts, self._declared.name, before, seen.observed, judgement)
             self._decide_changes(seen, changes_elsewhere, done)
+            if self._declared.writers == "ours":
+                self._adopt(seen, judgement.explained | {change.row for change in changes_elsewhere})
             where = {"tenant": seen.tenant, "target": self._declared.name, "fence": list(seen.fence)}
             self._store.execute(self._named["mark_swept"], where)
         return done
@@ -199,105 +195,63 @@ class Checker:
     def _decide_group(
         self,
         seen: _Seen,
-        members: Sequence[tuple[Mapping[str, Any], Effect, Verdict]],
+        members: Sequence[Member],
         rows: Mapping[RowKey, Row | None],
         changes: Sequence[Unattributed],
         done: Checked,
     ) -> None:
         """Effects that share rows are closed together; then the rows as they are become the baseline."""
-        state = _digest_of_rows(rows)
-        sightings = [self._sight(seen, row, verdict, state) for row, _, verdict in members]
-        settled = [
-            is_settled(sighting, _facts(row), self._settle_window(effect.tool), seen.progress)
-            for sighting, (row, effect, _) in zip(sightings, members, strict=True)
-        ]
-        finished = [
-            ok and self._is_final(row, sighting.verdict, seen.lease.now)
-            for ok, sighting, (row, _, _) in zip(settled, sightings, members, strict=True)
-        ]
-        closes = all(finished)
-        for (row, _, verdict), sighting, ok in zip(members, sightings, settled, strict=True):
-            self._record(seen, row, verdict, sighting, settled=ok, closes=closes, rows=rows, done=done)
-        if not closes:
+        decisions = decide(
+            members,
+            rows,
+            fence=seen.fence,
+            progress=seen.progress,
+            now=seen.lease.now,
+            drifts=self._drifts,
+            give_up_after=self._policy.give_up_after,
+        )
+        for decision in decisions:
+            self._carry_out(seen, decision, rows, done)
+        if not decisions[0].closes:
             done.open += len(members)
-            return
-        if seen.baseline.first_fence is not None:
-            fence = tuple(max(ends) for ends in zip(*(sighting.fence for sighting in sightings), strict=True))
-            set_baseline(self._store, seen.tenant, self._declared.name, rows, fence)
+        elif seen.baseline.first_fence is not None:
+            set_baseline(self._store, seen.tenant, self._declared.name, rows, fence_of(decisions))
             for change in changes:
                 self._say_change(seen, change, done)
 
-    def _sight(self, seen: _Seen, row: Mapping[str, Any], verdict: Verdict, state: bytes) -> Sighting:
-        previous = None
-        if row["sighted_verdict"] is not None:
-            previous = Sighting(
-                row["sighted_verdict"],
-                bytes(row["sighting_digest"]),
-                tuple(row["fence"]),
-                row["first_sighted_at"],
-                row["sightings"],
-            )
-        return sighted(previous, verdict.verdict, state, seen.fence, seen.lease.now)
-
-    def _is_final(self, row: Mapping[str, Any], verdict: str, now: dt.datetime) -> bool:
-        """Whether nothing more is to be learnt: no drift, or drift that has persisted long enough to give up."""
-        if not self._rules[row["outcome"], verdict]:
-            return True
-        return row["settled_at"] is not None and now - row["settled_at"] >= self._policy.give_up_after
-
-    def _record(
-        self,
-        seen: _Seen,
-        row: Mapping[str, Any],
-        verdict: Verdict,
-        sighting: Sighting,
-        *,
-        settled: bool,
-        closes: bool,
-        rows: Mapping[RowKey, Row | None],
-        done: Checked,
-    ) -> None:
-        emitted = row["emitted"]
-        about = About(
-            seen.tenant,
-            row["workflow"],
-            row["task_id"].bytes,
-            effect_id=row["effect_id"].bytes,
-            causation_id=row["intent_event_id"].bytes,
-        )
-        if emitted != verdict.verdict and (settled or may_be_said_at_once(verdict.verdict, row["outcome"])):
-            versions = [(key, None if one is None else one.version) for key, one in sorted(rows.items())]
-            ruling = self._ruling(seen, row["tool"], verdict.verdict, verdict.reason, versions, verdict.evidence)
+    def _carry_out(self, seen: _Seen, decision: Decision, rows: Mapping[RowKey, Row | None], done: Checked) -> None:
+        member, sighting, verdict = decision.member, decision.sighting, decision.member.verdict
+        about = _about(seen.tenant, member.row)
+        if decision.says:
+            read = [(key, row.version if row else None) for key, row in sorted(rows.items()) if key in member.own_rows]
+            ruling = self._ruling(seen, member.effect.tool, verdict.verdict, verdict.reason, read, verdict.evidence)
             self._emitter.rule(self._store, about, ruling, seen.lease.now)
-            emitted = verdict.verdict
             done.said += 1
-        same = row["sighted_verdict"] == sighting.verdict and sighting.count > 1
-        settled_at = ((row["settled_at"] if same else None) or seen.lease.now) if settled else None
-        if closes and self._rules[row["outcome"], verdict.verdict]:
-            self._give_up(about, row, verdict, sighting, seen.lease.now)
+        if decision.gives_up:
+            self._emitter.give_up(
+                self._store,
+                about,
+                letter_class=verdict.verdict,
+                reason=f"the agent said {member.row['outcome']}, {self._declared.name} says {verdict.verdict}, "
+                "and that persisted",
+                attempts=sighting.count,
+                now=seen.lease.now,
+            )
             done.given_up += 1
         params = {
             "tenant": seen.tenant,
-            "effect_id": row["effect_id"],
+            "effect_id": member.row["effect_id"],
             "target": self._declared.name,
             "sightings": sighting.count,
             "verdict": sighting.verdict,
             "digest": sighting.digest,
             "fence": list(sighting.fence),
             "first_sighted_at": sighting.first_at,
-            "emitted": emitted,
-            "settled_at": settled_at,
-            "closed_at": seen.lease.now if closes else None,
+            "emitted": verdict.verdict if decision.says else member.row["emitted"],
+            "settled_at": decision.settled_at,
+            "closed_at": seen.lease.now if decision.closes else None,
         }
         self._store.execute(self._named["set_check_state"], params)
-
-    def _give_up(
-        self, about: About, row: Mapping[str, Any], verdict: Verdict, sighting: Sighting, now: dt.datetime
-    ) -> None:
-        reason = f"the agent said {row['outcome']}, {self._declared.name} says {verdict.verdict}, and that persisted"
-        self._emitter.give_up(
-            self._store, about, letter_class=verdict.verdict, reason=reason, attempts=sighting.count, now=now
-        )
 
     def _decide_changes(self, seen: _Seen, changes: Sequence[Unattributed], done: Checked) -> None:
         """Changes that no intent explains settle like verdicts; said once, they become the baseline."""
@@ -305,7 +259,7 @@ class Checker:
         for change in changes:
             row = seen.observed.get(change.row)
             present = row if isinstance(row, Row) else None
-            state = _digest_of_rows({change.row: present})
+            state = digest_of_rows({change.row: present})
             sighting = sighted(
                 seen.baseline.candidates.get(change.row), "unattributed", state, seen.fence, seen.lease.now
             )
@@ -313,11 +267,22 @@ class Checker:
                 self._say_change(seen, change, done)
                 set_baseline(self._store, seen.tenant, self._declared.name, {change.row: present}, sighting.fence)
             elif seen.baseline.first_fence is not None:
+                done.open += 1
                 set_candidate(
                     self._store, seen.tenant, self._declared.name, change.row, sighting, seen.baseline.first_fence
                 )
         for key in set(seen.baseline.candidates) - {change.row for change in changes}:
             clear_candidate(self._store, seen.tenant, self._declared.name, key)
+
+    def _adopt(self, seen: _Seen, spoken_for: frozenset[RowKey]) -> None:
+        """Rows that other writers changed, as they may: from now on they are what our writes start from."""
+        adopted: dict[RowKey, Row | None] = {}
+        for key in {*seen.observed.rows, *seen.baseline.rows} - spoken_for:
+            row = seen.observed.get(key)
+            present = row if isinstance(row, Row) else None
+            if digest_of_rows({key: present}) != digest_of_rows({key: seen.baseline.rows.get(key)}):
+                adopted[key] = present
+        set_baseline(self._store, seen.tenant, self._declared.name, adopted, seen.fence)
 
     def _say_change(self, seen: _Seen, change: Unattributed, done: Checked) -> None:
         if change.verdict != "unattributed":
@@ -410,14 +375,11 @@ def _effect(row: Mapping[str, Any], tenant: str) -> Effect:
     )
 
 
-def _facts(row: Mapping[str, Any]) -> Facts:
-    return Facts(row["outcome"], row["last_appended_at"], row["in_flight"], row["accept_deadline"])
-
-
-def _digest_of_rows(rows: Mapping[RowKey, Row | None]) -> bytes:
-    """One digest for equal rows, whatever their versions."""
-    state = {
-        json.dumps([key.resource, *key.key]): "absent" if row is None else row.problem or canonical(row.doc)
-        for key, row in rows.items()
-    }
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).digest()
+def _about(tenant: str, row: Mapping[str, Any]) -> About:
+    return About(
+        tenant,
+        row["workflow"],
+        row["task_id"].bytes,
+        effect_id=row["effect_id"].bytes,
+        causation_id=row["intent_event_id"].bytes,
+    )

@@ -14,7 +14,6 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from counterfoil.errors import CounterfoilError
-from counterfoil.errors import CounterfoilError
 from counterfoil_reconcilers.toml_lines import Location, line_of_keys, nearest_line
 
 

@@ -42,7 +42,7 @@ class Evidence:
             case "never":
                 foreign = self._overwritten(index, compared)
                 return ("not_applied", None) if foreign is None else ("unknowable", _overwritten(foreign))
-            case "twice":
+            case "twice" | "again":
                 return "duplicated", None
         return self._of_parts(index, compared)
 
@@ -62,7 +62,7 @@ class Evidence:
         return ("duplicated", None) if "twice" in found else ("applied", None)
 
     def _overwritten(self, index: int, parts: Sequence[Part]) -> Part | None:
-        """For an effect that seems absent: a part of it that somebody else may have written over, if all are like that."""
+        """For an effect that seems absent: a part that others may have written over, if all are like that."""
         changed = {
             touch.part
             for touch in self._touches(index)
@@ -127,7 +127,7 @@ class Evidence:
         times = self._best.times[index](part)
         if (index, part) in self._best.wrong:
             return self._degree_of_wrong(index, part)
-        return ("no", "yes", "twice")[times]
+        return "twice" if way == "again" else ("no", "yes", "twice")[times]
 
     def _degree_of_wrong(self, index: int, part: Part) -> str:
         """A part of which every leaf is as before or as intended landed by half; anything else is another value."""

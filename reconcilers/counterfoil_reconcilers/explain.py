@@ -16,9 +16,10 @@ from counterfoil_reconcilers.contracts import Resource
 from counterfoil_reconcilers.fold import Folder
 from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey
 from counterfoil_reconcilers.values import MISSING, Path, at, overlap
-from counterfoil_reconcilers.world import Cell, Part, Surroundings, TimesOf, Touch, World, matches
+from counterfoil_reconcilers.world import Cell, Part, Surroundings, Times, TimesOf, Touch, World, likeness
 
-Way = Literal["once", "never", "twice", "parts"]
+# `twice`: the same values were written again; `again`: the call ran once more, on what the first had left.
+Way = Literal["once", "never", "twice", "again", "parts"]
 
 FAULT: Final = 100.0
 _TWICE: Final = 1.0
@@ -27,19 +28,28 @@ _REFUSED: Final = 20.0  # a definite refusal is believed before a success is
 _UNEXPLAINED: Final = 25.0
 _UNEXPLAINED_OWNED: Final = 40.0
 _IDLE: Final = 40.0  # a call that changed nothing is the less likely culprit
+_EARLIER: Final = 0.25  # of several that may have written a wrong value, the last is asked first
 _CONTRADICTED: Final = 0.3
 _COINCIDENCE: Final = 5.0  # a row without a known past already holds what an absent write would have set
 _MOST_STEPS: Final = 200_000
 _MOST_TRIALS: Final = 16
 
 # What each way costs, by what the agent saw.
+_DOUBLED: Final[dict[Way, float]] = {"twice": FAULT + _TWICE, "again": FAULT + 1.5 * _TWICE}
+_CLAIMED: Final[dict[Way, float]] = {"once": 0, "never": FAULT, **_DOUBLED, "parts": FAULT + _PARTS}
+_REJECTED: Final[dict[Way, float]] = {
+    "never": 0,
+    "once": FAULT + _REFUSED,
+    "parts": FAULT + _REFUSED + _PARTS,
+    "twice": 2 * FAULT,
+}
 _COSTS: Final[dict[str, dict[Way, float]]] = {
-    "ok": {"once": 0, "never": FAULT, "twice": FAULT + _TWICE, "parts": FAULT + _PARTS},
-    "accepted": {"once": 0, "never": FAULT, "twice": FAULT + _TWICE, "parts": FAULT + _PARTS},
-    "unknown": {"once": 0, "never": 0.5, "twice": FAULT + _TWICE, "parts": FAULT + _PARTS},
-    "partial": {"parts": 0, "once": 2, "never": 2, "twice": FAULT + _TWICE},
-    "failed": {"never": 0, "once": FAULT + _REFUSED, "parts": FAULT + _REFUSED + _PARTS, "twice": 2 * FAULT},
-    "denied": {"never": 0, "once": FAULT + _REFUSED, "parts": FAULT + _REFUSED + _PARTS, "twice": 2 * FAULT},
+    "ok": _CLAIMED,
+    "accepted": _CLAIMED,
+    "unknown": {**_CLAIMED, "never": 0.5},
+    "partial": {"parts": 0, "once": 2, "never": 2, **_DOUBLED},
+    "failed": _REJECTED,
+    "denied": _REJECTED,
 }
 
 
@@ -85,6 +95,7 @@ class Searcher:
         world = self._fold([TimesOf(1)] * len(self._effects))
         self.rows |= {key for key in world.cells if key.key[:1] != ("?",)}
         changing: set[int] = set()
+        self._open = [_open_count(world, index) for index in range(len(self._effects))]
         for touch in world.touches:
             self._reach[touch.effect].add(touch.row)
             if touch.open or touch.changes(self._resource(touch.row)):
@@ -99,7 +110,7 @@ class Searcher:
         cell = world.cells[touch.row]
         for key, row in self.around.observed.of(resource.name):
             new = not isinstance(self.around.baseline.get(key), Row) and key not in self.around.claimed
-            if new and matches(resource, cell, row.doc):
+            if new and (key == touch.row or likeness(resource, cell, row.doc) == 1.0):
                 self._lookalikes.add(key)
                 self.rows.add(key)
                 self._reach[touch.effect].add(key)
@@ -138,8 +149,8 @@ class Searcher:
 
     def explain(self, ways: tuple[Way, ...]) -> Explanation:
         """The explanation in which each effect landed in the given way, its parts chosen to fit best."""
-        usual: dict[Way, Literal[0, 1, 2]] = {"once": 1, "never": 0, "twice": 2, "parts": 1}
-        times = [TimesOf(usual[way]) for way in ways]
+        usual: dict[Way, Times] = {"never": 0, "twice": 2}
+        times = [TimesOf(usual.get(way, 1), runs=2 if way == "again" else 1) for way in ways]
         world, misfits = self._compare(times)
         wrong: list[tuple[int, Part]] = []
         for index, way in enumerate(ways):
@@ -151,8 +162,10 @@ class Searcher:
                 excused = {part for m in misfits if (part := _wrong_part(world, m, index)) is not None}
                 wrong += [(index, part) for part in sorted(excused, key=repr)]
                 cost += min(len(times[index].others) + 2 * len(excused), 9)
+                cost += _EARLIER * any((t := _owner(world, m)) and t.effect != index for m in misfits)
         misfits = [m for m in misfits if not _is_excused(world, m, wrong)]
         cost += self._price(world, misfits) + _CONTRADICTED * min(len(world.contradicted), 2)
+        cost += FAULT * sum(_open_count(world, index) > count for index, count in enumerate(self._open))
         cost += sum(self._coincidences(index) for index, way in enumerate(ways) if way == "never")
         return Explanation(cost, ways, tuple(times), world, tuple(misfits), tuple(wrong))
 
@@ -162,7 +175,7 @@ class Searcher:
             cost = _COSTS[effect.outcome][way]
             if cost >= FAULT and index in self._idle:
                 cost += _IDLE
-            if way == "twice" and effect.attempts > 1:
+            if way in ("twice", "again") and effect.attempts > 1:
                 cost -= 2 * _TWICE  # every further intent makes it likelier
             total += cost
         return total
@@ -187,7 +200,8 @@ class Searcher:
                 told = World(cells=dict(world.cells))
                 self._folder.apply(told, index, effect, tool, TimesOf(1))
                 world.contradicted |= told.contradicted
-            self._folder.apply(world, index, effect, tool, times[index])
+            for _ in range(times[index].runs):
+                self._folder.apply(world, index, effect, tool, times[index])
         return world
 
     def _compare(self, times: Sequence[TimesOf]) -> tuple[World, list[Misfit]]:
@@ -206,7 +220,7 @@ class Searcher:
         resource = self._resource(key)
         observed = self.around.observed.get(key)
         if key.key[:1] == ("?",):
-            observed = self._nearest(world, resource, cell)
+            observed = None
         if observed is NOT_READ or (isinstance(observed, Row) and observed.problem):
             return
         doc = observed.doc if isinstance(observed, Row) else None
@@ -221,18 +235,6 @@ class Searcher:
             for difference in differences(resource, value, at(doc, path), path):
                 if not any(overlap(difference.path, other) for other in cell.open):
                     yield Misfit(key, difference.path, difference.expected, difference.observed)
-
-    def _nearest(self, world: World, resource: Resource, cell: Cell) -> Row | None:
-        """The new row that holds most of what a created row should hold, at least half of it."""
-        fields = cell.doc if isinstance(cell.doc, dict) else {}
-        best: tuple[int, Row] | None = None
-        for key, row in self.around.observed.of(resource.name):
-            if key in world.cells or key in self.around.claimed or isinstance(self.around.baseline.get(key), Row):
-                continue
-            score = sum(agree(resource, value, at(row.doc, (name,)), (name,)) for name, value in fields.items())
-            if 2 * score >= len(fields) and score and (best is None or score > best[0]):
-                best = (score, row)
-        return best[1] if best else None
 
     def _fit_parts(
         self, index: int, times: list[TimesOf], world: World, misfits: list[Misfit]
@@ -305,6 +307,12 @@ class Searcher:
 
     def _resource(self, key: RowKey) -> Resource:
         return self.around.target.resources[key.resource]
+
+
+def _open_count(world: World, index: int) -> int:
+    """How much of an effect has no value: more than with all others landed means that it could not have run so."""
+    problems = len(world.problems.get(index, ()))
+    return problems + sum(1 for touch in world.touches if touch.effect == index and touch.open)
 
 
 def _known(world: World, key: RowKey, cell: Cell) -> Iterator[tuple[Path, Any]]:

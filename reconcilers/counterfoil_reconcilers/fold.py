@@ -9,7 +9,7 @@ from counterfoil_reconcilers.expressions import Unevaluable
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, key_shown, row_key, variables_of
 from counterfoil_reconcilers.scope import Reader, Scope
 from counterfoil_reconcilers.values import MISSING, Json, Path, Unreadable, at, put
-from counterfoil_reconcilers.world import Cell, Part, Surroundings, TimesOf, Touch, World, matches
+from counterfoil_reconcilers.world import Cell, Part, Surroundings, TimesOf, Touch, World, likeness
 
 _MOST_ELEMENTS: Final = 2_000
 
@@ -87,9 +87,12 @@ class _Pass:
                     inner.variables.update(item=item, index=float(number))
                 inner.let(write.let)
             try:
+                key = self._key(write, finder)
+                if key is not None:
+                    scope.see(self._before_cell(key))
+                    scope.let(write.let)
                 if write.when is not None and scope.evaluate(write.when) is not True:
                     continue
-                key = self._key(write, finder)
             except (Unevaluable, Unreadable) as error:
                 self._lose(write, str(error))
                 continue
@@ -154,7 +157,7 @@ class _Pass:
         self._touch(part, (), None if before.partial else before.doc, doc)
 
     def _create_unkeyed(self, write: Write, scope: Scope, part: Part, copy: int) -> RowKey | None:
-        """A created row without a known key: bound to an observed row with this content that nothing explains yet."""
+        """A created row without a known key: bound to the new observed row that holds most of its content."""
         doc, open_paths = self._document(write, scope)
         found: dict[str, Json] = {}
         for name, expression in write.find:
@@ -166,11 +169,20 @@ class _Pass:
         self._world.searches.append((write.resource.name, found or _texts(fields)))
         doc = {**fields, **found}
         cell = Cell(doc, partial=True, open=open_paths)
-        exact = next((k for k, r in self.candidates(write.resource) if matches(write.resource, cell, r.doc)), None)
-        key = exact or RowKey(part.row.resource, (*part.row.key, str(copy)))
+        bound = self._nearest(write.resource, cell, tuple(found))
+        key = bound or RowKey(part.row.resource, (*part.row.key, str(copy)))
         self._world.cells[key] = cell
         self._world.touches.append(Touch(self._index, part, key, (), None, doc))
-        return exact
+        return bound
+
+    def _nearest(self, resource: Resource, cell: Cell, sure: tuple[str, ...]) -> RowKey | None:
+        """The candidate that agrees in most fields, at least half, and in all that the row is found by."""
+        best: tuple[float, RowKey] | None = None
+        for key, row in self.candidates(resource):
+            score = likeness(resource, cell, row.doc, sure)
+            if score >= 0.5 and (best is None or score > best[0]):
+                best = (score, key)
+        return best[1] if best else None
 
     def candidates(self, resource: Resource) -> Iterator[tuple[RowKey, Row]]:
         """Observed rows that are new and that nothing in this world stands for yet."""
@@ -247,12 +259,7 @@ class _Pass:
     def _value(self, change: Change, scope: Scope, before: Cell, old: Any) -> Any:
         assert change.value is not None  # noqa: S101  # only `remove` has none
         inner = scope.inner()
-        if before.doc is None:
-            inner.unknown["before"] = "the row did not exist before"
-        elif (before.partial or before.open) and change.value.asks_absence:
-            inner.unknown["before"] = "the row's state before is not wholly known"
-        else:
-            inner.variables["before"] = before.doc
+        inner.see(before)
         if old is MISSING:
             inner.unknown["old"] = "there was no value before, or it is not known"
         else:

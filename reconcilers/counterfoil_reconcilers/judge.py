@@ -175,7 +175,8 @@ def _could_be_absent(searcher: Searcher, best: Explanation, index: int) -> bool:
     if not any(t.effect == index and t.changes(resources[t.row.resource]) for t in best.world.touches):
         return False
     ways = (*best.ways[:index], "never", *best.ways[index + 1 :])
-    return searcher.explain(ways).cost < best.cost + 1
+    other = searcher.explain(ways)
+    return other.cost < best.cost + 1 and len(other.misfits) <= len(best.misfits)
 
 
 def _change(

@@ -146,7 +146,7 @@ class Reconciler:
             progress_key=self._progress_key,
             end_offsets=lambda: end_offsets(self._admin, self._topic.name, self._topic.partitions),
         )
-        outcome = "good"
+        outcome = "ok"
         with metrics.PASS_SECONDS.time():
             for tenant in self._tenants(store, target):
                 try:
@@ -162,7 +162,7 @@ class Reconciler:
                     result.add(checked or Checked())
                     metrics.GIVEN_UP.labels(target).inc(checked.given_up if checked else 0)
         metrics.PASSES.labels(target, outcome).inc()
-        if outcome == "good":
+        if outcome == "ok":
             metrics.LAST_PASS.labels(target).set_to_current_time()
 
     def _tenants(self, store: Connection, target: str) -> Sequence[str]:

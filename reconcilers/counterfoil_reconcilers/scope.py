@@ -53,16 +53,30 @@ class Scope:
         self.variables = dict(variables)
         self.unknown = dict(unknown)
         self.reader = reader
+        self._partly_known = False
 
     def inner(self) -> "Scope":
         """A scope inside this one."""
-        return Scope(self.variables, self.reader, self.unknown)
+        inner = Scope(self.variables, self.reader, self.unknown)
+        inner._partly_known = self._partly_known
+        return inner
+
+    def see(self, before: Cell) -> None:
+        """Bind `before`: the row's document, as far as it is known."""
+        self.unknown.pop("before", None)
+        self.variables.pop("before", None)
+        self._partly_known = before.partial or bool(before.open)
+        if before.doc is None:
+            self.unknown["before"] = "the row did not exist before"
+        else:
+            self.variables["before"] = before.doc
 
     def let(self, names: tuple[tuple[str, Expression], ...]) -> None:
         """Bind each name, or remember why it has no value."""
         for name, expression in names:
             try:
                 self.variables[name] = self.evaluate(expression)
+                self.unknown.pop(name, None)
             except Unevaluable as error:
                 self.variables.pop(name, None)
                 self.unknown[name] = error.reason
@@ -72,4 +86,6 @@ class Scope:
         for name in expression.names:
             if name not in self.variables and name in self.unknown:
                 raise Unevaluable(expression.text, self.unknown[name])
+        if self._partly_known and expression.asks_absence and "before" in expression.names:
+            raise Unevaluable(expression.text, "the row's state before is not wholly known")
         return expression.evaluate(self.variables, self.reader)

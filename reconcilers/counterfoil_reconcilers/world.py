@@ -76,10 +76,11 @@ class Surroundings:
 
 
 class TimesOf:
-    """How often each part landed: the same for all, but for the parts named."""
+    """How often each part landed: the same for all, but for the parts named; and how often the whole call ran."""
 
-    def __init__(self, usual: Times, others: Mapping[Part, Times] | None = None) -> None:
+    def __init__(self, usual: Times, others: Mapping[Part, Times] | None = None, runs: int = 1) -> None:
         self.usual: Times = usual
+        self.runs = runs
         self.others = dict(others or {})
 
     def __call__(self, part: Part) -> Times:
@@ -87,15 +88,14 @@ class TimesOf:
 
     def with_part(self, part: Part, times: Times) -> "TimesOf":
         """The same with one part changed."""
-        return TimesOf(self.usual, {**self.others, part: times})
+        return TimesOf(self.usual, {**self.others, part: times}, self.runs)
 
 
-def matches(resource: Resource, cell: Cell, doc: Json) -> bool:
-    """Whether an observed row holds everything that is known of the cell."""
-    if cell.doc is None or not isinstance(cell.doc, dict):
-        return False
-    return all(
-        agree(resource, value, at(doc, (name,)), (name,))
-        for name, value in cell.doc.items()
-        if (name,) not in cell.open
-    )
+def likeness(resource: Resource, cell: Cell, doc: Json, sure: tuple[str, ...] = ()) -> float:
+    """The share of a created row's known fields that an observed row holds; 0 if a sure one differs."""
+    fields = cell.doc if isinstance(cell.doc, dict) else {}
+    known = [(name, value) for name, value in fields.items() if (name,) not in cell.open]
+    held = {name for name, value in known if agree(resource, value, at(doc, (name,)), (name,))}
+    if not known or any(name not in held for name in sure):
+        return 0.0
+    return len(held) / len(known)

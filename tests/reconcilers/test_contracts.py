@@ -80,7 +80,10 @@ def test_a_contract_is_read_and_compiled(tmp_path: Path) -> None:
 def test_the_digest_is_of_what_a_contract_says_not_of_how_it_is_laid_out(tmp_path: Path) -> None:
     first = load(write(tmp_path, GOOD)).digest
     assert len(first) == 64
-    assert load(write(tmp_path, "# a comment\n" + GOOD.replace("settle_seconds = 5\n", "settle_seconds   =   5\n"))).digest == first
+    assert (
+        load(write(tmp_path, "# a comment\n" + GOOD.replace("settle_seconds = 5\n", "settle_seconds   =   5\n"))).digest
+        == first
+    )
     assert load(write(tmp_path, GOOD.replace("settle_seconds = 5", "settle_seconds = 6"))).digest != first
 
 
@@ -92,7 +95,12 @@ def test_the_digest_is_of_what_a_contract_says_not_of_how_it_is_laid_out(tmp_pat
         ('target = "shop"', 'target = "shopp"', 0, "no target shopp; did you mean shop?"),
         ("args.amount > 0", "arg.amount > 0", 0, "undeclared reference to 'arg.amount'"),
         ("+ args.amount'''", "+ args.amount +'''", 2, "Syntax error"),
-        ("lookup('orders'", "lookup('order'", 0, "looks up order, which target shop does not have; did you mean orders?"),
+        (
+            "lookup('orders'",
+            "lookup('order'",
+            0,
+            "looks up order, which target shop does not have; did you mean orders?",
+        ),
         ('kind = "postgresql"', 'kind = "postgres"', 0, "no kind postgres"),
         ("{ ours = \"updated_by = 'agent'\" }", '"everyone"', 0, '"exclusive" or { ours ='),
         ("settle_seconds = 5", "settle_seconds = -5", 0, "greater than or equal to 0"),

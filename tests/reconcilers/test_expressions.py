@@ -1,5 +1,6 @@
 """Expressions: what they can say, what they refuse, and that hostile data leaves a field open and does nothing else."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -43,7 +44,10 @@ def value_of(text: str, lookup: Any = None) -> Any:
         ("before.cards['card one'].balance", 86),
         ("before.lines[args.count - 2].id", "b"),
         ("before.lines.map(l, {'id': l.id, 'twice': l.price * 2})", [{"id": "a", "twice": 3}, {"id": "b", "twice": 4}]),
-        ("before.lines.filter(l, l.id in args.ids).map(l, before.lines.map(m, l.price * m.price))", [[2.25, 3], [3, 4]]),
+        (
+            "before.lines.filter(l, l.id in args.ids).map(l, before.lines.map(m, l.price * m.price))",
+            [[2.25, 3], [3, 4]],
+        ),
         ("args.amount > 10 ? 'payment' : 'refund'", "payment"),
         ("sum(before.lines.map(l, l.price))", 3.5),
         ("sum(pairs(args.ids, args.new).map(p, size(p[0] + p[1])))", 6),
@@ -72,7 +76,9 @@ def test_contracts_can_say(text: str, expected: Any) -> None:
     assert value_of(text) == expected
 
 
-@pytest.mark.parametrize("text", ["arg.reason", "1 +", "'a' + 1", "nosuch(1)", "x" * 5_000, "args.a.b.c()", "", "(" * 200 + "1" + ")" * 200])
+@pytest.mark.parametrize(
+    "text", ["arg.reason", "1 +", "'a' + 1", "nosuch(1)", "x" * 5_000, "args.a.b.c()", "", "(" * 200 + "1" + ")" * 200]
+)
 def test_a_wrong_expression_is_refused_when_it_is_compiled(text: str) -> None:
     with pytest.raises(ExpressionError) as caught:
         compile_expression(text, NAMES)
@@ -143,7 +149,11 @@ def test_json_text_is_read_strictly() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )
@@ -161,7 +171,5 @@ def test_a_value_goes_through_the_machine_unchanged(value: Any) -> None:
 
 @given(st.text(max_size=40))
 def test_no_text_does_more_than_be_refused_or_left_open(text: str) -> None:
-    try:
+    with contextlib.suppress(ExpressionError, Unevaluable):
         compile_expression(text, NAMES).evaluate({name: plain(v) for name, v in DATA.items()})
-    except (ExpressionError, Unevaluable):
-        pass

@@ -5,7 +5,6 @@ import sys
 from importlib.metadata import version
 from typing import Annotated
 
-import click
 import confluent_kafka
 import psycopg
 import typer
@@ -43,14 +42,10 @@ def _root(
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 good, 1 a mistake to mend, 2 wrong usage, 130 interrupted."""
     try:
-        result = app(arguments, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
-        return 2
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        app(arguments)
+    except SystemExit as ended:  # typer prints usage errors and help itself
+        return ended.code if isinstance(ended.code, int) else 0
+    except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `counterfoil drift | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,7 +58,7 @@ def run(arguments: list[str] | None = None) -> int:
         return _say(f"the store has no such table ({str(error).splitlines()[0]}); run `counterfoil migrate`")
     except confluent_kafka.KafkaException as error:
         return _say(f"Kafka refuses or is away: {error.args[0].str()}; run `counterfoil doctor`")
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 def _say(sentence: str) -> int:

@@ -74,8 +74,8 @@ def reconcile(
             print_json(vars(result))
         else:
             typer.echo(
-                f"{result.effects} writes looked at: {result.said} verdicts said, {result.changes} changes nobody explains, "
-                f"{result.given_up} given up, {result.open} still open"
+                f"{result.effects} writes looked at: {result.said} verdicts said, "
+                f"{result.changes} changes nobody explains, {result.given_up} given up, {result.open} still open"
             )
         if result.skipped:
             raise BrokersAway("; ".join(result.skipped.values()))

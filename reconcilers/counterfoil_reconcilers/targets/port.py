@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from counterfoil.errors import CounterfoilError
-from counterfoil.errors import CounterfoilError
 from counterfoil_reconcilers.contracts import ContractError
 from counterfoil_reconcilers.rows import Row, RowKey
 from counterfoil_reconcilers.touched import Search

@@ -166,7 +166,8 @@ SELECT
     count(*) FILTER (WHERE f.said = 'failed'), count(*) FILTER (WHERE f.said = 'denied'),
     (array_agg(f.event_id ORDER BY f.event_id DESC) FILTER (WHERE f.said IS NOT NULL AND f.body ->> 'result' IS NOT NULL))[1],
     (array_agg(f.body -> 'result' ORDER BY f.event_id DESC) FILTER (WHERE f.said IS NOT NULL AND f.body ->> 'result' IS NOT NULL))[1],
-    max(to_timestamp((f.body ->> 'deadline')::bigint / 1e6)) FILTER (WHERE f.said = 'accepted'),
+    -- Held within what a Python datetime holds: Postgres would store the year 148000, and no reader of ours could.
+    max(to_timestamp(least(greatest((f.body ->> 'deadline')::bigint, -62e15), 253e15) / 1e6)) FILTER (WHERE f.said = 'accepted'),
     max(CASE WHEN f.is_verdict OR f.kind = 'dead_lettered' THEN '-infinity' ELSE f.appended_at END),
     min(j.body ->> 'verdict'), min((j.body ->> 'check_seq')::bigint), min(j.event_id::text)::uuid, min(j.body ->> 'reason'),
     min(j.occurred_at), min(j.body ->> 'contract_version'), min(j.body ->> 'contract_digest'),

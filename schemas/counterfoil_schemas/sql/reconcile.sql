@@ -64,7 +64,8 @@ SET doc = excluded.doc, fence = excluded.fence, read_at = excluded.read_at,
 -- name: set_candidate
 INSERT INTO counterfoil.target_baseline AS b (
     tenant, target, resource, key, doc, fence, read_at, candidate_digest, candidate_fence, candidate_at)
-VALUES (%(tenant)s, %(target)s, %(resource)s, %(key)s, NULL, %(baseline_fence)s, now(), %(digest)s, %(fence)s, now())
+VALUES (%(tenant)s, %(target)s, %(resource)s, %(key)s, NULL, %(baseline_fence)s, now(), %(digest)s, %(fence)s,
+        %(first_at)s)
 ON CONFLICT (tenant, target, resource, key) DO UPDATE
 SET candidate_digest = excluded.candidate_digest, candidate_fence = excluded.candidate_fence,
     candidate_at = excluded.candidate_at

@@ -373,6 +373,9 @@ SELECT outcome, verdict,
            WHEN verdict = 'not_applied' AND outcome IN ('ok', 'accepted') THEN 'it never landed'
            WHEN verdict = 'applied' AND outcome IN ('ok', 'accepted') THEN 'agrees'
            WHEN verdict = 'not_applied' AND outcome IN ('failed', 'denied') THEN 'agrees'
+           WHEN verdict = 'partial' THEN 'a part of it landed'
+           WHEN verdict = 'duplicated' THEN 'it landed more than once'
+           WHEN verdict = 'mismatched' THEN 'it landed with other values'
            ELSE 'both sides differ'
        END
 FROM unnest(ARRAY['ok', 'accepted', 'unknown', 'failed', 'denied', 'partial']) AS outcome,

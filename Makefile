@@ -1,0 +1,42 @@
+# Two commands matter: `make demo` and `make test`. Both work on a machine with Python >= 3.11 and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check suite lock clean
+
+demo: $(INSTALLED) ## an agent meets real trouble, and Counterfoil says what landed
+	$(BIN)/python -m examples.shop
+
+test: $(INSTALLED) check suite ## everything that CI runs
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+suite: $(INSTALLED)
+	./ops/install-test-packages.sh
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report --skip-covered --sort=cover
+
+# The lock says which versions, with hashes; the second install adds this checkout without looking further.
+$(INSTALLED): requirements/dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock: ## resolve the versions anew
+	$(BIN)/python -m pip install --quiet uv
+	for extra in dev console; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --no-annotate --no-header --extra $$extra pyproject.toml requirements/build.in \
+	    -o requirements/$$extra.lock || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
