@@ -88,6 +88,7 @@ class Searcher:
         self._reach: list[set[RowKey]] = [set() for _ in effects]
         self._idle: set[int] = set()
         self._lookalikes: set[RowKey] = set()
+        self._open: list[int] = []
         self._survey()
 
     def _survey(self) -> None:
@@ -95,7 +96,6 @@ class Searcher:
         world = self._fold([TimesOf(1)] * len(self._effects))
         self.rows |= {key for key in world.cells if key.key[:1] != ("?",)}
         changing: set[int] = set()
-        self._open = [_open_count(world, index) for index in range(len(self._effects))]
         for touch in world.touches:
             self._reach[touch.effect].add(touch.row)
             if touch.open or touch.changes(self._resource(touch.row)):
@@ -103,6 +103,8 @@ class Searcher:
             if touch.part.row.key[:1] == ("?",):
                 self._add_lookalikes(touch, world)
         self._idle = set(range(len(self._effects))) - changing
+        claimed = self._fold([TimesOf(0 if effect.outcome in ("failed", "denied") else 1) for effect in self._effects])
+        self._open = [_open_count(claimed, index) for index in range(len(self._effects))]
 
     def _add_lookalikes(self, touch: Touch, world: World) -> None:
         """Further new rows with the content of a created one: the second of a doubled write is among them."""
@@ -310,7 +312,7 @@ class Searcher:
 
 
 def _open_count(world: World, index: int) -> int:
-    """How much of an effect has no value: more than with all others landed means that it could not have run so."""
+    """How much of an effect has no value: more of it than by the agent's account means that it cannot have run so."""
     problems = len(world.problems.get(index, ()))
     return problems + sum(1 for touch in world.touches if touch.effect == index and touch.open)
 

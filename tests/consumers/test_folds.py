@@ -1,0 +1,201 @@
+"""Any order, repetition and split of the same events folds to the same rows."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from counterfoil import Event
+from counterfoil.ids import new_id
+from counterfoil_consumers.projection import Source, make_staging, write_batch
+from counterfoil_consumers.records import Record, Window, row_of
+from counterfoil_consumers.store import Connection, connect, fetch_one, queries
+from tests.consumers.made import event, record
+
+TASKS = [bytes([9]) * 16, bytes([8]) * 16]
+PRODUCERS = [bytes([7]) * 16, bytes([6]) * 16]
+COPY = 1_000_000  # what a repetition's offset is further on
+NUMBER = itertools.count()
+
+TEXT = st.sampled_from(["a", "b", "c"])
+EFFECTS = st.sampled_from([bytes([5]) * 16, bytes([4]) * 16])
+OUTCOMES = st.sampled_from(["ok", "accepted", "failed", "unknown", "partial", "denied"])
+TOKENS = st.none() | st.integers(0, 2**62)
+COSTS = st.sampled_from([None, "0.25", "-1", "1e5", "NaN", "much", "123456789.123456789"])
+RESOURCES = st.lists(
+    st.fixed_dictionaries({"resource": TEXT, "key": st.sampled_from(['{"id":1}', "2", "oops"])}), max_size=2
+)
+VERDICTS = st.fixed_dictionaries(
+    {
+        "target": TEXT,
+        "verdict": st.sampled_from(["applied", "not_applied", "mismatched"]),
+        "reason": st.none() | TEXT,
+        "check_seq": st.integers(0, 3),
+        "contract_version": TEXT,
+        "contract_digest": st.binary(min_size=1, max_size=1),
+        "resources": RESOURCES,
+        "evidence": st.sampled_from(["{}", "[1]", "null", ""]),
+    }
+)
+ARGS = st.sampled_from(['{"a":1}', "[]", "null", "{oops"])
+LETTER = {"letter_id": bytes(16), "letter_kind": "effect", "letter_class": "c", "reason": "r", "attempts": 1}
+BODIES: dict[str, tuple[bool, st.SearchStrategy[Any]]] = {
+    "task_started": (False, st.fixed_dictionaries({"title": TEXT})),
+    "task_suspended": (False, st.fixed_dictionaries({"reason": TEXT})),
+    "task_ended": (False, st.fixed_dictionaries({"status": st.sampled_from(["completed", "failed"])})),
+    "completion": (
+        False,
+        st.fixed_dictionaries({"text": TEXT, "input_tokens": TOKENS, "output_tokens": TOKENS, "cost": COSTS}),
+    ),
+    "producer_opened": (
+        False,
+        st.fixed_dictionaries({"host": TEXT, "pid": st.just(1), "client": TEXT, "beat_interval": st.integers(1, 9)}),
+    ),
+    "producer_beat": (False, st.just({"open_tasks": [], "spooled": 0})),
+    "producer_closed": (False, st.just({"open_tasks": [], "undelivered": 0})),
+    "tool_intent": (
+        True,
+        st.fixed_dictionaries({"tool": TEXT, "target": st.none() | TEXT, "write": st.just(True), "args": ARGS}),
+    ),
+    "tool_result": (
+        True,
+        st.fixed_dictionaries(
+            {
+                "tool": TEXT,
+                "outcome": OUTCOMES,
+                "result": st.none() | ARGS,
+                "deadline": st.none() | st.integers(0, 2**62),
+                "duration": st.just(1),
+            }
+        ),
+    ),
+    "verdict": (True, VERDICTS),
+    "dead_lettered": (True, st.just(LETTER)),
+}
+
+
+@st.composite
+def one_event(draw: st.DrawFn) -> Event:
+    kind = draw(st.sampled_from(sorted(BODIES)))
+    of_effect, bodies = BODIES[kind]
+    task = draw(st.sampled_from(TASKS))
+    effect_id = draw(EFFECTS) if of_effect else None
+    if kind == "verdict" and draw(st.booleans()):
+        effect_id = None  # a change at the target
+    return event(
+        kind,
+        draw(bodies),
+        task_id=TASKS[0] if effect_id else task,
+        effect_id=effect_id,
+        workflow=draw(TEXT),
+        agent=draw(TEXT),
+        mode=draw(st.sampled_from(["live", "shadow"])),
+        task_ref=draw(st.none() | TEXT),
+        parent_task_id=draw(st.none() | EFFECTS),
+        conversation_id=draw(st.none() | TEXT),
+        subject_ref=draw(st.none() | TEXT),
+        producer_id=draw(st.sampled_from(PRODUCERS)),
+        occurred_at=draw(st.integers(0, 2**50)),
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Event]:
+    """Events numbered as their producers would, with ids in another order than their offsets."""
+    drawn = draw(st.lists(one_event(), min_size=1, max_size=14))
+    ids = draw(st.permutations([new_id() for _ in drawn]))
+    seqs: dict[tuple[bytes, bytes], int] = {}
+    numbered = []
+    for one, event_id in zip(drawn, ids, strict=True):
+        place = (one.producer_id, one.task_id)
+        seqs[place] = seqs.get(place, -1) + 1
+        numbered.append(dataclasses.replace(one, event_id=event_id, seq=seqs[place]))
+    return numbered
+
+
+@pytest.fixture
+def ingester(database: str) -> Iterator[Connection]:
+    with closing(connect(database, "ingester", application="test")) as connection:
+        make_staging(connection)
+        connection.execute(queries("ingest")["open_window"], {"months_back": 13, "months_ahead": 2})
+        yield connection
+
+
+@pytest.fixture
+def source(ingester: Connection) -> Source:
+    where = {"cluster_id": "c", "topic_id": "t", "topic": "counterfoil.events"}
+    ingester.execute(queries("ingest")["add_source"], where)
+    source_id = fetch_one(ingester, queries("ingest")["find_source"], where)["source_id"]
+    return Source("test", "c", "t", source_id, "dead")
+
+
+def record_at(one: Event, offset: int) -> Record:
+    return record(one, one.task_id[0], offset, 1_750_000_000_000 + offset % COPY)
+
+
+def store(ingester: Connection, source: Source, records: list[Record]) -> None:
+    rows = [row_of(one, source.source_id, Window(0, 2**60)) for one in records]
+    written = write_batch(ingester, source, rows, (), {})
+    assert not written.set_aside, str(written.set_aside[0].reason)
+    assert written.stored + written.repeated == len(records)
+
+
+def folded(operator: Connection, tenant: str) -> dict[str, list[Any]]:
+    """All rows of a tenant but its name; an offset of a repetition counts as the first one's."""
+    found: dict[str, list[Any]] = {}
+    for table in ("task", "effect", "producer", "effect_resource", "target_change"):
+        query = f"SELECT to_jsonb(t) - 'tenant' AS row FROM {table} AS t WHERE tenant = %s ORDER BY row::text"
+        rows = [row["row"] for row in operator.execute(query, [tenant])]
+        for row in rows:
+            for offset in {"intent_offset", "beat_offset"} & set(row):
+                row[offset] = row[offset] and row[offset] % COPY
+        found[table] = sorted(rows, key=str)
+    return found
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(histories(), st.data())
+def test_order_repetition_and_split_do_not_matter(
+    ingester: Connection, source: Source, operator: Connection, history: list[Event], data: st.DataObject
+) -> None:
+    number = next(NUMBER)
+    start = number * 1000  # offsets of their own, so that examples share one source
+    straight, mixed = f"straight-{number}", f"mixed-{number}"
+
+    plain = [record_at(dataclasses.replace(one, tenant=straight), start + place) for place, one in enumerate(history)]
+    store(ingester, source, plain)
+
+    other = [
+        record_at(dataclasses.replace(one, tenant=mixed), start + place + 500) for place, one in enumerate(history)
+    ]
+    repeated = data.draw(st.lists(st.sampled_from(other), max_size=6, unique_by=lambda one: one.offset))
+    copies = [dataclasses.replace(one, offset=one.offset + COPY) for one in repeated]
+    shuffled = data.draw(st.permutations(other + copies))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(shuffled)), max_size=4)))
+    for begin, end in itertools.pairwise([0, *cuts, len(shuffled)]):
+        store(ingester, source, list(shuffled[begin:end]))
+
+    assert shifted(folded(operator, straight), 500) == folded(operator, mixed)
+
+
+def shifted(rows: dict[str, list[Any]], by: int) -> dict[str, list[Any]]:
+    """Offsets and broker times as they are for the second tenant, whose records lie `by` further on."""
+    import datetime as dt
+
+    def later(moment: str) -> str:
+        if moment == "-infinity":
+            return moment
+        return (dt.datetime.fromisoformat(moment) + dt.timedelta(milliseconds=by)).isoformat()
+
+    for table in ("effect", "producer"):
+        for row in rows[table]:
+            for offset in {"intent_offset", "beat_offset"} & set(row):
+                row[offset] = row[offset] and row[offset] + by
+            for moment in {"last_appended_at", "last_at"} & set(row):
+                row[moment] = later(row[moment])
+    return rows
