@@ -111,7 +111,7 @@ class Searcher:
         resource = self._resource(touch.row)
         cell = world.cells[touch.row]
         for key, row in self.around.observed.of(resource.name):
-            new = not isinstance(self.around.baseline.get(key), Row) and key not in self.around.claimed
+            new = not isinstance(self.around.baseline.get(key), Row) and not self.around.is_claimed(key)
             if new and (key == touch.row or likeness(resource, cell, row.doc) == 1.0):
                 self._lookalikes.add(key)
                 self.rows.add(key)

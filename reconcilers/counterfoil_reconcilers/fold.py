@@ -187,7 +187,7 @@ class _Pass:
     def candidates(self, resource: Resource) -> Iterator[tuple[RowKey, Row]]:
         """Observed rows that are new and that nothing in this world stands for yet."""
         for key, row in self._around.observed.of(resource.name):
-            taken = key in self._world.cells or key in self._around.claimed
+            taken = key in self._world.cells or self._around.is_claimed(key)
             if not taken and not isinstance(self._around.baseline.get(key), Row) and row.problem is None:
                 yield key, row
 

@@ -95,7 +95,7 @@ def judge(contracts: Contracts, target: str, effects: Sequence[Effect], baseline
         if not members:
             continue
         written = frozenset().union(*(touched[i].writes for i in members))
-        around = Surroundings(contracts, contracts.targets[target], baseline, observed, written, everywhere - written)
+        around = Surroundings(contracts, contracts.targets[target], baseline, observed, written, everywhere)
         result = _judge_group(around, [effects[i] for i in members], blind)
         verdicts.update(zip(members, result.verdicts, strict=True))
         unattributed += result.unattributed

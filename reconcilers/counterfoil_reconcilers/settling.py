@@ -2,7 +2,8 @@
 
 `applied` may be said at first sight. Everything else settles: the target's window has passed, two sightings agree,
 every partition is ingested up to the end offsets read after the first of them, and every open producer of the tenant
-has beaten past these, or is lost. Moments are compared by offsets of the log, not by clocks.
+has beaten past these, or is lost. Moments are compared by offsets of the log; durations end not now but at the moment
+up to which the log is ingested, so that a lagging ingest makes nobody look silent.
 """
 
 import datetime as dt
@@ -14,6 +15,33 @@ _BEATS_MISSED = 3
 _SILENCE = dt.timedelta(seconds=30)
 # How long a write may be under way without a result before its absence counts.
 _IN_FLIGHT = dt.timedelta(seconds=300)
+_NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
+_MOST_ENDS = 256
+
+
+class Horizon:
+    """Up to which moment the log is ingested. Give it the log's ends as they are read, then what is ingested."""
+
+    def __init__(self) -> None:
+        self._ahead: list[tuple[dt.datetime, tuple[int, ...]]] = []
+        self._known_until = _NEVER
+
+    def note(self, moment: dt.datetime, ends: Sequence[int]) -> None:
+        """The end offsets by partition, read at `moment` or later."""
+        if len(self._ahead) >= _MOST_ENDS:
+            self._ahead = self._ahead[::2]
+        self._ahead.append((moment, tuple(ends)))
+
+    def reached(self, ingested: Sequence[int]) -> dt.datetime:
+        """The latest moment whose ends are ingested; the beginning of time if there is none."""
+        reached = [moment for moment, ends in self._ahead if _is_past(ingested, ends)]
+        self._known_until = max([self._known_until, *reached])
+        self._ahead = [(moment, ends) for moment, ends in self._ahead if moment > self._known_until]
+        return self._known_until
+
+
+def _is_past(ingested: Sequence[int], ends: Sequence[int]) -> bool:
+    return all(here >= end for here, end in zip(ingested, ends, strict=True))
 
 
 @dataclass(frozen=True)
@@ -25,32 +53,33 @@ class Producer:
     beat_interval: dt.timedelta
     last_at: dt.datetime
 
-    def is_lost(self, now: dt.datetime) -> bool:
+    def is_lost(self, known_until: dt.datetime) -> bool:
         """Whether it has been silent for so long that its spool is not waited for."""
-        return now - self.last_at > max(self.beat_interval * _BEATS_MISSED, _SILENCE)
+        return known_until - self.last_at > max(self.beat_interval * _BEATS_MISSED, _SILENCE)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the log is known: the next offset to ingest by partition, and the tenant's open producers."""
+    """How far the log is known: the next offset to ingest by partition, the tenant's open producers, and the moment.
+
+    It must have been read before the effects that are judged by it, so that none of theirs is missing among them.
+    """
 
     ingested: Sequence[int]
     producers: Sequence[Producer]
-    now: dt.datetime
+    known_until: dt.datetime
 
     def is_past(self, fence: Sequence[int]) -> bool:
         """Whether every intent that was durable when `fence` (end offsets by partition) was read is in the store."""
-        if any(here < end for here, end in zip(self.ingested, fence, strict=True)):
-            return False
-        return all(
-            producer.beat_offset >= fence[producer.partition] or producer.is_lost(self.now)
+        return _is_past(self.ingested, fence) and all(
+            producer.beat_offset >= fence[producer.partition] or producer.is_lost(self.known_until)
             for producer in self.producers
         )
 
     @property
     def nobody_acts(self) -> bool:
         """Whether no producer of the tenant can still have a write under way."""
-        return all(producer.is_lost(self.now) for producer in self.producers)
+        return all(producer.is_lost(self.known_until) for producer in self.producers)
 
 
 @dataclass(frozen=True)
@@ -86,18 +115,24 @@ def may_be_said_at_once(verdict: str, outcome: str) -> bool:
     return verdict == "applied" and outcome not in ("failed", "denied")
 
 
+def is_at_rest(facts: Facts, progress: Progress) -> bool:
+    """Whether no attempt is still under way: what it would do has been done, or never will be."""
+    return facts.in_flight <= 0 or progress.nobody_acts or progress.known_until - facts.last_at > _IN_FLIGHT
+
+
 def is_settled(sighting: Sighting, facts: Facts, settle: dt.timedelta, progress: Progress) -> bool:
     """Whether this verdict stands."""
-    now = progress.now
-    if sighting.count < 2 or now - facts.last_at < settle or not progress.is_past(sighting.fence):
+    known_until = progress.known_until
+    if sighting.count < 2 or known_until - facts.last_at < settle or not progress.is_past(sighting.fence):
         return False
     if sighting.verdict == "applied":
         return True
-    if facts.accept_deadline is not None and now < facts.accept_deadline:
+    if facts.accept_deadline is not None and known_until < facts.accept_deadline:
         return False
-    return not facts.in_flight or progress.nobody_acts or now - facts.last_at > _IN_FLIGHT
+    return is_at_rest(facts, progress)
 
 
 def is_change_settled(sighting: Sighting, settle: dt.timedelta, progress: Progress) -> bool:
     """Whether a change at the target that no intent explains stands."""
-    return sighting.count >= 2 and progress.now - sighting.first_at >= settle and progress.is_past(sighting.fence)
+    has_lasted = progress.known_until - sighting.first_at >= settle
+    return sighting.count >= 2 and has_lasted and progress.is_past(sighting.fence)

@@ -72,7 +72,11 @@ class Surroundings:
     baseline: Rows
     observed: Rows
     written: frozenset[RowKey] = frozenset()
-    claimed: frozenset[RowKey] = frozenset()
+    everywhere: frozenset[RowKey] = frozenset()  # what all effects of the tenant write, these among them
+
+    def is_claimed(self, key: RowKey) -> bool:
+        """Whether effects outside the group write this row, so that it cannot be a row created here."""
+        return key in self.everywhere and key not in self.written
 
 
 class TimesOf:
