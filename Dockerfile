@@ -7,6 +7,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
+COPY requirements requirements
 COPY schemas schemas
 COPY events events
 COPY consumers consumers
@@ -17,7 +18,8 @@ COPY console console
 RUN python -m pip wheel --no-deps --wheel-dir /wheels . \
     && python -m venv --without-pip /opt/counterfoil \
     && python -m pip --python /opt/counterfoil/bin/python install --only-binary=:all: \
-        "$(echo /wheels/counterfoil-*.whl)[console]" \
+        --require-hashes -r requirements/console.lock \
+    && python -m pip --python /opt/counterfoil/bin/python install --no-deps /wheels/counterfoil-*.whl \
     && /opt/counterfoil/bin/python -m compileall -q /opt/counterfoil/lib
 
 

@@ -10,12 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg.types.json import Json
-
 from counterfoil_consumers.store import Connection, queries
-from counterfoil_reconcilers.rows import Row, RowKey, Rows, row_of
+from counterfoil_reconcilers.rows import NOT_READ, NotRead, Row, RowKey, Rows
 from counterfoil_reconcilers.settling import Sighting
-from counterfoil_reconcilers.values import shown
+from counterfoil_reconcilers.values import EXACT_INTEGERS, shown
 
 Fence = tuple[int, ...]
 
@@ -35,7 +33,11 @@ class Baseline:
             return Rows()
         stale = {key for key, partition, offset in needed if offset < self.fences.get(key, self.first_fence)[partition]}
         tainted = {key.resource for key in stale}
-        rows = {key: row for key, row in self.rows.items() if key not in stale}
+        rows: dict[RowKey, Row | NotRead | None] = {
+            key: NOT_READ if row is not None and row.problem else row
+            for key, row in self.rows.items()
+            if key not in stale
+        }
         absent = {key: None for key, _, _ in needed if key not in stale and key not in rows}
         return Rows({**rows, **absent}, frozenset(set(resources) - tainted))
 
@@ -47,7 +49,7 @@ def read_baseline(store: Connection, tenant: str, target: str, first_fence: Sequ
     candidates: dict[RowKey, Sighting] = {}
     for found in store.execute(queries("reconcile")["read_baseline"], {"tenant": tenant, "target": target}):
         key = RowKey(found["resource"], tuple(json.loads(found["key"])))
-        rows[key] = None if found["doc"] is None else row_of(found["doc"])
+        rows[key] = _row(found["doc"], found["problem"])
         fences[key] = tuple(found["fence"])
         if found["candidate_digest"] is not None:
             candidates[key] = Sighting(
@@ -66,7 +68,8 @@ def set_baseline(
             [
                 {
                     **_where(tenant, target, key),
-                    "doc": None if row is None else Json(shown(row.doc)),
+                    "doc": None if row is None else json.dumps(shown(row.doc)),
+                    "problem": None if row is None else row.problem,
                     "fence": list(fence),
                 }
                 for key, row in rows.items()
@@ -91,6 +94,18 @@ def set_candidate(
 def clear_candidate(store: Connection, tenant: str, target: str, key: RowKey) -> None:
     """The state is explained, or gone."""
     store.execute(queries("reconcile")["clear_candidate"], _where(tenant, target, key))
+
+
+def _row(text: str | None, problem: str | None) -> Row | None:
+    """A stored row. Its text is our own and in the form of `plain` but for whole numbers, so it is not walked again."""
+    if text is None:
+        return None
+    return Row(json.loads(text, parse_int=_number), problem=problem)
+
+
+def _number(digits: str) -> float | int:
+    number = int(digits)
+    return float(number) if abs(number) <= EXACT_INTEGERS else number
 
 
 def _where(tenant: str, target: str, key: RowKey) -> dict[str, Any]:

@@ -4,14 +4,14 @@ Everything that a pass decides is written in one transaction, which first makes 
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from counterfoil.errors import CounterfoilError
 from counterfoil.failpoints import pass_by
-from counterfoil_consumers.store import Connection, fetch_one, queries
+from counterfoil_consumers.store import Connection, queries
 from counterfoil_reconcilers.baseline import (
     Baseline,
     clear_candidate,
@@ -24,9 +24,10 @@ from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.deciding import Decision, Member, decide, digest_of_rows, fence_of
 from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_target
 from counterfoil_reconcilers.judge import Unattributed, judge, sweep
+from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.looking import look, look_at_all, touch
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
-from counterfoil_reconcilers.settling import Producer, Progress, is_change_settled, sighted
+from counterfoil_reconcilers.settling import Progress, is_change_settled, sighted
 from counterfoil_reconcilers.targets.port import Target
 from counterfoil_reconcilers.touched import Touched, connected
 
@@ -80,7 +81,7 @@ class _Seen:
 
 
 class Checker:
-    """Checks the effects at one target. `end_offsets` reads the events topic's end by partition."""
+    """Checks the effects at one target, one tenant at a time."""
 
     def __init__(
         self,
@@ -92,8 +93,7 @@ class Checker:
         emitter: Emitter,
         owner: str,
         policy: Policy,
-        progress_key: Mapping[str, str],
-        end_offsets: Callable[[], Sequence[int]],
+        log: LogProgress,
     ) -> None:
         self._store = store
         self._contracts = contracts
@@ -102,8 +102,7 @@ class Checker:
         self._emitter = emitter
         self._owner = owner
         self._policy = policy
-        self._progress_key = progress_key
-        self._end_offsets = end_offsets
+        self._log = log
         self._named = queries("reconcile")
         self._drifts = {
             (r["outcome"], r["verdict"]): bool(r["drift"]) for r in store.execute(self._named["read_drift_rules"])
@@ -118,6 +117,8 @@ class Checker:
         if lease is None:
             return None
         where = {"tenant": tenant, "target": self._declared.name}
+        # First how far ingest is, then what it brought: an effect that comes in between must not seem to be missing.
+        progress = self._log.read(self._store, tenant, lease.now)
         found = self._store.execute(self._named["find_open_effects"], where).fetchall()
         is_swept = self._declared.writers is not None
         sweeps = is_swept and is_sweep_due(lease.swept_at, self._policy.sweep_every, lease.now)
@@ -125,7 +126,7 @@ class Checker:
             return Checked()
         baseline = read_baseline(self._store, tenant, self._declared.name, lease.first_fence if is_swept else None)
         effects = [_effect(row, tenant) for row in found]
-        seen = self._see(tenant, lease, baseline, found, effects, sweeps)
+        seen = self._see(tenant, lease, baseline, progress, effects, sweeps)
         with self._writing(where, lease):
             if is_swept and lease.first_fence is None:
                 set_baseline(self._store, tenant, self._declared.name, seen.observed.rows, seen.fence)
@@ -138,7 +139,7 @@ class Checker:
         tenant: str,
         lease: _Lease,
         baseline: Baseline,
-        found: Sequence[Mapping[str, Any]],
+        progress: Progress,
         effects: Sequence[Effect],
         sweeps: bool,
     ) -> _Seen:
@@ -149,8 +150,7 @@ class Checker:
             touched = touch(self._contracts, effects, known, observed)
         else:
             observed, touched = look(self._adapter, self._contracts, self._declared, tenant, effects, known)
-        fence = tuple(self._end_offsets())
-        return _Seen(tenant, lease, baseline, observed, touched, fence, self._read_progress(tenant, len(fence)), sweeps)
+        return _Seen(tenant, lease, baseline, observed, touched, self._log.read_ends(), progress, sweeps)
 
     def _decide(self, seen: _Seen, found: Sequence[Mapping[str, Any]], effects: Sequence[Effect]) -> Checked:
         needed = [
@@ -228,16 +228,15 @@ class Checker:
             self._emitter.rule(self._store, about, ruling, seen.lease.now)
             done.said += 1
         if decision.gives_up:
-            self._emitter.give_up(
+            reason = f"the agent said {member.row['outcome']}, {self._declared.name} says {verdict.verdict}, "
+            done.given_up += self._emitter.give_up(
                 self._store,
                 about,
                 letter_class=verdict.verdict,
-                reason=f"the agent said {member.row['outcome']}, {self._declared.name} says {verdict.verdict}, "
-                "and that persisted",
+                reason=reason + "and that persisted",
                 attempts=sighting.count,
                 now=seen.lease.now,
             )
-            done.given_up += 1
         params = {
             "tenant": seen.tenant,
             "effect_id": member.row["effect_id"],
@@ -250,6 +249,7 @@ class Checker:
             "emitted": verdict.verdict if decision.says else member.row["emitted"],
             "settled_at": decision.settled_at,
             "closed_at": seen.lease.now if decision.closes else None,
+            "facts": member.row["facts"],
         }
         self._store.execute(self._named["set_check_state"], params)
 
@@ -325,22 +325,6 @@ class Checker:
             return None
         fence = None if row["baseline_fence"] is None else tuple(row["baseline_fence"])
         return _Lease(row["epoch"], row["check_seq"], row["swept_at"], fence, row["now"])
-
-    def _read_progress(self, tenant: str, partitions: int) -> Progress:
-        ingested = [0] * partitions
-        for row in self._store.execute(self._named["read_progress"], self._progress_key):
-            ingested[row["partition"]] = row["next_offset"]
-        producers = [
-            Producer(
-                row["partition"],
-                row["beat_offset"],
-                dt.timedelta(microseconds=row["beat_interval"] or 0),
-                row["last_at"],
-            )
-            for row in self._store.execute(self._named["find_open_producers"], {"tenant": tenant})
-        ]
-        now = fetch_one(self._store, self._named["read_clock"])["now"]
-        return Progress(ingested, producers, now)
 
     @contextmanager
     def _writing(self, where: Mapping[str, str], lease: _Lease) -> Iterator[None]:

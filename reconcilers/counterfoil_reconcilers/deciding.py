@@ -9,7 +9,15 @@ from typing import Any
 
 from counterfoil_reconcilers.judge import Verdict
 from counterfoil_reconcilers.rows import Effect, Row, RowKey
-from counterfoil_reconcilers.settling import Facts, Progress, Sighting, is_settled, may_be_said_at_once, sighted
+from counterfoil_reconcilers.settling import (
+    Facts,
+    Progress,
+    Sighting,
+    is_at_rest,
+    is_settled,
+    may_be_said_at_once,
+    sighted,
+)
 from counterfoil_reconcilers.touched import Touched
 from counterfoil_reconcilers.values import canonical
 
@@ -78,7 +86,8 @@ def decide(
         sighting = sighted(member.previous, member.verdict.verdict, state, fence, now)
         settled_at = _settled_at(member, sighting, progress, now)
         drift = drifts[member.row["outcome"], sighting.verdict]
-        over = settled_at is not None and (not drift or now - settled_at >= give_up_after)
+        lasted = settled_at is not None and (not drift or now - settled_at >= give_up_after)
+        over = lasted and is_at_rest(member.facts, progress)
         at_once = may_be_said_at_once(sighting.verdict, member.row["outcome"])
         says = member.row["emitted"] != sighting.verdict and (settled_at is not None or at_once)
         decisions.append(Decision(member, sighting, settled_at, says, over, gives_up=drift))

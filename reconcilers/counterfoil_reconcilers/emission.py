@@ -99,8 +99,13 @@ class Emitter:
 
     def give_up(
         self, store: Connection, about: About, *, letter_class: str, reason: str, attempts: int, now: dt.datetime
-    ) -> None:
-        """Put an effect whose drift persists among the dead letters: the row, the event, and the topic."""
+    ) -> bool:
+        """Put an effect whose drift persists among the dead letters: the row, the event, and the topic.
+
+        False where it lies there already.
+        """
+        if store.execute(queries("reconcile")["find_open_letter"], _ids(about)).fetchone() is not None:
+            return False
         letter_id = new_id()
         body = {
             "letter_id": letter_id,
@@ -121,18 +126,17 @@ class Emitter:
         store.execute(
             queries("reconcile")["give_up"],
             {
+                **_ids(about),
                 "letter_id": uuid.UUID(bytes=letter_id),
-                "tenant": about.tenant,
                 "letter_class": letter_class,
                 "reason": reason,
                 "attempts": attempts,
                 "key": key,
                 "value": value,
-                "task_id": uuid.UUID(bytes=about.task_id),
-                "effect_id": None if about.effect_id is None else uuid.UUID(bytes=about.effect_id),
                 "placed_by": _AGENT,
             },
         )
+        return True
 
     def _put(
         self,
@@ -166,6 +170,14 @@ class Emitter:
         headers = [("counterfoil-kind", kind.encode())]
         outbox.put(store, topic=self._topic, key=key, value=encode(event), event_id=event.event_id, headers=headers)
         return event
+
+
+def _ids(about: About) -> dict[str, Any]:
+    return {
+        "tenant": about.tenant,
+        "task_id": uuid.UUID(bytes=about.task_id),
+        "effect_id": None if about.effect_id is None else uuid.UUID(bytes=about.effect_id),
+    }
 
 
 def _micros(moment: dt.datetime) -> int:

@@ -103,7 +103,8 @@ class Searcher:
             if touch.part.row.key[:1] == ("?",):
                 self._add_lookalikes(touch, world)
         self._idle = set(range(len(self._effects))) - changing
-        claimed = self._fold([TimesOf(0 if effect.outcome in ("failed", "denied") else 1) for effect in self._effects])
+        claims = [TimesOf(0 if effect.outcome in ("failed", "denied") else 1) for effect in self._effects]
+        claimed = world if all(times.usual == 1 for times in claims) else self._fold(claims)
         self._open = [_open_count(claimed, index) for index in range(len(self._effects))]
 
     def _add_lookalikes(self, touch: Touch, world: World) -> None:

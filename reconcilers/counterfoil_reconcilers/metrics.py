@@ -3,7 +3,9 @@
 from prometheus_client import Counter, Gauge, Histogram
 
 EFFECTS = Gauge(
-    "counterfoil_effects", "Effects by the verdict in force (settling: none yet).", ["tenant", "target", "verdict"]
+    "counterfoil_effects",
+    "Live effects by the verdict in force (settling: none yet; uncovered: no target).",
+    ["tenant", "target", "verdict"],
 )
 DRIFT = Gauge("counterfoil_drift", "Effects and changes in drift now.", ["tenant", "target", "verdict"])
 OLDEST_UNRESOLVED = Gauge(

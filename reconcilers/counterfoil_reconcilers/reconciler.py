@@ -10,6 +10,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psycopg
@@ -24,6 +25,7 @@ from counterfoil_reconcilers import metrics
 from counterfoil_reconcilers.checking import Checked, Checker, LeaseLost, Policy
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.emission import Emitter
+from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
 from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from counterfoil_schemas import topics
@@ -83,11 +85,15 @@ class Reconciler:
         declared = topics(settings.profile, settings.topic_prefix)
         self._topic = declared["events"]
         self._admin = admin_client(settings.kafka)
-        self._progress_key = {
+        progress_key = {
             "consumer": settings.topic_prefix + settings.consumer,
             "topic_id": check(self._admin, self._topic).topic_id,
         }
-        self._emitter = Emitter(self._topic.name, declared["dead_letters"].name, settings.environment)
+        self._log = LogProgress(
+            progress_key, lambda: end_offsets(self._admin, self._topic.name, self._topic.partitions)
+        )
+        self._dead_letters = declared["dead_letters"].name
+        self._emitter = self._new_emitter()
         self._store: Connection | None = None
 
     def run(self, stopping: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
@@ -125,14 +131,21 @@ class Reconciler:
             result.skipped["store"] = str(error).splitlines()[0]
             if self._store is not None:
                 self._store.close()
+            # A commit without an answer may have happened, and with it the numbers that its events bear.
+            self._emitter = self._new_emitter()
         return result
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Let go of all leases and connections, so that another reconciler can act at once."""
         for adapter in self._adapters.values():
             adapter.close()
-        if self._store is not None:
+        if self._store is not None and not self._store.closed:
+            with suppress(psycopg.OperationalError, psycopg.InterfaceError):
+                self._store.execute(queries("reconcile")["release_leases"], {"owner": self._owner})
             self._store.close()
+
+    def _new_emitter(self) -> Emitter:
+        return Emitter(self._topic.name, self._dead_letters, self._settings.environment)
 
     def _pass_over(self, store: Connection, target: str, result: PassResult) -> None:
         checker = Checker(
@@ -143,8 +156,7 @@ class Reconciler:
             emitter=self._emitter,
             owner=self._owner,
             policy=self._settings.policy,
-            progress_key=self._progress_key,
-            end_offsets=lambda: end_offsets(self._admin, self._topic.name, self._topic.partitions),
+            log=self._log,
         )
         outcome = "ok"
         with metrics.PASS_SECONDS.time():

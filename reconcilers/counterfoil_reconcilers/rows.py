@@ -50,7 +50,7 @@ def row_of(value: Any, version: str | None = None, ours: bool | None = None) -> 
 class Rows:
     """Rows by key. `whole`: resources that were read completely, so that a row not in here does not exist."""
 
-    rows: Mapping[RowKey, Row | None] = field(default_factory=dict)
+    rows: Mapping[RowKey, Row | NotRead | None] = field(default_factory=dict)
     whole: frozenset[str] = frozenset()
 
     def get(self, key: RowKey) -> Row | NotRead | None:
@@ -61,7 +61,7 @@ class Rows:
 
     def of(self, resource: str) -> Iterable[tuple[RowKey, Row]]:
         """The rows of one resource that exist."""
-        return ((key, row) for key, row in self.rows.items() if key.resource == resource and row is not None)
+        return ((key, row) for key, row in self.rows.items() if key.resource == resource and isinstance(row, Row))
 
 
 @dataclass(frozen=True)

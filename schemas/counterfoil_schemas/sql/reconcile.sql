@@ -16,6 +16,9 @@ SET epoch = l.epoch + (l.owner <> excluded.owner)::int, owner = excluded.owner, 
 WHERE l.owner = excluded.owner OR l.held_until < now()
 RETURNING epoch, check_seq, swept_at, baseline_fence, now() AS now
 
+-- name: release_leases
+UPDATE counterfoil.check_lease SET held_until = clock_timestamp() WHERE owner = %(owner)s AND held_until > now()
+
 -- name: hold_lease
 SELECT now() AS now FROM counterfoil.check_lease
 WHERE tenant = %(tenant)s AND target = %(target)s AND owner = %(owner)s AND epoch = %(epoch)s AND check_seq = %(check_seq)s
@@ -27,15 +30,18 @@ UPDATE counterfoil.check_lease SET swept_at = now(), baseline_fence = coalesce(b
 WHERE tenant = %(tenant)s AND target = %(target)s
 
 -- name: find_open_effects
+-- Those never closed, and those of which intents or results came in that closing did not know.
 SELECT s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.args, s.reply, s.intents, s.outcome, s.intent_at,
        s.intent_event_id, s.intent_partition, s.intent_offset, s.last_appended_at, s.accept_deadline, s.verdict, s.drift,
        s.intents - s.ok - s.accepted - s.partial - s.unknown - s.failed - s.denied AS in_flight,
+       s.intents + s.ok + s.accepted + s.partial + s.unknown + s.failed + s.denied AS facts,
        c.sightings, c.verdict AS sighted_verdict, c.sighting_digest, c.fence, c.first_sighted_at, c.emitted, c.settled_at,
        c.closed_at
 FROM counterfoil.effect_state AS s
 LEFT JOIN counterfoil.check_state AS c ON c.tenant = s.tenant AND c.effect_id = s.effect_id
 WHERE s.tenant = %(tenant)s AND s.target = %(target)s AND s.mode = 'live' AND s.intents > 0
-  AND (c.closed_at IS NULL OR c.closed_at < s.last_appended_at)
+  AND (c.closed_at IS NULL
+       OR c.facts < s.intents + s.ok + s.accepted + s.partial + s.unknown + s.failed + s.denied)
 ORDER BY s.intent_partition, s.intent_offset
 
 -- name: read_progress
@@ -43,22 +49,19 @@ ORDER BY s.intent_partition, s.intent_offset
 SELECT o.partition, o.next_offset FROM counterfoil.ingest_offset AS o
 WHERE o.consumer = %(consumer)s AND o.topic_id = %(topic_id)s
 
--- name: read_clock
-SELECT now() AS now
-
 -- name: find_open_producers
 SELECT producer_id, partition, beat_offset, beat_interval, last_at FROM counterfoil.producer
 WHERE tenant = %(tenant)s AND opened AND NOT closed AND beat_offset IS NOT NULL
 
 -- name: read_baseline
-SELECT resource, key, doc, fence, candidate_digest, candidate_fence, candidate_at
+SELECT resource, key, doc::text AS doc, problem, fence, candidate_digest, candidate_fence, candidate_at
 FROM counterfoil.target_baseline WHERE tenant = %(tenant)s AND target = %(target)s
 
 -- name: set_baseline
-INSERT INTO counterfoil.target_baseline AS b (tenant, target, resource, key, doc, fence, read_at)
-VALUES (%(tenant)s, %(target)s, %(resource)s, %(key)s, %(doc)s, %(fence)s, now())
+INSERT INTO counterfoil.target_baseline AS b (tenant, target, resource, key, doc, problem, fence, read_at)
+VALUES (%(tenant)s, %(target)s, %(resource)s, %(key)s, %(doc)s, %(problem)s, %(fence)s, now())
 ON CONFLICT (tenant, target, resource, key) DO UPDATE
-SET doc = excluded.doc, fence = excluded.fence, read_at = excluded.read_at,
+SET doc = excluded.doc, problem = excluded.problem, fence = excluded.fence, read_at = excluded.read_at,
     candidate_digest = NULL, candidate_fence = NULL, candidate_at = NULL
 
 -- name: set_candidate
@@ -77,28 +80,32 @@ WHERE tenant = %(tenant)s AND target = %(target)s AND resource = %(resource)s AN
 -- name: set_check_state
 INSERT INTO counterfoil.check_state (
     tenant, effect_id, target, sightings, verdict, sighting_digest, fence, first_sighted_at, emitted, settled_at,
-    closed_at)
+    closed_at, facts)
 VALUES (%(tenant)s, %(effect_id)s, %(target)s, %(sightings)s, %(verdict)s, %(digest)s, %(fence)s, %(first_sighted_at)s,
-        %(emitted)s, %(settled_at)s, %(closed_at)s)
+        %(emitted)s, %(settled_at)s, %(closed_at)s, %(facts)s)
 ON CONFLICT (tenant, effect_id) DO UPDATE
 SET sightings = excluded.sightings, verdict = excluded.verdict, sighting_digest = excluded.sighting_digest,
     fence = excluded.fence, first_sighted_at = excluded.first_sighted_at, emitted = excluded.emitted,
-    settled_at = excluded.settled_at, closed_at = excluded.closed_at
+    settled_at = excluded.settled_at, closed_at = excluded.closed_at, facts = excluded.facts
 
 -- name: read_drift_rules
 SELECT outcome, verdict, drift FROM counterfoil.drift_rule
+
+-- name: find_open_letter
+SELECT letter_id FROM counterfoil.dead_letter
+WHERE tenant = %(tenant)s AND effect_id = %(effect_id)s AND letter_kind = 'effect' AND status = 'open'
 
 -- name: give_up
 INSERT INTO counterfoil.dead_letter (
     letter_id, tenant, letter_kind, letter_class, reason, attempts, key, value, headers, task_id, effect_id, placed_by)
 VALUES (%(letter_id)s, %(tenant)s, 'effect', %(letter_class)s, %(reason)s, %(attempts)s, %(key)s, %(value)s, '[]',
         %(task_id)s, %(effect_id)s, %(placed_by)s)
-ON CONFLICT DO NOTHING
 
 -- name: measure_effects
-SELECT tenant, coalesce(target, '') AS target, coalesce(verdict, 'settling') AS verdict, count(*) AS effects,
+SELECT tenant, coalesce(target, '') AS target,
+       coalesce(verdict, CASE WHEN target IS NULL THEN 'uncovered' ELSE 'settling' END) AS verdict, count(*) AS effects,
        count(*) FILTER (WHERE drift) AS drift
-FROM counterfoil.effect_state GROUP BY 1, 2, 3
+FROM counterfoil.effect_state WHERE mode = 'live' AND intents > 0 GROUP BY 1, 2, 3
 
 -- name: measure_changes
 SELECT tenant, target, verdict, count(*) AS changes FROM counterfoil.target_change GROUP BY 1, 2, 3

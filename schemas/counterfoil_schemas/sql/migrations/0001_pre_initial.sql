@@ -131,6 +131,7 @@ CREATE TABLE check_state (
     emitted          text,        -- the last verdict put into the outbox
     settled_at       timestamptz,
     closed_at        timestamptz,
+    facts            int NOT NULL, -- intents and results that were known then
     PRIMARY KEY (tenant, effect_id)
 );
 CREATE INDEX check_state_open ON check_state (tenant, target) WHERE closed_at IS NULL;
@@ -143,6 +144,7 @@ CREATE TABLE target_baseline (
     resource         text NOT NULL,
     key              text NOT NULL,
     doc              json,             -- NULL: it did not exist
+    problem          text,             -- why it could not be compared
     fence            bigint[] NOT NULL,
     read_at          timestamptz NOT NULL,
     candidate_digest bytea,            -- of an unexplained state that waits to settle
