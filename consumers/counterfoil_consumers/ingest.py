@@ -32,6 +32,8 @@ _BATCH = 5_000
 _POLL_SECONDS = 0.1
 _LAG_EVERY_SECONDS = 5.0
 _BACKOFF_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
+# The last is how a zombie learns, on waking, that Postgres ended its transaction; psycopg counts it as internal.
+_STORE_WENT = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout)
 _MONTHS_BACK, _MONTHS_AHEAD = 13, 2
 _CONSUMER = {
     "enable.auto.commit": False,
@@ -122,7 +124,7 @@ class Ingest:
             metrics.FENCED.inc()
             logger.warning("%s; claiming again", error)
             self._reclaim(consumer, stopping)
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except _STORE_WENT as error:
             logger.warning("the store went away: %s; connecting again", str(error).splitlines()[0])
             metrics.STORE_RETRIES.inc()
             self._reclaim(consumer, stopping)
@@ -246,7 +248,7 @@ class Ingest:
                 self._store.close()
                 self._store = self._connect()
                 consumer.incremental_assign(self._claim(held))
-            except (StoreAway, BrokersAway, psycopg.OperationalError) as error:
+            except (StoreAway, BrokersAway, *_STORE_WENT) as error:
                 pause = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
                 logger.warning("claiming again in %g s: %s", pause, str(error).splitlines()[0])
                 consumer.incremental_assign([])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from counterfoil_consumers.store import Connection, queries
-from counterfoil_reconcilers.rows import NOT_READ, NotRead, Row, RowKey, Rows
+from counterfoil_reconcilers.rows import Row, RowKey, Rows
 from counterfoil_reconcilers.settling import Sighting
 from counterfoil_reconcilers.values import EXACT_INTEGERS, shown
 
@@ -33,13 +33,10 @@ class Baseline:
             return Rows()
         stale = {key for key, partition, offset in needed if offset < self.fences.get(key, self.first_fence)[partition]}
         tainted = {key.resource for key in stale}
-        rows: dict[RowKey, Row | NotRead | None] = {
-            key: NOT_READ if row is not None and row.problem else row
-            for key, row in self.rows.items()
-            if key not in stale
-        }
-        absent = {key: None for key, _, _ in needed if key not in stale and key not in rows}
-        return Rows({**rows, **absent}, frozenset(set(resources) - tainted))
+        unreadable = {key for key, row in self.rows.items() if row is not None and row.problem}
+        rows = {key: row for key, row in self.rows.items() if key not in stale and key not in unreadable}
+        absent = {key: None for key, _, _ in needed if key not in stale and key not in self.rows}
+        return Rows({**rows, **absent}, frozenset(set(resources) - tainted), frozenset(unreadable))
 
 
 def read_baseline(store: Connection, tenant: str, target: str, first_fence: Sequence[int] | None) -> Baseline:

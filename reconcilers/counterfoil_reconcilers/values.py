@@ -48,20 +48,18 @@ def _plain(value: Any, depth: int, budget: list[int]) -> Json:
     kind = type(value)  # what JSON text is made of first, by exact type: rows come by the thousand
     if kind is str:
         return _text(value)
-    if kind is float:
-        return _finite(value)
     if kind is dict:
         depth += 1
         return {_text(str(name)): _plain(item, depth, budget) for name, item in value.items()}
     match value:
+        case float() | Decimal():
+            return _finite(value)
         case None | bool():
             return value
         case str():
             return _text(value)
         case int():
             return float(value) if abs(value) <= EXACT_INTEGERS else _bounded(value)
-        case float() | Decimal():
-            return _finite(value)
         case dt.datetime() | dt.date() | dt.time():
             return value.isoformat()
         case uuid.UUID():

@@ -13,10 +13,10 @@ import pytest
 from counterfoil import Recorder
 from counterfoil.codec import encode
 from counterfoil_consumers import outbox
-from counterfoil_consumers.errors import Fenced
+from counterfoil_consumers.errors import BadRecord, Fenced
 from counterfoil_consumers.outbox import relay_now
 from counterfoil_consumers.projection import Claim, Refused, Source, make_staging, write_batch
-from counterfoil_consumers.records import BadRecord, Window, row_of
+from counterfoil_consumers.records import Window, row_of
 from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 from tests.consumers.made import event, key_of, record
 from tests.fix_log import Logged, Produce, RecordsOf, StartPython

