@@ -183,6 +183,7 @@ class Ingest:
         connection = connect(self._dsn, "ingester", application="ingest")
         named = queries("ingest")
         where = {"cluster_id": self._cluster_id, "topic_id": self._state.topic_id, "topic": self._topic.name}
+        self._refuse_other_topic(connection, {**where, "consumer": self._group})
         make_staging(connection)
         connection.execute(named["open_window"], {"months_back": _MONTHS_BACK, "months_ahead": _MONTHS_AHEAD})
         connection.execute(named["add_source"], where)
@@ -220,7 +221,6 @@ class Ingest:
             "topic": self._topic.name,
             "owner": self._owner,
         }
-        self._refuse_other_topic(where)
         with self._store.transaction():
             for partition in partitions:
                 params = {**where, "partition": partition, "start": starts[partition]}
@@ -230,8 +230,8 @@ class Ingest:
                 self._claims[partition] = claim
         return [TopicPartition(self._topic.name, p, self._claims[p].next_offset) for p in partitions]
 
-    def _refuse_other_topic(self, where: Mapping[str, str]) -> None:
-        others = self._store.execute(queries("ingest")["find_other_topic_ids"], where).fetchall()
+    def _refuse_other_topic(self, connection: Connection, where: Mapping[str, str]) -> None:
+        others = connection.execute(queries("ingest")["find_other_topic_ids"], where).fetchall()
         if others:
             raise IngestStopped(
                 f"topic {self._topic.name} is not the one that was ingested before: its id is {self._state.topic_id} "

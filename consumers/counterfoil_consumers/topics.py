@@ -99,7 +99,12 @@ def create_missing(admin: AdminClient, declared: Sequence[Topic]) -> list[str]:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TopicsError(f"the brokers refuse to create {name}: {error.args[0].str()}") from error
-    return [topic.name for topic in missing]
+    names = [topic.name for topic in missing]
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    # What the controller made, a broker knows a moment later.
+    while len(describe(admin, names)) < len(names) and time.monotonic() < deadline:
+        time.sleep(_MOVING_PAUSE_SECONDS)
+    return names
 
 
 def differences(topic: Topic, state: TopicState | None) -> list[str]:

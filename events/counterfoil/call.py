@@ -9,9 +9,10 @@ import concurrent.futures
 import datetime as dt
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 from confluent_kafka import KafkaException
 
@@ -19,11 +20,15 @@ from counterfoil.errors import AuditUnavailable, UsageError
 from counterfoil.event import Outcome
 from counterfoil.ids import Id, new_id
 from counterfoil.jsontext import error_text, to_json_text, to_text
-
-if TYPE_CHECKING:
-    from counterfoil.task import Task
+from counterfoil.session import About
 
 _MICROS = 1_000_000
+
+
+class Record(Protocol):
+    """Records an event of the call's task; the future is the brokers' answer."""
+
+    def __call__(self, kind: str, body: Mapping[str, Any], about: About, /) -> "Future[None]": ...
 
 
 class Call:
@@ -34,9 +39,10 @@ class Call:
 
     _write = False
     effect_id: Id | None = None
+    attempt: int | None = None
 
-    def __init__(self, task: "Task", tool: str, args: Any, *, call_id: str | None = None) -> None:
-        self._task = task
+    def __init__(self, record: Record, tool: str, args: Any, *, call_id: str | None = None) -> None:
+        self._record = record
         self.tool = tool
         self.args = args
         self._call_id = call_id
@@ -100,7 +106,8 @@ class Call:
                 raise UsageError(f"this attempt of {self.tool} has begun already; ask the task for another one")
             self._begun = True
         self._started = time.monotonic()
-        return self._task.emit_intent(self, self._intent())
+        about = About(event_id=self._intent_id, effect_id=self.effect_id, attempt=self.attempt)
+        return self._record("tool_intent", self._intent(), about)
 
     def _intent(self) -> dict[str, Any]:
         return {
@@ -135,7 +142,8 @@ class Call:
             "deadline": deadline_micros,
             "duration": int((time.monotonic() - self._started) * _MICROS),
         }
-        self._task.emit_result(self, body)
+        about = About(effect_id=self.effect_id, attempt=self.attempt, causation_id=self._intent_id)
+        self._record("tool_result", body, about)
 
     @property
     def intent_id(self) -> Id:
@@ -150,7 +158,7 @@ class Effect(Call):
 
     def __init__(
         self,
-        task: "Task",
+        record: Record,
         tool: str,
         args: Any,
         *,
@@ -163,10 +171,10 @@ class Effect(Call):
         ack_timeout_seconds: float,
         call_id: str | None = None,
     ) -> None:
-        super().__init__(task, tool, args, call_id=call_id)
+        super().__init__(record, tool, args, call_id=call_id)
         self.target = target
         self.effect_id: Id = effect_id
-        self.attempt = attempt
+        self.attempt: int = attempt
         self.step = step
         self._identity = identity
         self._definite = definite

@@ -12,9 +12,9 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 from counterfoil.delivery import Delivery
 from counterfoil.errors import UsageError
@@ -49,10 +49,35 @@ class Origin:
     trace_id: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What one event refers to, besides its task. `event_id` is given where others must name it beforehand."""
+
+    event_id: Id | None = None
+    effect_id: Id | None = None
+    attempt: int | None = None
+    causation_id: Id | None = None
+
+
+NOTHING = About()
+_SHARED = tuple(field.name for field in fields(Origin))
+
+
 @dataclass
 class _Tenant:
     origin: Origin
     open_tasks: dict[Id, int] = field(default_factory=dict)
+
+
+class Recording(Protocol):
+    """What a task needs of the recorder: the producer of this process, and how writes are identified and waited for."""
+
+    settings: RecorderSettings
+    identity_key: bytes
+
+    @property
+    def session(self) -> "Session":
+        """This process's producer, started at first use."""
 
 
 class Session:
@@ -73,20 +98,15 @@ class Session:
         self._beats.start()
 
     def record(
-        self,
-        origin: Origin,
-        kind: str,
-        body: Mapping[str, Any],
-        *,
-        event_id: Id | None = None,
-        effect_id: Id | None = None,
-        attempt: int | None = None,
-        causation_id: Id | None = None,
+        self, origin: Origin, kind: str, body: Mapping[str, Any], about: About = NOTHING
     ) -> tuple[Event, "Future[None]"]:
-        """Number one event and hand it to the brokers; the future ends with their answer."""
+        """Number one event and hand it to the brokers; the future ends with their answer.
+
+        Raises UsageError when the body can't be encoded; nothing was numbered then.
+        """
         with self._lock:
             self._greet(origin)
-            event = self._event(origin, kind, body, event_id, effect_id, attempt, causation_id)
+            event = self._event(origin, kind, body, about)
             return event, self._send(event)
 
     def opened(self, origin: Origin) -> None:
@@ -123,14 +143,15 @@ class Session:
     def _greet(self, origin: Origin) -> None:
         if origin.tenant in self._tenants:
             return
+        name = f"producer:{self.producer_id.hex()}"
         own = Origin(
             tenant=origin.tenant,
             workflow=origin.workflow,
             agent=origin.agent,
             environment=origin.environment,
             mode=origin.mode,
-            task_id=task_id_of(origin.tenant, f"producer:{self.producer_id.hex()}"),
-            task_ref=f"producer:{self.producer_id.hex()}",
+            task_id=task_id_of(origin.tenant, name),
+            task_ref=name,
         )
         self._tenants[origin.tenant] = _Tenant(own)
         body = {
@@ -144,40 +165,19 @@ class Session:
     def _say(self, origin: Origin, kind: str, body: Mapping[str, Any]) -> None:
         self._send(self._event(origin, kind, body))
 
-    def _event(
-        self,
-        origin: Origin,
-        kind: str,
-        body: Mapping[str, Any],
-        event_id: Id | None = None,
-        effect_id: Id | None = None,
-        attempt: int | None = None,
-        causation_id: Id | None = None,
-    ) -> Event:
+    def _event(self, origin: Origin, kind: str, body: Mapping[str, Any], about: About = NOTHING) -> Event:
+        shared = {name: getattr(origin, name) for name in _SHARED}
         return Event(
-            event_id=event_id or new_id(),
+            **shared,
             kind=kind,
             body=body,
-            tenant=origin.tenant,
-            workflow=origin.workflow,
-            task_id=origin.task_id,
-            agent=origin.agent,
+            event_id=about.event_id or new_id(),
+            effect_id=about.effect_id,
+            attempt=about.attempt,
+            causation_id=about.causation_id,
             producer_id=self.producer_id,
             seq=self._seqs[origin.task_id],
             occurred_at=time.time_ns() // 1000,
-            environment=origin.environment,
-            mode=origin.mode,
-            task_ref=origin.task_ref,
-            parent_task_id=origin.parent_task_id,
-            conversation_id=origin.conversation_id,
-            subject_ref=origin.subject_ref,
-            release=origin.release,
-            principal=origin.principal,
-            on_behalf_of=origin.on_behalf_of,
-            effect_id=effect_id,
-            attempt=attempt,
-            causation_id=causation_id,
-            trace_id=origin.trace_id,
         )
 
     def _send(self, event: Event) -> "Future[None]":

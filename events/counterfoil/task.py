@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated, Any, Self
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,10 +20,7 @@ from counterfoil.event import Mode
 from counterfoil.identity import effect_id_of
 from counterfoil.ids import Id, new_id, task_id_of
 from counterfoil.jsontext import error_text, to_json_text, to_text
-from counterfoil.session import Origin
-
-if TYPE_CHECKING:
-    from counterfoil.recorder import Recorder
+from counterfoil.session import About, Origin, Recording
 
 TASK_HEADER = "counterfoil-task"
 _MAX_STEP_CHARACTERS = 200
@@ -48,9 +45,9 @@ class Task:
     """One unit of work; enter it with `with` or `async with`, from as many processes as it takes."""
 
     def __init__(
-        self, recorder: "Recorder", title: str, origin: Origin, *, given: Any = None, ends: bool = True
+        self, recording: Recording, title: str, origin: Origin, *, given: Any = None, ends: bool = True
     ) -> None:
-        self._recorder = recorder
+        self._recording = recording
         self._origin = origin
         self._title = title
         self._given = given
@@ -71,7 +68,7 @@ class Task:
         return self._origin
 
     def __enter__(self) -> Self:
-        self._recorder.session.opened(self._origin)
+        self._recording.session.opened(self._origin)
         given = None if self._given is None else to_json_text(self._given)
         self._emit("task_started", {"title": to_text(self._title), "input": given})
         self._told = False
@@ -188,7 +185,7 @@ class Task:
 
     def tool(self, name: str, args: Any = None, *, call_id: str | None = None) -> Call:
         """A read: told of, not waited for."""
-        return Call(self, name, {} if args is None else args, call_id=call_id)
+        return Call(self._record, name, {} if args is None else args, call_id=call_id)
 
     def effect(
         self,
@@ -214,7 +211,7 @@ class Task:
         if step is not None and not 0 < len(step) <= _MAX_STEP_CHARACTERS:
             raise UsageError(f"step has {len(step)} characters; 1 to {_MAX_STEP_CHARACTERS} are allowed")
         effect_id = effect_id_of(
-            self._recorder.identity_key,
+            self._recording.identity_key,
             tenant=self._origin.tenant,
             task_id=self._origin.task_id,
             tool=tool,
@@ -224,7 +221,7 @@ class Task:
         )
         attempt = self._attempts[effect_id] = self._attempts.get(effect_id, 0) + 1
         return Effect(
-            self,
+            self._record,
             tool,
             args,
             target=target,
@@ -233,7 +230,7 @@ class Task:
             step=step,
             identity=names,
             definite=definite,
-            ack_timeout_seconds=self._recorder.settings.ack_timeout_seconds,
+            ack_timeout_seconds=self._recording.settings.ack_timeout_seconds,
             call_id=call_id,
         )
 
@@ -259,7 +256,7 @@ class Task:
             agent=agent or own.agent,
             workflow=workflow or own.workflow,
         )
-        return Task(self._recorder, title, origin)
+        return Task(self._recording, title, origin)
 
     def headers(self) -> dict[str, str]:
         """What another service needs to go on with this task: pass it to `recorder.continue_task`."""
@@ -280,31 +277,6 @@ class Task:
         if own.trace_id is not None:
             headers["traceparent"] = f"00-{own.trace_id.hex()}-{new_id()[-8:].hex()}-01"
         return headers
-
-    def emit_intent(self, call: Call, body: Mapping[str, Any]) -> "Future[None]":
-        """Used by calls: record their intent; the future is the brokers' answer."""
-        attempt = call.attempt if isinstance(call, Effect) else None
-        _, acknowledged = self._recorder.session.record(
-            self._origin,
-            "tool_intent",
-            body,
-            event_id=call.intent_id,
-            effect_id=call.effect_id,
-            attempt=attempt,
-        )
-        return acknowledged
-
-    def emit_result(self, call: Call, body: Mapping[str, Any]) -> None:
-        """Used by calls: record what the agent saw, caused by the intent."""
-        attempt = call.attempt if isinstance(call, Effect) else None
-        self._recorder.session.record(
-            self._origin,
-            "tool_result",
-            body,
-            effect_id=call.effect_id,
-            attempt=attempt,
-            causation_id=call.intent_id,
-        )
 
     def _message(self, message: Mapping[str, Any]) -> bytes:
         content = to_json_text(message.get("content"))
@@ -327,10 +299,13 @@ class Task:
     def _tell(self, kind: str, body: Mapping[str, Any]) -> None:
         self._told = True
         self._emit(kind, body)
-        self._recorder.session.ended(self._origin)
+        self._recording.session.ended(self._origin)
+
+    def _record(self, kind: str, body: Mapping[str, Any], about: About, /) -> "Future[None]":
+        return self._recording.session.record(self._origin, kind, body, about)[1]
 
     def _emit(self, kind: str, body: Mapping[str, Any]) -> Id:
-        event, _ = self._recorder.session.record(self._origin, kind, body)
+        event, _ = self._recording.session.record(self._origin, kind, body)
         return event.event_id
 
 

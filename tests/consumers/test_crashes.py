@@ -46,10 +46,10 @@ places = [TopicPartition(prefix + "counterfoil.events", partition) for partition
 stored = consumer.committed(places)
 consumer.assign([TopicPartition(place.topic, place.partition, max(place.offset, 0)) for place in stored])
 with psycopg.connect(dsn) as connection:
-    quiet = 0
-    while quiet < 5:
-        messages = consumer.consume(500, 0.2)
-        quiet = 0 if messages else quiet + 1
+    left = sum(consumer.get_watermark_offsets(place)[1] for place in places)
+    while left:
+        messages = consumer.consume(500, 0.1)
+        left -= len(messages)
         for message in messages:
             connection.execute("INSERT INTO naive VALUES (%s, %s)", (message.partition(), message.offset()))
         connection.commit()
