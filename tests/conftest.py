@@ -1,3 +1,10 @@
 """Only the list of fixture modules; each says what it gives."""
 
-pytest_plugins = ["tests.fix_stack", "tests.fix_store", "tests.fix_recorder", "tests.fix_skips", "tests.fix_log", "tests.fix_shop"]
+pytest_plugins = [
+    "tests.fix_stack",
+    "tests.fix_store",
+    "tests.fix_recorder",
+    "tests.fix_skips",
+    "tests.fix_log",
+    "tests.fix_shop",
+]

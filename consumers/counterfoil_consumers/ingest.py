@@ -181,6 +181,14 @@ class Ingest:
 
     def _connect(self) -> Connection:
         connection = connect(self._dsn, "ingester", application="ingest")
+        try:
+            self._introduce(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _introduce(self, connection: Connection) -> None:
         named = queries("ingest")
         where = {"cluster_id": self._cluster_id, "topic_id": self._state.topic_id, "topic": self._topic.name}
         self._refuse_other_topic(connection, {**where, "consumer": self._group})
@@ -193,7 +201,6 @@ class Ingest:
         )
         self._window = open_window(dt.datetime.now(dt.UTC))
         self._tenants = {row["tenant"] for row in connection.execute(named["find_tenants"])}
-        return connection
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:

@@ -50,6 +50,8 @@ def migrate(dsn: str) -> Iterator[Migration]:
         connection = psycopg.connect(dsn, autocommit=True, connect_timeout=5, application_name="counterfoil-migrate")
     except psycopg.OperationalError as error:
         raise StoreAway(f"the store does not answer: {str(error).strip().splitlines()[0]}") from error
+    except psycopg.ProgrammingError as error:
+        raise StoreError(f"the store's DSN can't be read: {str(error).strip().splitlines()[0]}") from error
     with connection:
         connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
         for migration in pending(applied(connection)):

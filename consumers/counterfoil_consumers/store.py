@@ -58,6 +58,9 @@ def connect(dsn: str, role: str, *, application: str, **limits: str) -> Connecti
         raise StoreError(f"COUNTERFOIL_STORE__DSN can't be read: {_sentence(error)}") from error
     try:
         _prepare(connection, role, _LIMITS | limits)
+    except StoreError:
+        connection.close()
+        raise
     except psycopg.errors.InvalidParameterValue as error:
         connection.close()
         raise StoreError(
@@ -74,6 +77,10 @@ def _prepare(connection: Connection, role: str, limits: dict[str, str]) -> None:
         for name, value in limits.items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, value))
         connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(f"counterfoil_{role}")))
+        # The roles belong to the cluster: another database may have made them.
+        found = connection.execute("SELECT to_regnamespace('counterfoil') IS NOT NULL AS found").fetchone()
+        if found is None or not found["found"]:
+            raise StoreError(f"the database {connection.info.dbname} holds no store; run `counterfoil migrate`")
 
 
 def _sentence(error: psycopg.Error) -> str:

@@ -27,7 +27,8 @@ _MIN_KEY_BYTES = 16
 class Recorder:
     """Records tasks, prompts and effects as events on Kafka. One per process; thread-safe.
 
-    Emitting never waits for the brokers; only the intent of a write does. A forked child records under a
+    Only the intent of a write waits for the brokers; every other event waits for nothing but room in a full queue, and
+    at most `ack_timeout_seconds` for that. A forked child records under a
     producer_id of its own.
 
     Raises SettingsError when no broker or no identity key is set.

@@ -64,12 +64,12 @@ def test_two_migrators_at_once_do_the_work_once(bare_database: str) -> None:
 
 def test_a_newer_store_is_refused() -> None:
     have = {migration.number: migration.sha256 for migration in migrations()}
-    with pytest.raises(StoreError, match="has migration 9999.*upgrade counterfoil"):
+    with pytest.raises(StoreError, match=r"has migration 9999.*upgrade counterfoil"):
         pending(have | {9999: "x"})
 
 
 def test_a_changed_migration_is_refused() -> None:
-    with pytest.raises(StoreError, match="migration 0001 .* text differs"):
+    with pytest.raises(StoreError, match=r"migration 0001 .* text differs"):
         pending({1: "another digest"})
 
 
@@ -131,7 +131,7 @@ def test_a_store_that_is_not_migrated(bare_database: str) -> None:
 
 
 def test_a_role_that_does_not_exist(database: str) -> None:
-    with pytest.raises(StoreError, match="counterfoil_nobody does not exist.*counterfoil migrate"):
+    with pytest.raises(StoreError, match=r"counterfoil_nobody does not exist.*counterfoil migrate"):
         connect(database, "nobody", application="test")
 
 
@@ -292,6 +292,7 @@ def test_a_tenant_sees_its_own_rows_alone(logins: dict[str, str], database: str,
             for statement in HOSTILE:
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     connection.execute(statement)
+                    pytest.fail(str(statement))
     with psycopg.connect(make_conninfo(database, user=logins["nobody"]), autocommit=True) as connection:
         for table in VISIBLE:
             assert tenants_seen(connection, table) == set(), table

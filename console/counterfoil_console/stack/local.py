@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from counterfoil_console.stack import kafka, ports, postgres, watchdog
+from counterfoil_console.stack import kafka, ports, postgres
 from counterfoil_console.stack.errors import StackDiffers, StackError
 from counterfoil_console.stack.jars import FetchJar, LockedJar, provide_jars, read_lock
 from counterfoil_console.stack.java import find_java
@@ -46,6 +46,8 @@ _STOPPING: dict[ServerName, tuple[signal.Signals, float]] = {
     # SIGTERM would let Postgres wait for its clients to leave; SIGINT is its fast shutdown.
     "postgres": (signal.SIGINT, postgres.STOP_GRACE_SECONDS),
 }
+
+_WATCHDOG = Path(__file__).with_name("watchdog.py")  # run, not imported: it imports this module
 
 
 def _fetch(jar: LockedJar, folder: Path, received: Callable[[int], None], /) -> Path:
@@ -273,7 +275,7 @@ class LocalStack:
         self._make_directories()
         arguments = [str(owner.pid), repr(owner.started), str(self._layout.data), str(self.cache_directory)]
         return subprocess.Popen(
-            [sys.executable, "-P", watchdog.__file__, *arguments],
+            [sys.executable, "-P", str(_WATCHDOG), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
