@@ -1,8 +1,10 @@
 """The real Kafka and the real Postgres, started once for the whole run by the project's own stack."""
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,11 +14,16 @@ from counterfoil_schemas import topics
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
-    """Both servers, with data of their own; they go down with the run, however it ends."""
-    data = tmp_path_factory.mktemp("stack") / "data"
-    with LocalStack(data, default_directories(os.environ).cache, os.environ.get("PATH")).running() as state:
-        yield state
+def stack() -> Iterator[StackState]:
+    """Both servers, with data of their own; they go down with the run, however it ends.
+
+    Not under pytest's own folder: another run beside this one takes away the right to pass through that, which the
+    user that Postgres runs under needs.
+    """
+    with tempfile.TemporaryDirectory(prefix="counterfoil-") as folder:
+        own = default_directories(os.environ)
+        with LocalStack(Path(folder) / "data", own.cache, os.environ.get("PATH")).running() as state:
+            yield state
 
 
 @pytest.fixture(scope="session")

@@ -7,23 +7,22 @@ hint for lag tools.
 
 import datetime as dt
 import logging
-import os
-import platform
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import psycopg
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from counterfoil.failpoints import pass_by
 from counterfoil.kafka import client_config
 from counterfoil_consumers import metrics
+from counterfoil_consumers.assignment import Assignment
 from counterfoil_consumers.errors import BadRecord, BrokersAway, Fenced, IngestStopped, StoreAway
-from counterfoil_consumers.projection import Claim, Refused, Source, Written, make_staging, write_batch
+from counterfoil_consumers.projection import Refused, Source, Written, make_staging, write_batch
 from counterfoil_consumers.records import Record, Row, Window, row_of
-from counterfoil_consumers.store import Connection, connect, fetch_one, queries
-from counterfoil_consumers.topics import admin_client, check, cluster_id, end_offsets, start_offsets
+from counterfoil_consumers.store import WENT_AWAY, Connection, connect, fetch_one, queries
+from counterfoil_consumers.topics import admin_client, check, cluster_id, end_offsets
 from counterfoil_schemas import topics
 
 logger = logging.getLogger("counterfoil.ingest")
@@ -31,9 +30,8 @@ logger = logging.getLogger("counterfoil.ingest")
 _BATCH = 5_000
 _POLL_SECONDS = 0.1
 _LAG_EVERY_SECONDS = 5.0
-_BACKOFF_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
-# The last is how a zombie learns, on waking, that Postgres ended its transaction; psycopg counts it as internal.
-_STORE_WENT = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout)
+_WINDOW_EVERY_SECONDS = 3600.0
+_RECONNECT_SECONDS = 1.0
 _MONTHS_BACK, _MONTHS_AHEAD = 13, 2
 _CONSUMER = {
     "enable.auto.commit": False,
@@ -68,8 +66,6 @@ class Ingest:
         self._declared = topics(profile, topic_prefix)
         self._topic = self._declared["events"]
         self._group = topic_prefix + consumer
-        self._owner = f"{platform.node()}:{os.getpid()}:{time.monotonic_ns()}"
-        self._claims: dict[int, Claim] = {}
         self._tenants: set[str] = set()
 
     def run(
@@ -86,21 +82,23 @@ class Ingest:
         Raises IngestStopped when going on would lose or repeat events, TopicsError, StoreError and
         SettingsError; StoreAway and BrokersAway at the start only (later they are waited for).
         """
-        self._admin = admin_client(self._kafka)
-        self._state = check(self._admin, self._topic)
-        self._cluster_id = cluster_id(self._admin)
+        admin = admin_client(self._kafka)
+        topic_id = check(admin, self._topic).topic_id
+        where = {"consumer": self._group, "cluster_id": cluster_id(admin), "topic_id": topic_id}
+        self._where = {**where, "topic": self._topic.name}
+        self._assignment = Assignment(admin, self._topic.name, self._topic.partitions, where)
         self._store = self._connect()
         consumer = Consumer(client_config(self._kafka, "counterfoil-ingest", {**_CONSUMER, "group.id": self._group}))
-        self._failure: Exception | None = None
-        consumer.subscribe([self._topic.name], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
-        lag_at = 0.0
+        own = self._assignment
+        consumer.subscribe([self._topic.name], on_assign=own.give, on_revoke=own.take_away, on_lost=own.take_away)
+        self._chores = (
+            _Chore(_LAG_EVERY_SECONDS, lambda: self._measure_lag(admin)),
+            _Chore(_WINDOW_EVERY_SECONDS, self._open_window),
+        )
         try:
             while not stopping.is_set() and not (until is not None and self.has_reached(until)):
                 self._step(consumer, consumer.consume(_BATCH, _POLL_SECONDS), stopping)
                 beat()
-                if time.monotonic() >= lag_at:
-                    lag_at = time.monotonic() + _LAG_EVERY_SECONDS
-                    self._measure_lag()
         finally:
             consumer.close()
             self._store.close()
@@ -110,37 +108,43 @@ class Ingest:
         return end_offsets(admin_client(self._kafka), self._topic.name, self._topic.partitions)
 
     def _step(self, consumer: Consumer, messages: list[Message], stopping: threading.Event) -> None:
-        if self._failure is not None:
-            raise self._failure
         records = [self._record(message) for message in messages if not self._is_error(message)]
-        records = [
-            r for r in records if r.partition in self._claims and r.offset >= self._claims[r.partition].next_offset
-        ]
-        if not records:
-            return
         try:
-            self._write(records)
+            self._store_and_commit(consumer, [record for record in records if self._is_next(record)])
+            self._assignment.claim_given(consumer, self._store)
+            for chore in self._chores:
+                chore.do_when_due()
         except Fenced as error:
             metrics.FENCED.inc()
-            logger.warning("%s; claiming again", error)
-            self._reclaim(consumer, stopping)
-        except _STORE_WENT as error:
+            logger.warning("%s; it is claimed again if it is still given to us", error)
+            self._assignment.give_up_claims(consumer)
+        except WENT_AWAY as error:
             logger.warning("the store went away: %s; connecting again", str(error).splitlines()[0])
             metrics.STORE_RETRIES.inc()
-            self._reclaim(consumer, stopping)
-        else:
-            pass_by("ingest.after_store")
-            hints = [TopicPartition(self._topic.name, p, c.next_offset) for p, c in self._claims.items()]
-            consumer.commit(offsets=hints, asynchronous=True)
+            self._assignment.give_up_claims(consumer)
+            self._reconnect(stopping)
+
+    def _store_and_commit(self, consumer: Consumer, records: Sequence[Record]) -> None:
+        if not records:
+            return
+        self._write(records)
+        pass_by("ingest.after_store")
+        hints = [TopicPartition(self._topic.name, p, c.next_offset) for p, c in self._assignment.claims.items()]
+        consumer.commit(offsets=hints, asynchronous=True)
+
+    def _is_next(self, record: Record) -> bool:
+        """Whether it is of a partition that we hold, and not stored yet; a rebalance may leave others in a batch."""
+        claim = self._assignment.claims.get(record.partition)
+        return claim is not None and record.offset >= claim.next_offset
 
     def _write(self, records: Sequence[Record]) -> None:
         with metrics.BATCH_SECONDS.time():
             rows, refused = self._decode(records)
             ends = {record.partition: record.offset + 1 for record in records}
-            moves = {partition: (self._claims[partition], end) for partition, end in ends.items()}
+            moves = {partition: (self._assignment.claims[partition], end) for partition, end in ends.items()}
             written = write_batch(self._store, self._source, rows, refused, moves)
         for partition, end in ends.items():
-            self._claims[partition].next_offset = end
+            self._assignment.claims[partition].next_offset = end
         self._count(written, rows)
 
     def _decode(self, records: Sequence[Record]) -> tuple[list[Row], list[Refused]]:
@@ -188,81 +192,40 @@ class Ingest:
             raise
         return connection
 
-    def _introduce(self, connection: Connection) -> None:
-        named = queries("ingest")
-        where = {"cluster_id": self._cluster_id, "topic_id": self._state.topic_id, "topic": self._topic.name}
-        self._refuse_other_topic(connection, {**where, "consumer": self._group})
-        make_staging(connection)
-        connection.execute(named["open_window"], {"months_back": _MONTHS_BACK, "months_ahead": _MONTHS_AHEAD})
-        connection.execute(named["add_source"], where)
-        source_id = fetch_one(connection, named["find_source"], where)["source_id"]
-        self._source = Source(
-            self._group, self._cluster_id, self._state.topic_id, source_id, self._declared["dead_letters"].name
-        )
-        self._window = open_window(dt.datetime.now(dt.UTC))
-        self._tenants = {row["tenant"] for row in connection.execute(named["find_tenants"])}
-
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        try:
-            claimed = self._claim([partition.partition for partition in partitions])
-        except Exception as error:  # noqa: BLE001  # raised again by the loop: librdkafka would swallow it here
-            self._failure = error
-            return
-        consumer.incremental_assign(claimed)
-        logger.info("assigned %s", ", ".join(f"{p.partition}@{p.offset}" for p in claimed) or "nothing")
-
-    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for partition in partitions:
-            self._claims.pop(partition.partition, None)
-        consumer.incremental_unassign(partitions)
-
-    def _claim(self, partitions: Sequence[int]) -> list[TopicPartition]:
-        """Take the partitions over at their stored offsets, under the next epoch."""
-        named = queries("ingest")
-        starts = start_offsets(self._admin, self._topic.name, self._topic.partitions)
-        ends = end_offsets(self._admin, self._topic.name, self._topic.partitions)
-        where = {
-            "consumer": self._group,
-            "cluster_id": self._cluster_id,
-            "topic_id": self._state.topic_id,
-            "topic": self._topic.name,
-            "owner": self._owner,
-        }
-        with self._store.transaction():
-            for partition in partitions:
-                params = {**where, "partition": partition, "start": starts[partition]}
-                row = fetch_one(self._store, named["claim_offset"], params)
-                claim = Claim(row["next_offset"], row["epoch"])
-                _refuse_jump(self._topic.name, partition, claim.next_offset, starts[partition], ends[partition])
-                self._claims[partition] = claim
-        return [TopicPartition(self._topic.name, p, self._claims[p].next_offset) for p in partitions]
-
-    def _refuse_other_topic(self, connection: Connection, where: Mapping[str, str]) -> None:
-        others = connection.execute(queries("ingest")["find_other_topic_ids"], where).fetchall()
-        if others:
-            raise IngestStopped(
-                f"topic {self._topic.name} is not the one that was ingested before: its id is {self._state.topic_id} "
-                f"and was {others[0]['topic_id']}, so it was deleted and made anew; ingest it under another "
-                "topic_prefix or another store"
-            )
-
-    def _reclaim(self, consumer: Consumer, stopping: threading.Event) -> None:
-        """Start again from what is stored, as long as the group still gives us these partitions."""
-        for attempt in range(1_000_000):
-            held = sorted(self._claims)
-            consumer.incremental_unassign([TopicPartition(self._topic.name, partition) for partition in held])
+    def _reconnect(self, stopping: threading.Event) -> None:
+        self._store.close()
+        while not stopping.is_set():
             try:
-                self._store.close()
                 self._store = self._connect()
-                consumer.incremental_assign(self._claim(held))
-            except (StoreAway, BrokersAway, *_STORE_WENT) as error:
-                pause = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
-                logger.warning("claiming again in %g s: %s", pause, str(error).splitlines()[0])
-                consumer.incremental_assign([])
-                if stopping.wait(pause):
-                    return
+            except (StoreAway, *WENT_AWAY) as error:
+                logger.warning("the store is away: %s", str(error).splitlines()[0])
+                stopping.wait(_RECONNECT_SECONDS)
             else:
                 return
+
+    def _introduce(self, connection: Connection) -> None:
+        named = queries("ingest")
+        self._refuse_other_topic(connection)
+        make_staging(connection)
+        connection.execute(named["add_source"], self._where)
+        source_id = fetch_one(connection, named["find_source"], self._where)["source_id"]
+        where = self._where
+        dead_letters = self._declared["dead_letters"].name
+        self._source = Source(where["consumer"], where["cluster_id"], where["topic_id"], source_id, dead_letters)
+        self._window = open_window(connection)
+        self._tenants = {row["tenant"] for row in connection.execute(named["find_tenants"])}
+
+    def _open_window(self) -> None:
+        self._window = open_window(self._store)
+
+    def _refuse_other_topic(self, connection: Connection) -> None:
+        others = connection.execute(queries("ingest")["find_other_topic_ids"], self._where).fetchall()
+        if others:
+            raise IngestStopped(
+                f"topic {self._topic.name} is not the one that was ingested before: "
+                f"its id is {self._where['topic_id']} and was {others[0]['topic_id']}, so it was deleted and "
+                "made anew; ingest it under another topic_prefix or another store"
+            )
 
     def _is_error(self, message: Message) -> bool:
         error = message.error()
@@ -293,22 +256,40 @@ class Ingest:
     def has_reached(self, until: Sequence[int]) -> bool:
         """Whether every partition of these end offsets is stored by this member."""
         return all(
-            end == 0 or (partition in self._claims and self._claims[partition].next_offset >= end)
+            end == 0 or (partition in self._assignment.claims and self._assignment.claims[partition].next_offset >= end)
             for partition, end in enumerate(until)
         )
 
-    def _measure_lag(self) -> None:
+    def _measure_lag(self, admin: AdminClient) -> None:
         try:
-            ends = end_offsets(self._admin, self._topic.name, self._topic.partitions)
+            ends = end_offsets(admin, self._topic.name, self._topic.partitions)
         except BrokersAway as error:
             logger.warning("%s", error)
             return
-        for partition, claim in self._claims.items():
+        metrics.LAG.clear()
+        for partition, claim in self._assignment.claims.items():
             metrics.LAG.labels(str(partition)).set(max(0, ends[partition] - claim.next_offset))
 
 
-def open_window(now: dt.datetime) -> Window:
-    """The ids that the monthly partitions of 13 months back to 2 ahead hold, as `open_partitions` makes them."""
+class _Chore:
+    """Something to do now and then."""
+
+    def __init__(self, every_seconds: float, do: Callable[[], None]) -> None:
+        self._every_seconds = every_seconds
+        self._do = do
+        self._due = time.monotonic() + every_seconds
+
+    def do_when_due(self) -> None:
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._every_seconds
+            self._do()
+
+
+def open_window(connection: Connection) -> Window:
+    """Make the monthly partitions of 13 months back to 2 ahead, and return the ids that they hold."""
+    params = {"months_back": _MONTHS_BACK, "months_ahead": _MONTHS_AHEAD}
+    connection.execute(queries("ingest")["open_window"], params)
+    now = dt.datetime.now(dt.UTC)
     return Window(_month(now, -_MONTHS_BACK), _month(now, _MONTHS_AHEAD + 1))
 
 
@@ -321,17 +302,3 @@ def _foreign(row: Row) -> BadRecord:
     return BadRecord(
         f"the tenant {row.event.tenant!r} is not registered; run `counterfoil tenant add {row.event.tenant}`", "foreign"
     )
-
-
-def _refuse_jump(topic: str, partition: int, stored: int, start: int, end: int) -> None:
-    where = f"partition {partition} of {topic}"
-    if stored < start:
-        raise IngestStopped(
-            f"{where} begins at offset {start} and {stored} is stored: retention removed {start - stored} records "
-            "before they were ingested; restore them, or accept the loss by setting ingest_offset by hand"
-        )
-    if stored > end:
-        raise IngestStopped(
-            f"{where} ends at offset {end} and {stored} is stored: the log is shorter than what was ingested from it, "
-            "so it was restored from an older state or truncated; restore it, or ingest it under another topic_prefix"
-        )

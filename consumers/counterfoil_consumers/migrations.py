@@ -37,7 +37,10 @@ def pending(have: dict[int, str]) -> list[Migration]:
         )
     for number, digest in have.items():
         if ours[number].sha256 != digest:
-            raise StoreError(f"migration {number:04} of the store is not the one of this version: its text differs")
+            raise StoreError(
+                f"migration {number:04} of the store is not the one of this version: its text differs; "
+                "use the version that made the store, or a new database"
+            )
     return [migration for number, migration in ours.items() if number not in have]
 
 
@@ -49,7 +52,8 @@ def migrate(dsn: str) -> Iterator[Migration]:
     try:
         connection = psycopg.connect(dsn, autocommit=True, connect_timeout=5, application_name="counterfoil-migrate")
     except psycopg.OperationalError as error:
-        raise StoreAway(f"the store does not answer: {str(error).strip().splitlines()[0]}") from error
+        first = str(error).strip().splitlines()[0]
+        raise StoreAway(f"the store does not answer: {first}; check COUNTERFOIL_STORE__DSN") from error
     except psycopg.ProgrammingError as error:
         raise StoreError(f"the store's DSN can't be read: {str(error).strip().splitlines()[0]}") from error
     with connection:

@@ -24,6 +24,9 @@ _LIMITS = {
     "search_path": "counterfoil",
     "timezone": "UTC",
 }
+# What says that a connection, or its transaction, is gone. The last is how a zombie learns, on waking, that Postgres
+# ended its transaction; psycopg counts it as internal.
+WENT_AWAY = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.IdleInTransactionSessionTimeout)
 _NAME = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 
 

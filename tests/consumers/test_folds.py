@@ -19,7 +19,6 @@ from tests.consumers.made import event, record
 
 TASKS = [bytes([9]) * 16, bytes([8]) * 16]
 PRODUCERS = [bytes([7]) * 16, bytes([6]) * 16]
-COPY = 1_000_000  # what a repetition's offset is further on
 NUMBER = itertools.count()
 
 TEXT = st.sampled_from(["a", "b", "c"])
@@ -79,9 +78,21 @@ BODIES: dict[str, tuple[bool, st.SearchStrategy[Any]]] = {
 }
 
 
+# Few kinds to a history, so that events meet in one row.
+THEMES = [
+    ["task_started", "task_suspended", "task_ended", "completion"],
+    ["producer_opened", "producer_beat", "producer_closed"],
+    ["tool_intent", "tool_result"],
+    ["tool_result"],
+    ["verdict"],
+    ["tool_intent", "verdict", "dead_lettered"],
+    sorted(BODIES),
+]
+
+
 @st.composite
-def one_event(draw: st.DrawFn) -> Event:
-    kind = draw(st.sampled_from(sorted(BODIES)))
+def one_event(draw: st.DrawFn, kinds: list[str]) -> Event:
+    kind = draw(st.sampled_from(kinds))
     of_effect, bodies = BODIES[kind]
     task = draw(st.sampled_from(TASKS))
     effect_id = draw(EFFECTS) if of_effect else None
@@ -107,7 +118,7 @@ def one_event(draw: st.DrawFn) -> Event:
 @st.composite
 def histories(draw: st.DrawFn) -> list[Event]:
     """Events numbered as their producers would, with ids in another order than their offsets."""
-    drawn = draw(st.lists(one_event(), min_size=1, max_size=14))
+    drawn = draw(st.lists(one_event(draw(st.sampled_from(THEMES))), min_size=1, max_size=12))
     ids = draw(st.permutations([new_id() for _ in drawn]))
     seqs: dict[tuple[bytes, bytes], int] = {}
     numbered = []
@@ -134,8 +145,9 @@ def source(ingester: Connection) -> Source:
     return Source("test", "c", "t", source_id, "dead")
 
 
+# Offsets are even, so that a repetition has the odd one beside it.
 def record_at(one: Event, tenant: str, offset: int) -> Record:
-    return record(dataclasses.replace(one, tenant=tenant), one.task_id[0], offset, 1_750_000_000_000 + offset)
+    return record(dataclasses.replace(one, tenant=tenant), one.task_id[0], 2 * offset, 1_750_000_000_000 + offset)
 
 
 def store(ingester: Connection, source: Source, records: list[Record]) -> None:
@@ -153,12 +165,12 @@ def folded(operator: Connection, tenant: str) -> dict[str, list[Any]]:
         rows = [row["row"] for row in operator.execute(query, [tenant])]
         for row in rows:
             for offset in {"intent_offset", "beat_offset"} & set(row):
-                row[offset] = row[offset] and row[offset] % COPY
+                row[offset] = row[offset] and row[offset] // 2
         found[table] = sorted(rows, key=str)
     return found
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories(), st.data())
 def test_order_repetition_and_split_do_not_matter(
     ingester: Connection, source: Source, operator: Connection, history: list[Event], data: st.DataObject
@@ -169,9 +181,40 @@ def test_order_repetition_and_split_do_not_matter(
 
     once = [record_at(one, mixed, place) for place, one in enumerate(history)]
     again = data.draw(st.lists(st.sampled_from(once), max_size=6, unique_by=lambda one: one.offset))
-    shuffled = data.draw(st.permutations(once + [dataclasses.replace(one, offset=one.offset + COPY) for one in again]))
+    shuffled = data.draw(st.permutations(once + [dataclasses.replace(one, offset=one.offset + 1) for one in again]))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(shuffled)), max_size=4)))
     for begin, end in itertools.pairwise([0, *cuts, len(shuffled)]):
         store(ingester, source, list(shuffled[begin:end]))
 
     assert folded(operator, mixed) == folded(operator, straight)
+
+
+def test_the_highest_check_seq_wins_in_one_batch_and_over_two(
+    ingester: Connection, source: Source, operator: Connection
+) -> None:
+    plain = {"target": "a", "contract_version": "1", "contract_digest": b"\x01", "evidence": "{}", "resources": []}
+    ids = sorted(new_id() for _ in range(3))
+    judged = [(9, "applied"), (10, "mismatched"), (10, "not_applied")]  # of two with one check_seq, the later id
+    for number, order in enumerate(itertools.permutations(range(3))):
+        for cut in (0, 1, 2):
+            tenant = f"order-{number}-{cut}"
+            records = [
+                record_at(
+                    event(
+                        "verdict",
+                        plain | {"check_seq": judged[place][0], "verdict": judged[place][1]},
+                        event_id=(ids[2], ids[0], ids[1])[place],
+                        effect_id=bytes([5]) * 16,
+                        task_id=TASKS[0],
+                        seq=place,
+                    ),
+                    tenant,
+                    place,
+                )
+                for place in order
+            ]
+            store(ingester, source, records[:cut])
+            store(ingester, source, records[cut:])
+            [effect] = folded(operator, tenant)["effect"]
+            assert (effect["check_seq"], effect["verdict"]) == (10, "not_applied")
+            assert effect["verdict_event_id"].replace("-", "") == ids[1].hex()
