@@ -288,8 +288,7 @@ class _Chore:
 def open_window(connection: Connection) -> Window:
     """Make the monthly partitions of 13 months back to 2 ahead, and return the ids that they hold."""
     params = {"months_back": _MONTHS_BACK, "months_ahead": _MONTHS_AHEAD}
-    connection.execute(queries("ingest")["open_window"], params)
-    now = dt.datetime.now(dt.UTC)
+    now = fetch_one(connection, queries("ingest")["open_window"], params)["now"]
     return Window(_month(now, -_MONTHS_BACK), _month(now, _MONTHS_AHEAD + 1))
 
 

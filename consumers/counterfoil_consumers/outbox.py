@@ -109,7 +109,7 @@ def relay_all(connection: Connection, producer: Producer) -> int:
 
 
 def relay_batch(connection: Connection, producer: Producer) -> int:
-    """Send up to 500 waiting rows in order, and mark those that the brokers acknowledged.
+    """Send up to 500 waiting rows of each topic in order, and mark those that the brokers acknowledged.
 
     Returns their number; 0 where nothing waits or another relay works. Raises BrokersAway when some were not
     acknowledged, those that were being marked all the same.

@@ -27,6 +27,8 @@ from counterfoil_schemas import topics
 logger = logging.getLogger("counterfoil")
 
 _MICROS = 1_000_000
+# What a name may have: names stand in indexes of the store.
+MAX_NAME_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,17 @@ class Origin:
     on_behalf_of: str | None = None
     trace_id: bytes | None = None
 
+    def __post_init__(self) -> None:
+        for name in _SHARED:
+            value = getattr(self, name)
+            if isinstance(value, str) and len(value) > MAX_NAME_CHARACTERS:
+                raise UsageError(
+                    f"{name} has {len(value)} characters, and {MAX_NAME_CHARACTERS} are the most: {value[:40]!r}…"
+                )
+
+
+_SHARED = tuple(field.name for field in fields(Origin))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
@@ -60,7 +73,6 @@ class About:
 
 
 NOTHING = About()
-_SHARED = tuple(field.name for field in fields(Origin))
 
 
 @dataclass
@@ -133,6 +145,8 @@ class Session:
             return 0
         self._closing.set()
         deadline = time.monotonic() + timeout_seconds
+        if self._beats is not threading.current_thread():
+            self._beats.join(timeout_seconds)
         self._delivery.flush(timeout_seconds)
         with self._lock:
             for tenant in self._tenants.values():

@@ -149,7 +149,9 @@ def _sentence(error: ValidationError) -> str:
     parts = []
     for mistake in error.errors(include_url=False):
         variable = "COUNTERFOIL_" + "__".join(str(part) for part in mistake["loc"]).upper()
-        parts.append(f"{variable}: {mistake['msg']} (got {mistake['input']!r})")
+        # What is nested may hold a secret, such as a connection string put where its table belongs.
+        got = f" (got {mistake['input']!r})" if len(mistake["loc"]) == 1 and mistake["type"] != "dict_type" else ""
+        parts.append(f"{variable}: {mistake['msg']}{got}")
     return "wrong setting: " + "; ".join(parts)
 
 

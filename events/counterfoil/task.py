@@ -4,6 +4,7 @@ import contextvars
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -20,7 +21,7 @@ from counterfoil.event import Mode
 from counterfoil.identity import effect_id_of
 from counterfoil.ids import Id, new_id, task_id_of
 from counterfoil.jsontext import error_text, to_json_text, to_text
-from counterfoil.session import About, Origin, Recording
+from counterfoil.session import MAX_NAME_CHARACTERS, About, Origin, Recording
 
 TASK_HEADER = "counterfoil-task"
 _MAX_STEP_CHARACTERS = 200
@@ -53,6 +54,7 @@ class Task:
         self._given = given
         self._leaving = "task_ended" if ends else "task_suspended"
         self._told = False
+        self._lock = threading.Lock()
         self._messages: set[bytes] = set()
         self._attempts: dict[Id, int] = {}
         self._tokens: list[contextvars.Token[Task | None]] = []
@@ -208,6 +210,9 @@ class Task:
         for name in names or ():
             if name not in args:
                 raise UsageError(f"identity names the argument {name!r} of {tool}, which args does not hold")
+        for what, name in (("tool", tool), ("target", target or "none")):
+            if not 0 < len(name) <= MAX_NAME_CHARACTERS:
+                raise UsageError(f"{what} has {len(name)} characters; 1 to {MAX_NAME_CHARACTERS} are allowed")
         if step is not None and not 0 < len(step) <= _MAX_STEP_CHARACTERS:
             raise UsageError(f"step has {len(step)} characters; 1 to {_MAX_STEP_CHARACTERS} are allowed")
         effect_id = effect_id_of(
@@ -219,7 +224,8 @@ class Task:
             args=args if names is None else {name: args[name] for name in names},
             step=step,
         )
-        attempt = self._attempts[effect_id] = self._attempts.get(effect_id, 0) + 1
+        with self._lock:
+            attempt = self._attempts[effect_id] = self._attempts.get(effect_id, 0) + 1
         return Effect(
             self._record,
             tool,
@@ -282,8 +288,10 @@ class Task:
         content = to_json_text(message.get("content"))
         role = to_text(str(message.get("role", "user")))
         digest = hashlib.sha256(f"{role}\n{content}".encode()).digest()
-        if digest not in self._messages:
+        with self._lock:
+            is_new = digest not in self._messages
             self._messages.add(digest)
+        if is_new:
             self._emit("message", {"digest": digest, "role": role, "content": content})
         return digest
 

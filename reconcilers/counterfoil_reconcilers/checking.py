@@ -6,7 +6,7 @@ Everything that a pass decides is written in one transaction, which first makes 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from counterfoil.errors import CounterfoilError
@@ -23,7 +23,7 @@ from counterfoil_reconcilers.baseline import (
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.deciding import Decision, Member, decide, digest_of_rows, fence_of
 from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_target
-from counterfoil_reconcilers.judge import Unattributed, judge, sweep
+from counterfoil_reconcilers.judge import Judgement, Unattributed, judge, sweep
 from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.looking import look, look_at_all, touch
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
@@ -80,6 +80,15 @@ class _Seen:
     swept: bool
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What a pass makes of it: the judgement on the effects, changes elsewhere, and rows of other writers."""
+
+    judgement: Judgement
+    elsewhere: Sequence[Unattributed] = ()
+    adopted: Mapping[RowKey, Row | None] = field(default_factory=dict)
+
+
 class Checker:
     """Checks the effects at one target, one tenant at a time."""
 
@@ -127,12 +136,15 @@ class Checker:
         baseline = read_baseline(self._store, tenant, self._declared.name, lease.first_fence if is_swept else None)
         effects = [_effect(row, tenant) for row in found]
         seen = self._see(tenant, lease, baseline, progress, effects, sweeps)
-        with self._writing(where, lease):
-            if is_swept and lease.first_fence is None:
+        if is_swept and lease.first_fence is None:
+            with self._writing(where, lease):
                 set_baseline(self._store, tenant, self._declared.name, seen.observed.rows, seen.fence)
                 self._store.execute(self._named["mark_swept"], {**where, "fence": list(seen.fence)})
                 return Checked(open=len(found))
-            return self._decide(seen, found, effects)
+        # Judging may take its time, and a transaction may not.
+        judged = self._judge(seen, found, effects)
+        with self._writing(where, lease):
+            return self._decide(seen, found, effects, judged)
 
     def _see(
         self,
@@ -152,7 +164,7 @@ class Checker:
             observed, touched = look(self._adapter, self._contracts, self._declared, tenant, effects, known)
         return _Seen(tenant, lease, baseline, observed, touched, self._log.read_ends(), progress, sweeps)
 
-    def _decide(self, seen: _Seen, found: Sequence[Mapping[str, Any]], effects: Sequence[Effect]) -> Checked:
+    def _judge(self, seen: _Seen, found: Sequence[Mapping[str, Any]], effects: Sequence[Effect]) -> _Judged:
         needed = [
             (key, row["intent_partition"], row["intent_offset"])
             for row, one in zip(found, seen.touched, strict=True)
@@ -160,6 +172,17 @@ class Checker:
         ]
         before = seen.baseline.usable_for(self._declared.resources, needed)
         judgement = judge(self._contracts, self._declared.name, effects, before, seen.observed)
+        if not seen.swept:
+            return _Judged(judgement)
+        elsewhere = sweep(self._contracts, self._declared.name, before, seen.observed, judgement)
+        spoken_for = judgement.explained | {change.row for change in elsewhere}
+        adopted = _changed_rows(seen, spoken_for) if self._declared.writers == "ours" else {}
+        return _Judged(judgement, elsewhere, adopted)
+
+    def _decide(
+        self, seen: _Seen, found: Sequence[Mapping[str, Any]], effects: Sequence[Effect], judged: _Judged
+    ) -> Checked:
+        judgement = judged.judgement
         done = Checked(effects=len(effects))
         for group in connected(seen.touched):
             members = [
@@ -172,10 +195,8 @@ class Checker:
             changes = [change for change in judgement.unattributed if change.row in rows]
             self._decide_group(seen, members, rows, changes, done)
         if seen.swept:
-            changes_elsewhere = sweep(self._contracts, self._declared.name, before, seen.observed, judgement)
-            self._decide_changes(seen, changes_elsewhere, done)
-            if self._declared.writers == "ours":
-                self._adopt(seen, judgement.explained | {change.row for change in changes_elsewhere})
+            self._decide_changes(seen, judged.elsewhere, done)
+            set_baseline(self._store, seen.tenant, self._declared.name, judged.adopted, seen.fence)
             where = {"tenant": seen.tenant, "target": self._declared.name, "fence": list(seen.fence)}
             self._store.execute(self._named["mark_swept"], where)
         return done
@@ -209,6 +230,7 @@ class Checker:
             now=seen.lease.now,
             drifts=self._drifts,
             give_up_after=self._policy.give_up_after,
+            swept_before=self._swept_before(seen),
         )
         for decision in decisions:
             self._carry_out(seen, decision, rows, done)
@@ -263,7 +285,8 @@ class Checker:
             sighting = sighted(
                 seen.baseline.candidates.get(change.row), "unattributed", state, seen.fence, seen.lease.now
             )
-            if change.verdict == "unattributed" and is_change_settled(sighting, settle, seen.progress):
+            if is_change_settled(sighting, settle, seen.progress):
+                # An unknowable one is not said: an effect that can't be judged may have made it.
                 self._say_change(seen, change, done)
                 set_baseline(self._store, seen.tenant, self._declared.name, {change.row: present}, sighting.fence)
             elif seen.baseline.first_fence is not None:
@@ -274,15 +297,11 @@ class Checker:
         for key in set(seen.baseline.candidates) - {change.row for change in changes}:
             clear_candidate(self._store, seen.tenant, self._declared.name, key)
 
-    def _adopt(self, seen: _Seen, spoken_for: frozenset[RowKey]) -> None:
-        """Rows that other writers changed, as they may: from now on they are what our writes start from."""
-        adopted: dict[RowKey, Row | None] = {}
-        for key in {*seen.observed.rows, *seen.baseline.rows} - spoken_for:
-            row = seen.observed.get(key)
-            present = row if isinstance(row, Row) else None
-            if digest_of_rows({key: present}) != digest_of_rows({key: seen.baseline.rows.get(key)}):
-                adopted[key] = present
-        set_baseline(self._store, seen.tenant, self._declared.name, adopted, seen.fence)
+    def _swept_before(self, seen: _Seen) -> dt.datetime | None:
+        """When the sweep before this pass's own was; where nothing is swept, nothing need be waited for."""
+        if self._declared.writers is None:
+            return seen.lease.now
+        return seen.lease.swept_at if seen.swept else None
 
     def _say_change(self, seen: _Seen, change: Unattributed, done: Checked) -> None:
         if change.verdict != "unattributed":
@@ -343,6 +362,17 @@ class Checker:
     def _hold(self, held: Mapping[str, Any]) -> None:
         if self._store.execute(self._named["hold_lease"], held).fetchone() is None:
             raise LeaseLost(f"another reconciler took over {held['target']} of {held['tenant']}")
+
+
+def _changed_rows(seen: _Seen, spoken_for: frozenset[RowKey]) -> dict[RowKey, Row | None]:
+    """Rows that other writers changed, as they may: from now on they are what our writes start from."""
+    changed: dict[RowKey, Row | None] = {}
+    for key in {*seen.observed.rows, *seen.baseline.rows} - spoken_for:
+        row = seen.observed.get(key)
+        present = row if isinstance(row, Row) else None
+        if digest_of_rows({key: present}) != digest_of_rows({key: seen.baseline.rows.get(key)}):
+            changed[key] = present
+    return changed
 
 
 def _effect(row: Mapping[str, Any], tenant: str) -> Effect:

@@ -127,6 +127,10 @@ class _Compiler:
                 (*at, "target"),
                 f"tools.{name}: there is no target {written.target}{did_you_mean(written.target, targets)}",
             )
+        if not written.writes:
+            raise self._source.error(
+                at, f"tools.{name} says nothing of what it leaves behind; add [[tools.{name}.writes]], or take it out"
+            )
         let, known = self._let((*at, "let"), written.let, VARIABLES, target)
         writes = tuple(
             self._write((*at, "writes", index), index, write, known, target)

@@ -75,10 +75,12 @@ def decide(
     now: dt.datetime,
     drifts: Mapping[tuple[str, str], bool],
     give_up_after: dt.timedelta,
+    swept_before: dt.datetime | None,
 ) -> list[Decision]:
     """One decision per member; they are closed all together, or none.
 
     `rows` are the group's rows as observed, `fence` the log's end offsets read after that, `drifts` the drift table.
+    `swept_before` says when the sweep before this pass's own was; None, if this pass does not sweep.
     """
     state = digest_of_rows(rows)
     decisions = []
@@ -95,6 +97,11 @@ def decide(
     return [
         Decision(d.member, d.sighting, d.settled_at, d.says, closes, gives_up=closes and d.gives_up) for d in decisions
     ]
+
+
+def _blinds(member: Member, sighting: Sighting) -> bool:
+    """Whether it may have changed rows that nobody can name."""
+    return sighting.verdict == "unknowable" and member.row["outcome"] not in ("failed", "denied")
 
 
 def _settled_at(member: Member, sighting: Sighting, progress: Progress, now: dt.datetime) -> dt.datetime | None:

@@ -72,8 +72,11 @@ class Evidence:
         return hidden[0] if hidden and len(hidden) == len(changed) else None
 
     def _is_hidden(self, part: Part) -> bool:
+        """Whether others write there, and what stands there now is not simply what stood there before."""
         near = any(m.row == part.row and overlap(m.path, part.path) for m in self._best.misfits)
-        return near and self._has_foreign_writers(part.row)
+        before_unknown = self._around.baseline.get(part.row) is NOT_READ
+        stands = isinstance(self._around.observed.get(part.row), Row)
+        return (near or (before_unknown and stands)) and self._has_foreign_writers(part.row)
 
     def of(self, index: int) -> dict[str, Any]:
         """The evidence on one effect."""

@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import psycopg
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from counterfoil.errors import SettingsError
 from counterfoil_consumers.errors import BrokersAway, StoreAway
-from counterfoil_consumers.store import Connection, connect, queries
+from counterfoil_consumers.store import WENT_AWAY, Connection, connect, queries
 from counterfoil_consumers.topics import admin_client, check, end_offsets
 from counterfoil_reconcilers import metrics
 from counterfoil_reconcilers.checking import Checked, Checker, LeaseLost, Policy
@@ -126,7 +125,7 @@ class Reconciler:
             for target in self._settings.contracts.targets:
                 self._pass_over(self._store, target, result)
             self._measure(self._store)
-        except (StoreAway, psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except (StoreAway, *WENT_AWAY) as error:
             logger.warning("the store is away: %s", str(error).splitlines()[0])
             result.skipped["store"] = str(error).splitlines()[0]
             if self._store is not None:
@@ -140,7 +139,7 @@ class Reconciler:
         for adapter in self._adapters.values():
             adapter.close()
         if self._store is not None and not self._store.closed:
-            with suppress(psycopg.OperationalError, psycopg.InterfaceError):
+            with suppress(*WENT_AWAY):
                 self._store.execute(queries("reconcile")["release_leases"], {"owner": self._owner})
             self._store.close()
 

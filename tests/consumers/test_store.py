@@ -13,7 +13,7 @@ from counterfoil import Recorder
 from counterfoil.codec import encode
 from counterfoil_consumers.errors import StoreAway, StoreError
 from counterfoil_consumers.migrations import applied, migrate, pending
-from counterfoil_consumers.store import Connection, connect, queries
+from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 from counterfoil_schemas import Migration, migrations
 from tests.consumers.made import event, intent, key_of
 from tests.fix_log import Produce
@@ -331,6 +331,6 @@ def test_no_leaf_can_be_read_around_its_parent(logins: dict[str, str], database:
 def test_partitions_are_opened_once_and_without_holes(database: str) -> None:
     months = {"months_back": 13, "months_ahead": 2}
     with closing(connect(database, "ingester", application="test")) as connection:
-        first = connection.execute(queries("ingest")["open_window"], months).fetchone()
-        again = connection.execute(queries("ingest")["open_window"], months).fetchone()
-    assert (first, again) == ({"open_partitions": 16}, {"open_partitions": 0})
+        first = fetch_one(connection, queries("ingest")["open_window"], months)
+        again = fetch_one(connection, queries("ingest")["open_window"], months)
+    assert (first["made"], again["made"]) == (16, 0)

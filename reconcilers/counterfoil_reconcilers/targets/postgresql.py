@@ -317,14 +317,17 @@ class PostgresTarget:
                 )
 
     def _check_writes(self, resource: Resource, columns: dict[str, str]) -> Iterator[ContractError]:
-        """Columns that a tool's write sets or appends to."""
+        """Columns that a tool's write changes, or finds its row by."""
         for tool in self._contracts.tools.values():
             for write in tool.writes if tool.target == self._name else ():
-                for change in write.changes if write.resource == resource else ():
-                    name = str(change.path[0])
+                if write.resource != resource:
+                    continue
+                named = [(str(change.kind), str(change.path[0])) for change in write.changes]
+                named += [("find", name) for name, _ in write.find]
+                for what, name in named:
                     if name not in columns:
                         hint = did_you_mean(name, columns)
-                        place = ("tools", tool.name, "writes", write.index, change.kind, name)
+                        place = ("tools", tool.name, "writes", write.index, what, name)
                         sentence = f"table {resource.table} of target {self._name} has no column {name}{hint}"
                         yield self._contracts.error_at(place, sentence)
 

@@ -47,9 +47,15 @@ SELECT count(*) FILTER (WHERE verdict IS NOT NULL) AS judged,
 FROM counterfoil.effect
 WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
 
+-- name: applied_migrations
+SELECT number, sha256 FROM counterfoil.schema_migration
+
+-- name: read_clock
+SELECT clock_timestamp() AS now
+
 -- name: stored_offsets
-SELECT consumer, topic, partition, next_offset, epoch, owner, updated_at
-FROM counterfoil.ingest_offset WHERE topic = %(topic)s ORDER BY partition
+SELECT partition, next_offset FROM counterfoil.ingest_offset
+WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s
 
 -- name: dead_letter_counts
 SELECT letter_kind, letter_class, count(*) AS letters FROM counterfoil.dead_letter WHERE status = 'open'

@@ -264,7 +264,7 @@ WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(t
   AND next_offset = %(from_offset)s AND epoch = %(epoch)s
 
 -- name: open_window
-SELECT counterfoil.open_partitions('standard', %(months_back)s, %(months_ahead)s)
+SELECT counterfoil.open_partitions('standard', %(months_back)s, %(months_ahead)s) AS made, now() AT TIME ZONE 'UTC' AS now
 
 -- name: find_tenants
 SELECT tenant FROM counterfoil.tenant

@@ -8,8 +8,11 @@ VALUES (%(topic)s, %(event_id)s, %(key)s, %(value)s, %(headers)s)
 SELECT pg_try_advisory_xact_lock(hashtext('counterfoil.outbox')) AS alone
 
 -- name: find_waiting
-SELECT outbox_id, topic, key, value, headers FROM counterfoil.outbox
-WHERE relayed_at IS NULL ORDER BY outbox_id LIMIT %(limit)s
+-- The oldest of each topic, so that a topic that can't be written holds up no other.
+SELECT outbox_id, topic, key, value, headers
+FROM (SELECT o.*, row_number() OVER (PARTITION BY topic ORDER BY outbox_id) AS place
+      FROM counterfoil.outbox AS o WHERE relayed_at IS NULL) AS waiting
+WHERE place <= %(limit)s ORDER BY outbox_id
 
 -- name: mark_relayed
 UPDATE counterfoil.outbox SET relayed_at = now() WHERE outbox_id = ANY(%(outbox_ids)s)
