@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from counterfoil import CounterfoilError
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.outbox import Relay
 from counterfoil_consumers.topics import admin_client, end_offsets
@@ -17,6 +18,10 @@ from counterfoil_reconcilers.checking import Policy
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.reconciler import PassResult, Reconciler, ReconcilerSettings
 from counterfoil_schemas import topics
+
+
+class Unsettled(CounterfoilError):
+    """The work can't be brought to its end; the message says what stands against it."""
 
 
 @dataclass
@@ -36,19 +41,19 @@ class Workbench:
             raise self.failures[0]
         result = self.reconciler.once()
         if result.skipped:
-            raise RuntimeError("; ".join(f"{target}: {why}" for target, why in result.skipped.items()))
+            raise Unsettled("; ".join(result.skipped.values()))
         return result
 
     def pass_until_settled(self, timeout_seconds: float, *, passes_at_least: int = 3) -> int:
         """Pass after pass until nothing is open and all that was said is ingested; returns how many passes it took.
 
-        Raises TimeoutError.
+        Raises Unsettled.
         """
         deadline = time.monotonic() + timeout_seconds
         passes, quiet = 0, 0
         while quiet < 2:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"effects are still open after {timeout_seconds:g} s and {passes} passes")
+                raise Unsettled(f"effects are still open after {timeout_seconds:g} s and {passes} passes")
             result = self.pass_once()
             passes += 1
             busy = result.open or result.said or result.changes or passes < passes_at_least or not self.caught_up()

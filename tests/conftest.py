@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.fix_skips",
     "tests.fix_log",
     "tests.fix_shop",
+    "tests.fix_tls",
 ]

@@ -35,6 +35,7 @@ settle_seconds = %(settle)s
 table = "shop.orders"
 key = ["id"]
 tenant = "merchant"
+fields.by = { ignore = true }
 
 [targets.shop.resources.refunds]
 table = "shop.refunds"
@@ -101,7 +102,7 @@ class Shop:
         return load(path)
 
     def reconciler(self, contracts: Contracts | None = None, **changed: Any) -> Reconciler:
-        """A reconciler of the shop; it sweeps at every pass and gives up once a drift has settled, if not said otherwise."""
+        """A reconciler of the shop; it sweeps at every pass, and gives up at once what has settled as drift."""
         given = {"contracts": contracts or self.contracts()} | changed
         settings = ReconcilerSettings(**(vars(self.settings) | given))
         self.reconcilers.append(Reconciler(settings))
@@ -216,5 +217,6 @@ def shop(
         )
         shop = Shop(recorder, ingest_all, operator, settings, tmp_path, target)
         yield shop
+        shop.recorder.close()
         for reconciler in shop.reconcilers:
             reconciler.close()

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import psycopg
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from counterfoil.errors import CounterfoilError, SettingsError
 from counterfoil.recorder import Recorder
+from counterfoil_console.away import explained
 from counterfoil_console.settings import Settings
 from counterfoil_consumers import migrations, topics
-from counterfoil_consumers.errors import StoreAway
+from counterfoil_consumers.errors import BrokersAway, StoreAway
 from counterfoil_consumers.store import connect, fetch_one, queries
 from counterfoil_reconcilers.contracts import Contracts, load
 from counterfoil_reconcilers.targets.port import TargetUnavailable
@@ -36,38 +37,45 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Every check in turn. A check that fails never keeps the others from running."""
-    checks: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
-        ("keys", _keys),
-        ("brokers", _brokers),
-        ("topics", _topics),
-        ("database", _database),
-        ("roles", _roles),
-        ("clocks", _clocks),
-        ("ingest", _ingest),
-        ("contracts", _contracts),
-    )
-    for name, check in checks:
+    """Every check in turn. One that fails keeps none from running but those that need what it looked for."""
+    missing: set[str] = set()
+    for name, needs, check in _CHECKS:
+        lacking = [need for need in needs if need in missing]
+        if lacking:
+            yield Finding(name, "warning", f"not looked at, for want of the {' and the '.join(lacking)}")
+            continue
         try:
-            yield from check(settings)
+            for finding in check(settings):
+                if finding.grade == "bad":
+                    missing.add(name)
+                yield finding
         except (CounterfoilError, psycopg.Error, KafkaException) as error:
-            sentence, _, todo = str(error).strip().split("\n")[0].partition("; ")
-            yield Finding(name, "bad", sentence, todo)
+            sentence = str(error)
+            if isinstance(error, KafkaException):
+                sentence = kafka_sentence(error)
+            elif isinstance(error, BrokersAway):
+                sentence = explained(error, settings.kafka)
+            what, _, todo = sentence.strip().split("\n")[0].partition("; ")
+            missing.add(name)
+            yield Finding(name, "bad", what, todo)
+
+
+def kafka_sentence(error: KafkaException) -> str:
+    """What librdkafka says, and what to do about it."""
+    reason: KafkaError = error.args[0]
+    if reason.code() == KafkaError._INVALID_ARG:  # the only name librdkafka gives it
+        return f"Kafka's client refuses a setting of COUNTERFOIL_KAFKA__…: {reason.str()}; mend that variable"
+    return f"Kafka refuses or is away: {reason.str()}; check COUNTERFOIL_KAFKA__… and run `counterfoil doctor`"
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
-    if settings.identity_key is None:
-        yield Finding(
-            "keys",
-            "bad",
-            "no identity key is set, so no recorder can start",
-            "set COUNTERFOIL_IDENTITY_KEY_FILE to a file with 32 random bytes or more, the same for all recorders",
-        )
-        return
+    # Nothing is connected to; a broker's name is put in, for it has a check of its own.
+    named = settings.model_copy(update={"kafka": {"bootstrap.servers": "unused"}})
     try:
-        Recorder(settings)
+        Recorder(named)
     except SettingsError as error:
-        yield Finding("keys", "bad", str(error).partition(": set ")[0], "set a longer COUNTERFOIL_IDENTITY_KEY")
+        what, _, todo = str(error).partition(": set ")
+        yield Finding("keys", "bad", f"{what}, so no recorder can start", f"set {todo}")
     else:
         yield Finding("keys", "good", "an identity key is set")
 
@@ -92,7 +100,7 @@ def _topics(settings: Settings) -> Iterator[Finding]:
             what, _, todo = sentence.partition("; ")
             yield Finding("topics", "bad", what, todo)
         if not sentences:
-            yield Finding("topics", "good", f"{topic.name} is as declared ({topic.partitions} partitions)")
+            yield Finding("topics", "good", f"{topic.name} is as declared")
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
@@ -136,8 +144,9 @@ def _roles(settings: Settings) -> Iterator[Finding]:
 def _clocks(settings: Settings) -> Iterator[Finding]:
     with connect(settings.dsn, "operator", application="doctor") as store:
         before = dt.datetime.now(dt.UTC)
-        there = fetch_one(store, queries("reconcile")["read_clock"])["now"]
-    skew = abs(there - before)
+        there = fetch_one(store, queries("console")["read_clock"])["now"]
+        after = dt.datetime.now(dt.UTC)
+    skew = max(before - there, there - after, dt.timedelta(0))
     if skew > _MOST_SKEW:
         yield Finding(
             "clocks",
@@ -151,11 +160,16 @@ def _clocks(settings: Settings) -> Iterator[Finding]:
 
 def _ingest(settings: Settings) -> Iterator[Finding]:
     topic = declared_topics(settings.profile, settings.topic_prefix)["events"]
-    ends = topics.end_offsets(topics.admin_client(settings.kafka), topic.name, topic.partitions)
+    admin = topics.admin_client(settings.kafka)
+    ends = topics.end_offsets(admin, topic.name, topic.partitions)
+    group = {
+        "consumer": settings.topic_prefix + settings.consumer,
+        "cluster_id": topics.cluster_id(admin),
+        "topic_id": topics.describe(admin, [topic.name])[topic.name].topic_id,
+    }
     with connect(settings.dsn, "operator", application="doctor") as store:
         stored = {
-            row["partition"]: row["next_offset"]
-            for row in store.execute(queries("console")["stored_offsets"], {"topic": topic.name})
+            row["partition"]: row["next_offset"] for row in store.execute(queries("console")["stored_offsets"], group)
         }
         letters = store.execute(queries("console")["dead_letter_counts"]).fetchall()
     lag = sum(max(0, end - stored.get(partition, 0)) for partition, end in enumerate(ends))
@@ -178,29 +192,42 @@ def _contracts(settings: Settings) -> Iterator[Finding]:
             "contracts",
             "warning",
             f"{settings.contracts} does not exist, so nothing is reconciled",
-            "write one (docs/contracts.md), or set COUNTERFOIL_CONTRACTS",
+            "write one (docs/contracts.md), or set COUNTERFOIL_CONTRACTS to where it is",
         )
         return
     contracts = load(settings.contracts)
-    yield Finding("contracts", "good", f"{len(contracts.tools)} tools in version {contracts.version}")
+    tools = f"{len(contracts.tools)} tool{'s' if len(contracts.tools) != 1 else ''}"
+    yield Finding("contracts", "good", f"version {contracts.version} with {tools} can be read")
     for name in contracts.targets:
         yield from _target(settings, contracts, name)
 
 
 def _target(settings: Settings, contracts: Contracts, name: str) -> Iterator[Finding]:
-    dsn = settings.target_dsns.get(name)
+    variable = f"COUNTERFOIL_TARGETS__{name.upper().replace('-', '_')}__DSN"
+    dsn = settings.target_dsns([name]).get(name)
     if dsn is None:
-        yield Finding(
-            "targets", "bad", f"nothing says how to reach {name}", f"set COUNTERFOIL_TARGETS__{name.upper()}__DSN"
-        )
+        yield Finding("targets", "bad", f"nothing says how to reach {name}", f"set {variable}")
         return
     try:
         with PostgresTarget(contracts, name, dsn) as target:
             mistakes = target.check()
     except TargetUnavailable as error:
-        yield Finding("targets", "bad", str(error), f"check COUNTERFOIL_TARGETS__{name.upper()}__DSN")
+        yield Finding("targets", "bad", str(error), f"check {variable} and that the target runs")
         return
     for mistake in mistakes:
-        yield Finding("targets", "bad", str(mistake), "mend the contract, or the target")
+        what, _, hint = str(mistake).partition("; ")
+        yield Finding("targets", "bad", what, f"mend the contract, or the target{f' ({hint})' if hint else ''}")
     if not mistakes:
         yield Finding("targets", "good", f"{name} answers, and has every table and column of the contracts")
+
+
+_CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Settings], Iterator[Finding]]], ...] = (
+    ("keys", (), _keys),
+    ("brokers", (), _brokers),
+    ("topics", ("brokers",), _topics),
+    ("database", (), _database),
+    ("roles", ("database",), _roles),
+    ("clocks", ("database", "roles"), _clocks),
+    ("ingest", ("brokers", "topics", "database", "roles"), _ingest),
+    ("contracts", (), _contracts),
+)

@@ -2,9 +2,12 @@
 
 import logging
 import sys
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import structlog
+
+from counterfoil_console.hostile import shown
 
 
 def set_up_logs(form: Literal["console", "json"], level: int = logging.INFO) -> None:
@@ -15,16 +18,20 @@ def set_up_logs(form: Literal["console", "json"], level: int = logging.INFO) -> 
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer()
+    last: list[structlog.types.Processor] = (
+        [structlog.processors.JSONRenderer()]
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        else [_escape, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                *last,
+            ],
         )
     )
     root = logging.getLogger()
@@ -32,3 +39,13 @@ def set_up_logs(form: Literal["console", "json"], level: int = logging.INFO) -> 
     root.setLevel(level)
     logging.getLogger("counterfoil.kafka").setLevel(logging.WARNING)
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
+
+
+def _escape(
+    _logger: logging.Logger, _method: str, line: structlog.types.EventDict
+) -> Mapping[str, Any]:  # structlog's signature of a processor
+    """What a log line quotes is hostile text, too; only the lines of a traceback stay lines."""
+    for name, value in line.items():
+        if isinstance(value, str):
+            line[name] = "\n".join(map(shown, value.split("\n"))) if name == "exception" else shown(value)
+    return line

@@ -54,7 +54,7 @@ class Monitoring:
         except OSError as error:
             raise SettingsError(
                 f"/metrics can't listen on {host}:{port}: {error.strerror}; "
-                "set COUNTERFOIL_METRICS_PORT to another port, or to 0 for any free one"
+                "set COUNTERFOIL_METRICS_PORT to another port, to 0 for any free one, or mend COUNTERFOIL_METRICS_HOST"
             ) from error
         self.port = int(self._server.server_port)
         self._thread = threading.Thread(target=self._server.serve_forever, name="counterfoil-monitoring", daemon=True)

@@ -1,19 +1,28 @@
 """Timelines and tables for a terminal. Every foreign text passes through `hostile.shown` first."""
 
 import datetime as dt
-import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from counterfoil_console.evidence import compact, differences, row_name
 from counterfoil_console.hostile import shown
-from counterfoil_console.timeline import Timeline, gaps
+from counterfoil_console.timeline import Timeline, costs, gaps, unanswered
 
-_WIDTH = 160
+_ID_DIGITS = 8
+_TASK_DIGITS = 12
+_LONGEST_LINE = 200
+_LONGEST_NAME = 80
+_LONGEST_WORD = 40
+_LONGEST_DETAIL = 600
+_MOST_GAPS = 20
+_DIFFERENCES_OF_A_ROW = 3
 _COLOURS = {
     "ok": "green",
     "accepted": "green",
@@ -28,14 +37,40 @@ _COLOURS = {
     "unattributed": "red",
     "unknowable": "magenta",
 }
+_Line = tuple[str, Text, str]  # when, what happened, the rest
 
 
 def print_timeline(console: Console, timeline: Timeline) -> None:
     """Head, events in order, what the target says, and what the task cost."""
-    task = timeline.task
-    name = f"{shown(task['task_ref'])}  " if task["task_ref"] else ""
-    console.print(Text(f"{shown(task['title'] or 'task')}  {name}{task['task_id'].hex}", style="bold"))
+    _print_head(console, timeline.task)
+    open_intents = unanswered(timeline.events)
+    lines = [_line(event, timeline.effects, event["event_id"] in open_intents) for event in timeline.events]
+    width = max((cell_len(what.plain) for _, what, _ in lines), default=0)
+    day = None
+    for event, (time, what, detail) in zip(timeline.events, lines, strict=True):
+        if event["occurred_at"].date() != day:
+            day = event["occurred_at"].date()
+            console.print(Text(f"\n{day} UTC", style="dim"))
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True, width=width)
+        grid.add_column(overflow="fold")
+        grid.add_row(Text(time, style="dim"), what, Text(shown(detail, _LONGEST_DETAIL)))
+        console.print(grid)
+    _print_effects(console, timeline.effects.values())
+    _print_gaps(console, timeline)
+    spent = " + ".join(
+        f"{cost} {shown(currency, _LONGEST_WORD)}".strip() for currency, cost in costs(timeline.events).items()
+    )
+    tokens = f"{timeline.task['input_tokens']} tokens in, {timeline.task['output_tokens']} out"
+    console.print(Text(f"\n{timeline.task['events']} events, {tokens}, cost {spent or 'not told'}", style="dim"))
+
+
+def _print_head(console: Console, task: Mapping[str, Any]) -> None:
+    title = shown(task["title"] or "a task without a title", _LONGEST_LINE)
+    console.print(Text(f"{title}  {shown(task['task_ref'] or '', _LONGEST_LINE)}".rstrip(), style="bold"))
     facts = [
+        task["task_id"].hex,
         f"tenant {task['tenant']}",
         f"workflow {task['workflow']}",
         f"agent {task['agent']}",
@@ -43,62 +78,76 @@ def print_timeline(console: Console, timeline: Timeline) -> None:
     ]
     if task["subject_ref"]:
         facts.append(f"about {task['subject_ref']}")
-    console.print(Text("  " + " · ".join(shown(fact) for fact in facts), style="dim"))
-    console.print()
-    start = task["first_at"]
-    lines = Table.grid(padding=(0, 1))
-    for column in ("time", "what", "detail"):
-        lines.add_column(column, no_wrap=column != "detail", overflow="fold")
-    for event in timeline.events:
-        offset = (event["occurred_at"] - start).total_seconds()
-        what, detail = _line(event, timeline.effects)
-        lines.add_row(Text(f"+{offset:9.3f}", style="dim"), what, Text(shown(detail, 600)))
-    console.print(lines)
-    _print_effects(console, timeline.effects)
-    _print_holes(console, timeline)
-    tokens = f"{task['input_tokens']} tokens in, {task['output_tokens']} out"
-    console.print(Text(f"\n{task['events']} events, {tokens}, cost {task['cost']}", style="dim"))
+    if task["parent_task_id"]:
+        facts.append(f"child of {task['parent_task_id'].hex}")
+    console.print(Text(" · ".join(shown(fact, _LONGEST_NAME) for fact in facts), style="dim"))
 
 
-def _line(event: Mapping[str, Any], effects: Mapping[uuid.UUID, Mapping[str, Any]]) -> tuple[Text, str]:
-    body = event["body"]
+def _line(event: Mapping[str, Any], effects: Mapping[uuid.UUID, Mapping[str, Any]], is_open: bool) -> _Line:
+    time, body = f"{event['occurred_at']:%H:%M:%S.%f}"[:-3], event["body"]
     if event["unread"] or body is None:
-        return Text(shown(event["kind"]), style="magenta"), "unread: this version does not know the kind or its body"
+        what = Text(shown(event["kind"], _LONGEST_WORD), style="magenta")
+        return time, what, "unread: this version does not know the kind or its body"
+    effect = "" if event["effect_id"] is None else f" [{event['effect_id'].hex[:_ID_DIGITS]}]"
+    if event["kind"] == "tool_intent":
+        again = f" attempt {event['attempt']}" if (event["attempt"] or 1) > 1 else ""
+        waits = " — no result yet" if is_open else ""
+        return time, Text("tool_intent", style="yellow" if is_open else ""), _intent(body, effect + again, waits)
     if event["kind"] == "tool_result":
-        return _word(body["outcome"]), _result(body)
+        return time, _word(body["outcome"], "result "), _result(body, effect)
     if event["kind"] == "verdict":
-        return _word(body["verdict"]), _verdict(event, effects)
-    say = _DETAILS.get(event["kind"])
-    return Text(shown(event["kind"])), compact(body) if say is None else say(body)
+        return time, _word(body["verdict"], "verdict "), _verdict(event, effects, effect)
+    say = _DETAILS.get(event["kind"], _plainly)
+    return time, Text(shown(event["kind"])), say(body)
 
 
-def _result(body: Mapping[str, Any]) -> str:
-    seconds = f"{body['duration'] / 1e6:.3f} s"
-    error = " ".join(part for part in (body["error_type"], body["error_message"]) if part)
-    reply = "" if body["result"] is None else compact(body["result"])
-    return " · ".join(part for part in (body["tool"], seconds, error, reply) if part)
-
-
-def _verdict(event: Mapping[str, Any], effects: Mapping[uuid.UUID, Mapping[str, Any]]) -> str:
-    body = event["body"]
-    effect = effects.get(event["effect_id"])
-    said = f"the agent said {effect['outcome']}, " if effect else ""
-    means = f" ({effect['means']})" if effect and effect["means"] and effect["verdict"] == body["verdict"] else ""
-    reason = f": {body['reason']}" if body["reason"] else ""
-    return f"{body['tool'] or ''} {said}{body['target']} says {body['verdict']}{means}{reason}".strip()
-
-
-def _intent(body: Mapping[str, Any]) -> str:
+def _intent(body: Mapping[str, Any], effect: str, waits: str) -> str:
     where = f" → {body['target']}" if body["target"] else "" if not body["write"] else " → no target (uncovered)"
     step = f" step {body['step']}" if body["step"] else ""
-    return f"{body['tool']}{where}{step} {compact(body['args'])}"
+    return f"{body['tool']}{where}{effect}{step}{waits} {compact(body['args'])}"
+
+
+def _result(body: Mapping[str, Any], effect: str) -> str:
+    seconds = f"{body['duration'] / 1e6:.3f} s"
+    error = ": ".join(part.strip() for part in (body["error_type"], body["error_message"]) if part)
+    reply = "" if body["result"] is None else compact(body["result"])
+    due = "" if body["deadline"] is None else f"applied by {_moment(body['deadline'])}"
+    return " · ".join(part for part in (body["tool"] + effect, seconds, due, error, reply) if part)
+
+
+def _verdict(event: Mapping[str, Any], effects: Mapping[uuid.UUID, Mapping[str, Any]], shown_id: str) -> str:
+    body, effect = event["body"], effects.get(event["effect_id"])
+    means = f" ({effect['means']})" if effect and effect["means"] and effect["verdict"] == body["verdict"] else ""
+    said = f"the agent said {effect['outcome']}, " if effect else ""
+    reason = f": {body['reason']}" if body["reason"] else ""
+    return f"{body['tool'] or ''}{shown_id} {said}{body['target']} says {body['verdict']}{means}{reason}".strip()
 
 
 def _completion(body: Mapping[str, Any]) -> str:
     tokens = "" if body["output_tokens"] is None else f" [{body['input_tokens']}→{body['output_tokens']} tokens]"
-    cost = "" if body["cost"] is None else f" [{body['cost']} {body['currency'] or ''}]"
+    cost = "" if body["cost"] is None else f" [{body['cost']} {body['currency'] or ''}".rstrip() + "]"
     why = f" — because {body['rationale']}" if body["rationale"] else ""
     return f"{body['text']}{why}{tokens}{cost}"
+
+
+def _observation(body: Mapping[str, Any]) -> str:
+    evidence = body["evidence"]
+    read = evidence.get("read") if isinstance(evidence, dict) else None
+    if not isinstance(read, list) or not all(isinstance(row, dict) for row in read):
+        return f"{body['target']}: {compact(evidence)}"
+    rows = [row_name(row) + ("" if row.get("version") else " (absent)") for row in read]
+    return f"{body['target']}: read {', '.join(rows) or 'nothing'}"
+
+
+def _plainly(body: Mapping[str, Any]) -> str:
+    return " · ".join(f"{name} {compact(value)}" for name, value in body.items() if value is not None)
+
+
+def _moment(micros: int) -> str:
+    try:
+        return f"{dt.datetime.fromtimestamp(micros / 1e6, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):  # an agent may write any number
+        return f"{micros} microseconds"
 
 
 _DETAILS: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -107,111 +156,94 @@ _DETAILS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "task_ended": lambda body: " ".join(
         part for part in (body["status"], body["error_type"], body["error_message"]) if part
     ),
-    "message": lambda body: (
-        f"{body['role']}: {body['content'] if isinstance(body['content'], str) else compact(body['content'])}"
-    ),
+    "message": lambda body: f"{body['role']}: {compact(body['content'])}",
     "prompt": lambda body: f"{body['model']}, {len(body['messages'])} messages",
     "completion": _completion,
     "retrieval": lambda body: f"{body['query']} → " + ", ".join(source["id"] for source in body["sources"]),
-    "tool_intent": _intent,
-    "observation": lambda body: f"{body['target']}: {compact(body['evidence'])}",
+    "observation": _observation,
     "dead_lettered": lambda body: f"given up after {body['attempts']} checks: {body['reason']}",
 }
 
 
-def _print_effects(console: Console, effects: Mapping[uuid.UUID, Mapping[str, Any]]) -> None:
-    if not effects:
-        return
-    console.print()
-    table = Table(title="Writes: the agent said, the target says", title_justify="left", title_style="bold", box=None)
-    for column in ("effect", "tool", "target", "attempts", "the agent said", "the target says", "drift", "means"):
-        table.add_column(column, overflow="fold")
-    for effect in effects.values():
-        verdict = effect["verdict"] or ("settling" if effect["target"] else "not covered")
-        table.add_row(
-            effect["effect_id"].hex[:8],
-            Text(shown(effect["tool"])),
-            Text(shown(effect["target"] or "—")),
-            str(effect["intents"]),
-            _word(effect["outcome"]),
-            _word(verdict),
-            Text("drift", style="bold red") if effect["drift"] else Text("no" if effect["verdict"] else "—"),
-            Text(shown(effect["means"] or "")),
-        )
-    console.print(table)
-    for effect in effects.values():
+def _print_effects(console: Console, effects: Iterable[Mapping[str, Any]]) -> None:
+    for number, effect in enumerate(effects):
+        if not number:
+            console.print(Text("\nWrites: what the agent said, what the target says", style="bold"))
+        head = Text(f"{effect['effect_id'].hex} ", style="dim")
+        step = f" step {effect['step']}" if effect["step"] else ""
+        what = f"{effect['tool']} → {effect['target'] or 'no target'}{step}"
+        head.append(shown(what, _LONGEST_NAME), style="bold not dim")
+        tries = "1 attempt" if effect["intents"] == 1 else f"{effect['intents']} attempts"
+        head.append(f"  {tries}{', given up' if effect['given_up'] else ''}")
+        console.print(head)
+        console.print(Padding(_both_sides(effect), (0, 0, 0, 2)))
         if effect["drift"]:
-            console.print(Text(f"\n{effect['effect_id'].hex[:8]} {shown(effect['verdict_reason'] or '')}", style="red"))
-            for line in differences(effect["evidence"]):
-                console.print(Text(f"    {line}"))
+            _print_indented(console, differences(effect["evidence"]))
 
 
-def _print_holes(console: Console, timeline: Timeline) -> None:
-    for producer, numbers in gaps(timeline.events).items():
-        first = ", ".join(map(str, numbers[:10])) + (", …" if len(numbers) > 10 else "")
-        console.print(
-            Text(f"{len(numbers)} events of producer {producer.hex[-8:]} are missing: seq {first}", style="red")
-        )
+def _both_sides(effect: Mapping[str, Any]) -> Text:
+    """`the agent said ok, the target says partial: DRIFT, a part of it landed`."""
+    line = Text("the agent said ")
+    line.append(_word(effect["outcome"]))
+    line.append(", the target says ")
+    line.append(_word(effect["verdict"] or ("nothing yet" if effect["target"] else "nothing: none is named")))
+    means = shown(effect["means"] or "")
+    if effect["drift"]:
+        line.append(": ")
+        line.append("DRIFT", style="bold red")
+        line.append(f", {means}")
+    elif means:
+        line.append(f": {means}")
+    if effect["verdict_reason"]:
+        line.append(f" ({shown(effect['verdict_reason'], _LONGEST_LINE)})")
+    return line
+
+
+def _print_indented(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(Padding(Text(shown(line, _LONGEST_DETAIL)), (0, 0, 0, 4)))
+
+
+def _print_gaps(console: Console, timeline: Timeline) -> None:
+    found = gaps(timeline.events)
+    for gap in found[:_MOST_GAPS]:
+        count = gap.last_seq - gap.first_seq + 1
+        which = f"seq {gap.first_seq}" if count == 1 else f"seq {gap.first_seq} to {gap.last_seq}"
+        many = "1 event is" if count == 1 else f"{count} events are"
+        console.print(Text(f"\n{many} missing: {which} of producer {gap.producer_id.hex}", style="bold red"))
+    if len(found) > _MOST_GAPS:
+        console.print(Text(f"… and {len(found) - _MOST_GAPS} more gaps (see --json)", style="bold red"))
 
 
 def drift_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """What does not match, both sides beside each other."""
+    """What does not match, both sides beside each other, and where to look."""
     table = Table(box=None, pad_edge=False)
-    for column in ("found", "tenant", "task", "tool", "what", "the agent said", "the target says", "means"):
-        table.add_column(column, overflow="fold")
+    for column in ("found (UTC)", "agent said", "target says"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("what, and where to look", overflow="fold")
     for row in rows:
-        what = row["resources"] or (compact(row["args"]) if row["args"] is not None else "")
         table.add_row(
-            f"{row['found_at']:%H:%M:%S}",
-            Text(shown(row["tenant"])),
-            "—" if row["task_id"] is None else row["task_id"].hex[:8],
-            Text(shown(row["tool"] or "—")),
-            Text(shown(what, 90)),
-            _word(row["outcome"] or "nothing"),
-            _word(row["verdict"]),
-            Text(shown(row["means"] or "") + (" · given up" if row["given_up"] else "")),
+            f"{row['found_at']:%m-%d %H:%M:%S}", _word(row["outcome"] or "nothing"), _word(row["verdict"]), _where(row)
         )
     return table
 
 
-def differences(evidence: Any, limit: int = 12) -> Iterable[str]:
-    """Lines of an evidence that say where expected and observed differ."""
-    found: list[str] = []
-    _collect(evidence, found)
-    yield from found[:limit]
-    if len(found) > limit:
-        yield f"… and {len(found) - limit} more"
+def _where(row: Mapping[str, Any]) -> Text:
+    """The write or change, what that means, the rows, how they differ, and what to type next."""
+    text = Text(
+        shown(f"{row['tool']} → {row['target']}" if row["tool"] else f"a change at {row['target']}"), style="bold"
+    )
+    lines = [f"{row['means'] or ''}{' (given up)' if row['given_up'] else ''}", row["reason"] or ""]
+    found = differences(row["evidence"], _DIFFERENCES_OF_A_ROW)
+    lines += found or [f"rows {row['resources']}" if row["resources"] else f"arguments {compact(row['args'])}"]
+    for line in filter(None, lines):
+        text.append(f"\n{shown(line, _LONGEST_LINE)}", style="not bold")
+    task = row["task_id"]
+    tenant = f"tenant {shown(row['tenant'])}"
+    look = tenant if task is None else f"counterfoil timeline {task.hex[:_TASK_DIGITS]}  # {tenant}"
+    text.append(f"\n{look}", style="not bold dim")
+    return text
 
 
-def _collect(node: Any, found: list[str]) -> None:
-    if isinstance(node, dict):
-        if "expected" in node and "observed" in node and node["expected"] != node["observed"]:
-            where = shown(node.get("field") or node.get("path") or node.get("resource") or "")
-            expected, observed = compact(node["expected"]), compact(node["observed"])
-            found.append(f"{where}: expected {shown(expected, 200)}, the target has {shown(observed, 200)}")
-            return
-        for part in node.values():
-            _collect(part, found)
-    elif isinstance(node, list):
-        for part in node:
-            _collect(part, found)
-
-
-def compact(value: Any) -> str:
-    """JSON on one line, without quotes around plain text."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _word(word: str) -> Text:
-    return Text(shown(word), style=_COLOURS.get(word, ""))
-
-
-def age(moment: dt.datetime, now: dt.datetime) -> str:
-    """How long ago, in the largest fitting unit."""
-    seconds = (now - moment).total_seconds()
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def _word(word: str, before: str = "") -> Text:
+    return Text(f"{before}{shown(word, _LONGEST_WORD)}", style=_COLOURS.get(word, ""))

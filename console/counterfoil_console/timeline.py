@@ -3,11 +3,14 @@
 Order: causation, then (producer, seq), then occurred_at; log order is only a hint (DESIGN.md section 7).
 """
 
+import datetime as dt
 import heapq
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from typing import Any
 
 from counterfoil.errors import CounterfoilError
@@ -18,6 +21,15 @@ _PREFIX_DIGITS = 8
 
 class TaskNotFound(CounterfoilError):
     """No task, or more than one, has this name."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Events of a producer that the store does not have: from `first_seq` to `last_seq`, both of them, too."""
+
+    producer_id: uuid.UUID
+    first_seq: int
+    last_seq: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,8 @@ def _find(store: Connection, name: str, tenant: str | None) -> dict[str, Any]:
             f"the store has no task {name!r}{f' of tenant {tenant}' if tenant else ''}; "
             + (f"the latest are {known}" if known else "it has none at all: is `counterfoil ingest` running?")
         )
+    named = [task for task in tasks if name in (task["task_ref"], task["task_id"].hex, str(task["task_id"]))]
+    tasks = named or tasks  # a name in full outranks the first digits of another's id
     if len(tasks) > 1:
         found = ", ".join(f"{task['task_id'].hex} of {task['tenant']}" for task in tasks)
         raise TaskNotFound(f"{name!r} means several tasks: {found}; give more digits of the id, or --tenant")
@@ -61,40 +75,66 @@ def _find(store: Connection, name: str, tenant: str | None) -> dict[str, Any]:
 
 
 def in_order(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Merge the producers' sequences by time, never showing an event before its cause."""
-    lanes: defaultdict[uuid.UUID, list[dict[str, Any]]] = defaultdict(list)
-    for event in events:
-        lanes[event["producer_id"]].append(event)
-    for lane in lanes.values():
-        lane.sort(key=lambda event: (-event["seq"], event["event_id"]))  # the next one is at the end
-    present = {event["event_id"] for lane in lanes.values() for event in lane}
+    """Merge the producers' sequences by time, never showing an event before its cause.
+
+    Causes that wait for each other can't be true; the earliest of such a circle is shown rather than hidden.
+    """
+    lanes = _lanes(events)
+    lane_of = {event["event_id"]: lane_id for lane_id, lane in lanes.items() for event in lane}  # of those not shown
     ordered: list[dict[str, Any]] = []
-    shown: set[uuid.UUID] = set()
-    waiting: defaultdict[uuid.UUID, list[uuid.UUID]] = defaultdict(list)  # cause: lanes that wait for it
-    heads: list[tuple[Any, uuid.UUID, uuid.UUID]] = []
+    waiting: defaultdict[uuid.UUID, set[uuid.UUID]] = defaultdict(set)  # by cause: the lanes that wait for it
+    ready: list[tuple[dt.datetime, uuid.UUID, uuid.UUID]] = []
 
     def offer(lane_id: uuid.UUID) -> None:
         lane = lanes[lane_id]
         if not lane:
             return
-        cause = lane[-1]["causation_id"]
-        if cause in present and cause not in shown:
-            waiting[cause].append(lane_id)
+        if lane[-1]["causation_id"] in lane_of:
+            waiting[lane[-1]["causation_id"]].add(lane_id)
         else:
-            heapq.heappush(heads, (lane[-1]["occurred_at"], lane[-1]["event_id"], lane_id))
+            heapq.heappush(ready, (*_moment(lane), lane_id))
 
     for lane_id in lanes:
         offer(lane_id)
-    while heads or any(waiting.values()):
-        # Causes that wait for each other can't be true; they are shown rather than hidden.
-        lane_id = heapq.heappop(heads)[2] if heads else next(filter(None, waiting.values())).pop()
+    while lane_of:
+        if ready:
+            lane_id = heapq.heappop(ready)[2]
+        else:
+            lane_id = _first_of_a_circle(lanes, lane_of)
+            waiting[lanes[lane_id][-1]["causation_id"]].discard(lane_id)
         event = lanes[lane_id].pop()
         ordered.append(event)
-        shown.add(event["event_id"])
-        for released in waiting.pop(event["event_id"], []):
+        del lane_of[event["event_id"]]
+        for released in waiting.pop(event["event_id"], ()):
             offer(released)
         offer(lane_id)
     return ordered
+
+
+def _lanes(events: Iterable[dict[str, Any]]) -> dict[uuid.UUID, list[dict[str, Any]]]:
+    """The events of each producer, its next one at the end."""
+    lanes: defaultdict[uuid.UUID, list[dict[str, Any]]] = defaultdict(list)
+    for event in events:
+        lanes[event["producer_id"]].append(event)
+    for lane in lanes.values():
+        lane.sort(key=lambda event: (event["seq"], event["event_id"]), reverse=True)
+    return dict(lanes)
+
+
+def _moment(lane: list[dict[str, Any]]) -> tuple[dt.datetime, uuid.UUID]:
+    return lane[-1]["occurred_at"], lane[-1]["event_id"]
+
+
+def _first_of_a_circle(
+    lanes: Mapping[uuid.UUID, list[dict[str, Any]]], lane_of: Mapping[uuid.UUID, uuid.UUID]
+) -> uuid.UUID:
+    """The earliest of some lanes of which each waits for the next one, where every lane waits."""
+    lane_id = min((lane_id for lane_id, lane in lanes.items() if lane), key=lambda lane_id: _moment(lanes[lane_id]))
+    path: list[uuid.UUID] = []
+    while lane_id not in path:
+        path.append(lane_id)
+        lane_id = lane_of[lanes[lane_id][-1]["causation_id"]]
+    return min(path[path.index(lane_id) :], key=lambda lane_id: _moment(lanes[lane_id]))
 
 
 def as_json(timeline: Timeline) -> dict[str, Any]:
@@ -103,10 +143,12 @@ def as_json(timeline: Timeline) -> dict[str, Any]:
         "task": plain(timeline.task),
         "events": [plain(event) for event in timeline.events],
         "effects": [plain(effect) for effect in timeline.effects.values()],
+        "gaps": [plain(vars(gap)) for gap in gaps(timeline.events)],
+        "costs": {currency: str(cost) for currency, cost in costs(timeline.events).items()},
     }
 
 
-def plain(row: dict[str, Any]) -> dict[str, Any]:
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """One row of the store as JSON values."""
     return {name: _value(value) for name, value in row.items()}
 
@@ -123,10 +165,35 @@ def _value(value: Any) -> Any:
     return str(value)
 
 
-def gaps(events: Sequence[dict[str, Any]]) -> dict[uuid.UUID, list[int]]:
-    """Numbers missing between the first and the last of each producer in these events."""
+def gaps(events: Iterable[Mapping[str, Any]]) -> list[Gap]:
+    """The numbers that are missing before the last one of each producer."""
     seen: defaultdict[uuid.UUID, set[int]] = defaultdict(set)
     for event in events:
         seen[event["producer_id"]].add(event["seq"])
-    missing = {producer: sorted(set(range(max(numbers))) - numbers) for producer, numbers in seen.items()}
-    return {producer: numbers for producer, numbers in missing.items() if numbers}
+    found = []
+    for producer_id, numbers in seen.items():
+        for before, after in pairwise([-1, *sorted(numbers)]):
+            if after - before > 1:
+                found.append(Gap(producer_id, before + 1, after - 1))
+    return found
+
+
+def unanswered(events: Iterable[Mapping[str, Any]]) -> set[uuid.UUID]:
+    """Ids of the intents that have no result yet."""
+    intents = {event["event_id"] for event in events if event["kind"] == "tool_intent"}
+    return intents - {event["causation_id"] for event in events if event["kind"] == "tool_result"}
+
+
+def costs(events: Iterable[Mapping[str, Any]]) -> dict[str, Decimal]:
+    """What the completions cost, by currency; what is no number is left out."""
+    found: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for event in events:
+        if event["kind"] != "completion" or event["unread"] or event["body"]["cost"] is None:
+            continue
+        try:
+            cost = Decimal(event["body"]["cost"])
+        except InvalidOperation:
+            continue
+        if cost.is_finite():
+            found[event["body"]["currency"] or ""] += cost
+    return dict(found)

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, required=True, help="where to write one JSON line per write and change")
     options = parser.parse_args(arguments)
     try:
+        _check_files(options)
         contracts = load(options.contracts)
         recording = read_recording(options.data, options.events)
         with tempfile.TemporaryDirectory() as folder:
@@ -92,6 +93,15 @@ def _run(
         for line in table(score(lines, options.labels)):
             print(line)
     return 0
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """What is needed at the end is asked for at the start."""
+    for path in (options.target_final, options.labels):
+        if path is not None and not path.is_file():
+            raise WrongData(f"{path} is not a file")
+    if not options.report.absolute().parent.is_dir():
+        raise WrongData(f"{options.report} can't be written: its folder does not exist")
 
 
 def _play(settings: Mapping[str, Any], recording: Recording, contracts: Contracts) -> list[Played]:

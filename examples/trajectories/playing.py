@@ -1,12 +1,13 @@
 """Plays recorded runs through the Recorder, as if the agents ran now."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from counterfoil import Call, Effect, Recorder, Task
 from counterfoil_reconcilers.contracts import Contracts
-from examples.trajectories.recording import Run
+from examples.trajectories.recording import Run, WrongData
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,18 @@ class _Player:
         self._run = run
         self._contracts = contracts
         self._history: list[dict[str, Any]] = []
-        self._open: dict[str, tuple[int, Call]] = {}
+        self._open: defaultdict[str, list[tuple[int, Call]]] = defaultdict(list)
         self._writes: list[Played] = []
 
     def play(self) -> list[Played]:
         for step in self._run.steps:
             match step["kind"]:
                 case "tool_call":
-                    self._open[step["call_id"]] = (step["step"], self._begin(step))
+                    self._open[step["call_id"]].append((step["step"], self._begin(step)))
                 case "tool_result":
-                    number, call = self._open.pop(step["call_id"])
+                    if not self._open[step["call_id"]]:
+                        raise WrongData(f"step {step['step']} of {self._run.trace_id} is the result of no call")
+                    number, call = self._open[step["call_id"]].pop(0)
                     self._finish(call, step)
                     self._note(number, call)
                 case "assistant_message":
@@ -56,8 +59,9 @@ class _Player:
                     self._remember(step)
                 case _:
                     self._remember(step)
-        for number, call in self._open.values():  # the recording ends before the result
-            self._note(number, call)
+        for calls in self._open.values():  # the recording ends before the result
+            for number, call in calls:
+                self._note(number, call)
         return self._writes
 
     def _begin(self, step: Mapping[str, Any]) -> Call:
@@ -89,4 +93,5 @@ class _Player:
             self._writes.append(Played(run.trace_id, number, call.tool, run.tenant, call.effect_id, outcome))
 
     def _remember(self, step: Mapping[str, Any]) -> None:
-        self._history.append({"role": step["role"], "content": step["content"] or step.get("content_ref")})
+        content = step.get("content") or step.get("content_ref")
+        self._history.append({"role": step.get("role", "user"), "content": content})

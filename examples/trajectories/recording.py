@@ -13,6 +13,14 @@ class WrongData(Exception):
     """The directory or a file is not in that format; the message says where."""
 
 
+# What a step of each kind must say besides.
+_PARTS = {
+    "tool_call": ("call_id", "tool", "effect", "args"),
+    "tool_result": ("call_id", "output", "is_error"),
+    "assistant_message": ("role", "content"),
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """One recorded run, its steps in order."""
@@ -38,15 +46,19 @@ def read_recording(data: Path, events: Path) -> Recording:
     """
     tenant_of: dict[str, str] = {}
     domains: dict[str, str] = {}
-    for entry in _json(data / "tenants.json"):
+    tenants = data / "tenants.json"
+    for entry in _json(tenants):
+        _need(entry, ("tenant_id", "domain", "traces"), tenants)
         domains[entry["tenant_id"]] = entry["domain"]
         tenant_of.update(dict.fromkeys(entry["traces"], entry["tenant_id"]))
     steps: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for line in json_lines(events):
+    for number, line in enumerate(json_lines(events), 1):
+        _need(line, ("trace_id", "step", "kind"), f"{events} line {number}")
+        _need(line, _PARTS.get(line["kind"], ()), f"{events} line {number}")
         steps[line["trace_id"]].append(line)
     strangers = sorted(set(steps) - set(tenant_of))
     if strangers:
-        raise WrongData(f"{events}: the run {strangers[0]} belongs to no tenant of {data / 'tenants.json'}")
+        raise WrongData(f"{events}: the run {strangers[0]} belongs to no tenant of {tenants}")
     runs = [
         Run(trace, tenant_of[trace], domains[tenant_of[trace]], sorted(lines, key=lambda line: line["step"]))
         for trace, lines in steps.items()
@@ -67,8 +79,8 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
                     yield json.loads(line)
                 except ValueError as error:
                     raise WrongData(f"{path} line {number} is not JSON: {error}") from error
-    except OSError as error:
-        raise WrongData(f"{path} can't be read: {error.strerror or error}") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
 
 
 def read_json(path: Path) -> Any:
@@ -84,7 +96,18 @@ def _json(path: Path) -> Any:
     try:
         with opened(path, "rt", encoding="utf-8") as file:
             return json.load(file)
-    except OSError as error:
-        raise WrongData(f"{path} can't be read: {error.strerror or error}") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise WrongData(f"{path} is not JSON: {error}") from error
+
+
+def _need(found: Any, names: Sequence[str], where: Path | str) -> None:
+    lacking = next((name for name in names if not isinstance(found, dict) or name not in found), None)
+    if lacking is not None:
+        raise WrongData(f"{where} has no {lacking}; the README beside the data tells the format")
+
+
+def _unreadable(path: Path, error: Exception) -> WrongData:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return WrongData(f"{path} can't be read: {reason}")

@@ -15,10 +15,11 @@ from counterfoil_reconcilers.contracts import Contracts
 from examples.trajectories.playing import Played
 from examples.trajectories.recording import json_lines
 
-# Labels that are not drift: controls, and a timeout whose write landed (the agent did not know, now it does).
 _CHANGES = """
-    SELECT tenant, target, resource, key, verdict, evidence FROM counterfoil.target_change ORDER BY tenant, resource, key
+    SELECT tenant, target, resource, key, verdict, evidence
+    FROM counterfoil.target_change ORDER BY tenant, resource, key
 """
+# Labels that are not drift: controls, and a timeout whose write landed (the agent did not know, now it does).
 _NO_DRIFT = ("none", "none_rejected", "none_noop", "timeout_applied")
 
 

@@ -47,9 +47,14 @@ def load_final(dsn: str, final: Path, domains: Mapping[str, str]) -> int:
     """
     count = 0
     with psycopg.connect(dsn) as target:
-        for line in json_lines(final):
-            tenant = line["tenant_id"]
-            table = sql.Identifier(f"{domains[tenant]}_{line['table']}")
+        known = {row[0] for row in target.execute("SELECT relname FROM pg_class WHERE relkind = 'r'")}
+        for number, line in enumerate(json_lines(final), 1):
+            tenant, name = str(line.get("tenant_id")), f"{domains.get(str(line.get('tenant_id')))}_{line.get('table')}"
+            if name not in known or not {"key", "doc"} <= set(line):
+                raise WrongData(
+                    f"{final} line {number} is no row of a known tenant and table: {tenant}, {line.get('table')}"
+                )
+            table = sql.Identifier(name)
             if line["doc"] is None:
                 delete = sql.SQL("DELETE FROM {} WHERE tenant_id = %s AND key = %s").format(table)
                 target.execute(delete, (tenant, line["key"]))

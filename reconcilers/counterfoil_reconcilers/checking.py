@@ -4,7 +4,7 @@ Everything that a pass decides is written in one transaction, which first makes 
 """
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -191,7 +191,8 @@ class Checker:
                 )
                 for i in group
             ]
-            rows = self._rows_of_group(seen, [seen.touched[i] for i in group], judgement.explained)
+            keys = frozenset[RowKey]().union(*(seen.touched[i].writes | judgement.group_rows[i] for i in group))
+            rows = _present(seen.observed, keys)
             changes = [change for change in judgement.unattributed if change.row in rows]
             self._decide_group(seen, members, rows, changes, done)
         if seen.swept:
@@ -200,18 +201,6 @@ class Checker:
             where = {"tenant": seen.tenant, "target": self._declared.name, "fence": list(seen.fence)}
             self._store.execute(self._named["mark_swept"], where)
         return done
-
-    def _rows_of_group(
-        self, seen: _Seen, touched: Sequence[Touched], explained: frozenset[RowKey]
-    ) -> dict[RowKey, Row | None]:
-        searched = {search.resource for one in touched for search in one.searches}
-        keys = {key for one in touched for key in one.writes} | {key for key in explained if key.resource in searched}
-        rows: dict[RowKey, Row | None] = {}
-        for key in keys:
-            row = seen.observed.get(key)
-            if row is None or isinstance(row, Row):
-                rows[key] = row
-        return rows
 
     def _decide_group(
         self,
@@ -373,6 +362,16 @@ def _changed_rows(seen: _Seen, spoken_for: frozenset[RowKey]) -> dict[RowKey, Ro
         if digest_of_rows({key: present}) != digest_of_rows({key: seen.baseline.rows.get(key)}):
             changed[key] = present
     return changed
+
+
+def _present(observed: Rows, keys: Iterable[RowKey]) -> dict[RowKey, Row | None]:
+    """Those of the rows that were looked at."""
+    rows: dict[RowKey, Row | None] = {}
+    for key in keys:
+        row = observed.get(key)
+        if row is None or isinstance(row, Row):
+            rows[key] = row
+    return rows
 
 
 def _effect(row: Mapping[str, Any], tenant: str) -> Effect:

@@ -66,6 +66,7 @@ class Judgement:
     verdicts: tuple[Verdict, ...]
     unattributed: tuple[Unattributed, ...]
     explained: frozenset[RowKey] = frozenset()
+    group_rows: tuple[frozenset[RowKey], ...] = ()  # by effect, in the same order: the rows that its group explains
     blind: Mapping[str, str] = field(default_factory=dict)  # resource ("*": all) -> why its changes prove nothing
 
 
@@ -79,6 +80,7 @@ def judge(contracts: Contracts, target: str, effects: Sequence[Effect], baseline
     verdicts: dict[int, Verdict] = {}
     unattributed: list[Unattributed] = []
     explained: set[RowKey] = set()
+    group_rows: dict[int, frozenset[RowKey]] = {}
     blind: dict[str, str] = {}
     for index, (effect, one) in enumerate(zip(effects, touched, strict=True)):
         known = contracts.tools.get(effect.tool)
@@ -100,8 +102,10 @@ def judge(contracts: Contracts, target: str, effects: Sequence[Effect], baseline
         verdicts.update(zip(members, result.verdicts, strict=True))
         unattributed += result.unattributed
         explained |= result.explained
+        group_rows.update(dict.fromkeys(members, result.explained))
     ordered = tuple(verdicts[index] for index in range(len(effects)))
-    return Judgement(ordered, tuple(unattributed), frozenset(explained), blind)
+    rows = tuple(group_rows.get(index, frozenset()) for index in range(len(effects)))
+    return Judgement(ordered, tuple(unattributed), frozenset(explained), rows, blind)
 
 
 def sweep(
@@ -155,18 +159,23 @@ def _judge_group(around: Surroundings, effects: Sequence[Effect], blind: Mapping
     verdicts: list[Verdict] = []
     for index, effect in enumerate(effects):
         name, reason = evidence.verdict(index)
-        if name == "applied" and effect.outcome == "unknown" and _could_be_absent(searcher, best, index):
+        if best.searched == "cut short" and effect.outcome not in ("failed", "denied"):
+            name, reason = "unknowable", f"{len(effects)} effects share rows here, too many to tell what became of each"
+        elif name == "applied" and effect.outcome == "unknown" and _could_be_absent(searcher, best, index):
             name, reason = "unknowable", "overwritten: later effects leave the same rows whether this one landed or not"
         verdicts.append(Verdict(effect.effect_id, name, reason, evidence.of(index)))
     by_row: dict[RowKey, list[Any]] = {}
     for misfit in best.misfits:
         by_row.setdefault(misfit.row, []).append(misfit)
+    if best.searched == "cut short":
+        blind = {**blind, "*": "the effects that share its rows are too many to tell apart"}
     stray = [
         _with_blindness(Unattributed(key, "unattributed", None, differences_shown(around, key, misfits)), blind)
         for key, misfits in by_row.items()
         if key.key[:1] != ("?",) and searcher.is_swept(key)
     ]
-    return Judgement(tuple(verdicts), tuple(stray), frozenset(searcher.rows | set(best.world.cells)))
+    rows = {key for key in searcher.rows | set(best.world.cells) if key.key[:1] != ("?",)}
+    return Judgement(tuple(verdicts), tuple(stray), frozenset(rows))
 
 
 def _could_be_absent(searcher: Searcher, best: Explanation, index: int) -> bool:

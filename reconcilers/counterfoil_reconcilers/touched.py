@@ -63,9 +63,10 @@ def connected(touched: Sequence[Touched]) -> list[list[int]]:
             index = parent[index]
         return index
 
-    owner: dict[RowKey | str, int] = {}
+    marks_of_searches = _marks(touched)
+    owner: dict[RowKey | Search, int] = {}
     for index, one in enumerate(touched):
-        marks: list[RowKey | str] = [*one.writes, *(f"search {s.resource}" for s in one.searches)]
+        marks: list[RowKey | Search] = [*one.writes, *(marks_of_searches[search] for search in one.searches)]
         for mark in marks:
             parent[root(index)] = root(owner.setdefault(mark, index))
     for index, one in enumerate(touched):
@@ -76,6 +77,18 @@ def connected(touched: Sequence[Touched]) -> list[list[int]]:
     for index in range(len(touched)):
         groups.setdefault(root(index), []).append(index)
     return list(groups.values())
+
+
+def _marks(touched: Sequence[Touched]) -> Mapping[Search, Search]:
+    """What searches that may mean the same row have in common: their values, where all look by the same fields."""
+    fields: dict[str, set[tuple[str, ...]]] = {}
+    searches = [search for one in touched for search in one.searches]
+    for search in searches:
+        fields.setdefault(search.resource, set()).add(tuple(name for name, _ in search.fields))
+    return {
+        search: search if len(fields[search.resource]) == 1 and search.fields else Search(search.resource, ())
+        for search in searches
+    }
 
 
 class _Survey(Folder):

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def judged(
     baseline, observed = rows(before), rows(after)
     found = judge(contracts, "bank", effects, baseline, observed)
     swept = sweep(contracts, "bank", baseline, observed, found)
-    whole = Judgement(found.verdicts, (*found.unattributed, *swept), found.explained, found.blind)
+    whole = replace(found, unattributed=(*found.unattributed, *swept))
     return [verdict.verdict for verdict in found.verdicts], whole
 
 

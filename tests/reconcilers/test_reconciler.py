@@ -6,7 +6,7 @@ from typing import Any, LiteralString
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.fix_shop import CONTRACTS, NOBODY, Shop, body
+from tests.fix_shop import NOBODY, Shop, body
 
 PAY: LiteralString = "UPDATE shop.orders SET status = 'paid' WHERE id = 'A-1'"
 MISPAY: LiteralString = "UPDATE shop.orders SET status = 'lost' WHERE id = 'A-1'"
@@ -196,10 +196,10 @@ def test_what_landed_before_anybody_looked_is_judged_without_a_baseline(shop: Sh
     shop.recorder.close()
     shop.settle(shop.reconciler())
     assert shop.verdicts(status) == ["applied"]
-    assert shop.verdicts(absent) in (["not_applied"], ["mismatched"], ["unknowable"])
+    assert shop.verdicts(absent) == ["not_applied"]
     assert shop.verdicts(added) == ["unknowable"], "nobody knows what was there before"
     assert shop.changes() == []
-    assert [said for said, *_ in shop.drift()] in ([], ["ok"])
+    assert shop.drift() == [("ok", "not_applied", "it never landed")]
 
 
 def test_without_declared_writers_nothing_is_swept(shop: Shop) -> None:
@@ -261,7 +261,7 @@ def test_verdicts_come_back_through_the_log(shop: Shop) -> None:
     rows = shop.operator.execute(
         "SELECT resource, key FROM counterfoil.effect_resource WHERE effect_id = %s ORDER BY 1", (effect,)
     ).fetchall()
-    assert [(row["resource"], json.loads(row["key"])) for row in rows][0] == ("orders", ["A-1"])
+    assert (rows[0]["resource"], json.loads(rows[0]["key"])) == ("orders", ["A-1"])
     [line] = shop.operator.execute("SELECT * FROM counterfoil.drift").fetchall()
     assert (line["outcome"], line["verdict"], line["tool"], line["effect_id"]) == ("ok", "partial", "refund", effect)
     assert (line["args"], line["evidence"]) == ({"order": "A-1", "amount": "5"}, state["evidence"])
@@ -285,9 +285,5 @@ def test_the_gauges_say_what_is_in_force(shop: Shop) -> None:
         labels = {"tenant": "acme", "target": "shop", "verdict": verdict}
         assert (value("counterfoil_effects", **labels), value("counterfoil_drift", **labels)) == (effects, drift)
     assert value("counterfoil_oldest_unresolved_effect_seconds", target="shop") is None
-    assert value("counterfoil_given_up_effects_total", target="shop") == given_up
+    assert value("counterfoil_given_up_effects_total", target="shop") == given_up + 1
     assert (value("counterfoil_reconcile_last_pass_timestamp_seconds", target="shop") or 0) > 0
-
-
-def test_the_test_has_the_contracts_that_it_means() -> None:
-    assert CONTRACTS.count("[tools.") == 3 + CONTRACTS.count("[[tools.")

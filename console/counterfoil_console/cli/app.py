@@ -3,14 +3,19 @@
 import os
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import confluent_kafka
 import psycopg
 import typer
 
 from counterfoil.errors import CounterfoilError
+from counterfoil_console.away import explained
 from counterfoil_console.cli import doctor, people, services, setup, stack
+from counterfoil_console.doctor import kafka_sentence
+from counterfoil_console.hostile import shown
+from counterfoil_console.settings import load
+from counterfoil_consumers.errors import BrokersAway
 
 app = typer.Typer(
     name="counterfoil",
@@ -22,6 +27,15 @@ app = typer.Typer(
 )
 for part in (stack, setup, services, people, doctor):
     part.add_to(app)
+
+# The public name's base: typer brings a click of its own from some version on, and does not export this.
+_UsageError: Any = typer.BadParameter.__base__
+_NO_SUCH_OBJECT = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.InvalidSchemaName,
+)
 
 
 def _print_version(asked: bool) -> None:
@@ -41,26 +55,55 @@ def _root(
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 good, 1 a mistake to mend, 2 wrong usage, 130 interrupted."""
+    given = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # a locale that lacks a character must not end in a traceback
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app(arguments)
-    except SystemExit as ended:  # typer prints usage errors and help itself
+        for argument in given:
+            argument.encode()
+        code = app(given, prog_name="counterfoil", standalone_mode=False)
+    except UnicodeEncodeError as error:
+        return _say(f"the argument {error.object!r} is not UTF-8; write it anew", 2)
+    except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:  # `counterfoil drift | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except _UsageError as error:
+        return _refuse(error)
+    except BrokersAway as error:
+        return _say(explained(error, load().kafka))
     except CounterfoilError as error:
         return _say(str(error))
-    except psycopg.OperationalError as error:
-        return _say(f"the store went away: {str(error).splitlines()[0]}; check COUNTERFOIL_STORE__DSN and try again")
-    except psycopg.errors.UndefinedTable as error:
-        return _say(f"the store has no such table ({str(error).splitlines()[0]}); run `counterfoil migrate`")
+    except psycopg.Error as error:
+        return _say(_store_sentence(error))
     except confluent_kafka.KafkaException as error:
-        return _say(f"Kafka refuses or is away: {error.args[0].str()}; run `counterfoil doctor`")
-    return 0
+        return _say(kafka_sentence(error))
+    return code if isinstance(code, int) else 0
 
 
-def _say(sentence: str) -> int:
-    typer.echo(f"counterfoil: {sentence}", err=True)
-    return 1
+def _refuse(error: Any) -> int:
+    """Wrong usage: the help where nothing was said, else one sentence."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return 2
+    path = error.ctx.command_path if error.ctx else "counterfoil"
+    sentence = error.format_message().strip().rstrip(".")
+    return _say(f"{sentence}{'' if sentence.endswith('?') else ';'} see `{path} --help`", 2)
+
+
+def _store_sentence(error: psycopg.Error) -> str:
+    first = str(error).strip().split("\n")[0]
+    if isinstance(error, _NO_SUCH_OBJECT):
+        return f"the store is not of this version ({first}); run `counterfoil migrate`"
+    if isinstance(error, psycopg.OperationalError):
+        return f"the store went away: {first}; check COUNTERFOIL_STORE__DSN and try again"
+    return f"the store refuses: {first}; run `counterfoil doctor`"
+
+
+def _say(sentence: str, code: int = 1) -> int:
+    typer.echo(f"counterfoil: {shown(sentence)}", err=True)
+    return code

@@ -1,30 +1,81 @@
-"""What all commands share in what they print."""
+"""What all commands share in what they print and read."""
 
+import io
 import json
+import os
+import re
 import sys
 from contextlib import closing
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
+import psycopg
 import typer
 from rich.console import Console
 
 from counterfoil_console.settings import Settings
-from counterfoil_consumers.store import Connection, connect
+from counterfoil_consumers.errors import StoreError
+from counterfoil_consumers.migrations import pending
+from counterfoil_consumers.store import Connection, connect, queries
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant.")]
+
+_PIPED_WIDTH = 120
+_TRAILING_SPACES = re.compile(r"[ ]+(?=\n|\Z)")
+
+
+class _Trimmed(io.TextIOBase):
+    """A text stream without the spaces with which a table fills up its lines."""
+
+    def __init__(self, inner: TextIO) -> None:
+        self._inner = inner
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # the base declares an attribute
+        return self._inner.encoding
+
+    def write(self, text: str) -> int:
+        self._inner.write(_TRAILING_SPACES.sub("", text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._inner.flush()
 
 
 def console() -> Console:
-    """A console on stdout; wide enough when it is no terminal."""
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 180)
+    """A console on stdout, as wide as the terminal; piped, as COLUMNS says or 120, without trailing spaces."""
+    if sys.stdout.isatty():
+        return Console(file=sys.stdout, highlight=False)
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() and int(columns) else _PIPED_WIDTH
+    return Console(file=cast("TextIO", _Trimmed(sys.stdout)), highlight=False, width=width)
 
 
 def print_json(value: Any) -> None:
-    """JSON on stdout, for a program to read."""
+    """JSON on stdout, for a program to read; pure ASCII, so that no text in it acts on a terminal."""
     typer.echo(json.dumps(value, ensure_ascii=True, indent=2, default=str))
 
 
-def open_store(settings: Settings) -> "closing[Connection]":
-    """A connection that reads as operator, closed with the block."""
-    return closing(connect(settings.dsn, "operator", application="console"))
+def open_store(settings: Settings, role: str = "operator") -> "closing[Connection]":
+    """A connection in `role` to a store of this version, closed with the block.
+
+    Raises SettingsError, StoreAway, and StoreError when migrations are to be applied first.
+    """
+    connection = connect(settings.dsn, role, application="console")
+    try:
+        _refuse_unmigrated(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return closing(connection)
+
+
+def _refuse_unmigrated(store: Connection) -> None:
+    try:
+        rows = store.execute(queries("console")["applied_migrations"]).fetchall()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+        rows = []
+    waiting = pending({row["number"]: row["sha256"] for row in rows})
+    if waiting:
+        many = f"{len(waiting)} migrations are" if len(waiting) > 1 else "1 migration is"
+        raise StoreError(f"the store is not of this version, {many} to be applied; run `counterfoil migrate`")

@@ -40,7 +40,7 @@ def drift(
     tenant: Tenant = None,
     target: Annotated[str | None, typer.Option("--target", help="Only this target.")] = None,
     verdict: Annotated[str | None, typer.Option("--verdict", help="Only this verdict, such as not_applied.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many.")] = 200,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="At most this many.")] = 200,
     as_json: AsJson = False,
 ) -> None:
     """List what does not match: the agent said one thing, the target another.
@@ -64,6 +64,3 @@ def drift(
             style="dim",
         )
     )
-    tasks = [row for row in rows if row["task_id"] is not None]
-    if tasks:
-        out.print(Text(f"next: counterfoil timeline {tasks[0]['task_id'].hex[:8]}", style="dim"))

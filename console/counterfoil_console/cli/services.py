@@ -1,6 +1,7 @@
-"""`counterfoil ingest | reconcile | relay`: what runs all the time."""
+"""`counterfoil ingest | reconcile`: what runs all the time."""
 
 import datetime as dt
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,16 +10,22 @@ from typing import Annotated
 
 import typer
 
-from counterfoil_console.cli.output import AsJson, print_json
+from counterfoil.errors import CounterfoilError
+from counterfoil_console.cli.output import AsJson, open_store, print_json
 from counterfoil_console.logs import set_up_logs
 from counterfoil_console.monitoring import Heart, Monitoring
 from counterfoil_console.settings import Settings, load
-from counterfoil_consumers.errors import BrokersAway
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.outbox import Relay, relay_now
+from counterfoil_consumers.topics import admin_client
+from counterfoil_consumers.topics import check as check_topic
 from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.contracts import ContractError, Contracts
 from counterfoil_reconcilers.contracts import load as load_contracts
 from counterfoil_reconcilers.reconciler import Reconciler, ReconcilerSettings
+from counterfoil_reconcilers.targets.port import TargetUnavailable
+from counterfoil_reconcilers.targets.postgresql import PostgresTarget
+from counterfoil_schemas import topics as declared_topics
 
 _PATIENCE_SECONDS = 60.0
 
@@ -35,14 +42,20 @@ def ingest(
     """Turn the events topic into the forensic store; several processes share the work.
 
     /metrics, /livez and /readyz listen on COUNTERFOIL_METRICS_PORT.
+
+    Example: counterfoil ingest --once
     """
     settings = load()
-    set_up_logs(settings.log_format)
+    set_up_logs(settings.log_format, logging.WARNING if once else logging.INFO)
+    _refuse_unready(settings, "ingester")
     worker = new_ingest(settings)
     with stopping_on_signals() as stopping:
         if once:
-            worker.run(stopping, until=worker.end_offsets())
+            ends = worker.end_offsets()
+            worker.run(stopping, until=ends)
             relay_now(settings.dsn, "ingester", settings.kafka)
+            if not stopping.is_set():
+                typer.echo(f"the log is ingested up to its end, {sum(ends)} records in all")
             return
         heart = Heart(_PATIENCE_SECONDS)
         relay = Relay(settings.dsn, "ingester", settings.kafka)
@@ -62,10 +75,15 @@ def reconcile(
 
     Reads the contracts from COUNTERFOIL_CONTRACTS and each target's COUNTERFOIL_TARGETS__NAME__DSN. One pass says what
     may be said at first sight; absence takes a second sighting, so run it again, or without --once.
+
+    Example: counterfoil reconcile --once
     """
     settings = load()
-    set_up_logs(settings.log_format)
-    worker = new_reconciler(settings)
+    set_up_logs(settings.log_format, logging.ERROR if once else logging.INFO)
+    contracts = load_contracts(settings.contracts)
+    worker = new_reconciler(settings, contracts)
+    _refuse_unready(settings, "reconciler")
+    _refuse_wrong_contracts(settings, contracts)
     if once:
         result = worker.once()
         worker.close()
@@ -78,7 +96,8 @@ def reconcile(
                 f"{result.changes} changes nobody explains, {result.given_up} given up, {result.open} still open"
             )
         if result.skipped:
-            raise BrokersAway("; ".join(result.skipped.values()))
+            why = "; ".join(result.skipped.values())
+            raise CounterfoilError(f"not all could be looked at: {why}; run `counterfoil doctor`, then try again")
         return
     with stopping_on_signals() as stopping:
         heart = Heart(_PATIENCE_SECONDS)
@@ -103,14 +122,14 @@ def new_ingest(settings: Settings) -> Ingest:
     )
 
 
-def new_reconciler(settings: Settings) -> Reconciler:
+def new_reconciler(settings: Settings, contracts: Contracts) -> Reconciler:
     """A reconciler, as set up."""
     return Reconciler(
         ReconcilerSettings(
             kafka=settings.kafka,
             dsn=settings.dsn,
-            contracts=load_contracts(settings.contracts),
-            target_dsns=settings.target_dsns,
+            contracts=contracts,
+            target_dsns=settings.target_dsns(contracts.targets),
             profile=settings.profile,
             topic_prefix=settings.topic_prefix,
             consumer=settings.consumer,
@@ -123,6 +142,26 @@ def new_reconciler(settings: Settings) -> Reconciler:
             ),
         )
     )
+
+
+def _refuse_unready(settings: Settings, role: str) -> None:
+    """Say in one sentence, before anything starts, that the topic or the store is not as it must be."""
+    check_topic(admin_client(settings.kafka), declared_topics(settings.profile, settings.topic_prefix)["events"])
+    with open_store(settings, role):
+        pass
+
+
+def _refuse_wrong_contracts(settings: Settings, contracts: Contracts) -> None:
+    """Raises ContractError when a target lacks what the contracts name; a target that is away is tried again later."""
+    for name, dsn in settings.target_dsns(contracts.targets).items():
+        try:
+            with PostgresTarget(contracts, name, dsn) as target:
+                mistakes = target.check()
+        except TargetUnavailable:
+            continue
+        if mistakes:
+            more = f" (and {len(mistakes) - 1} more: run `counterfoil doctor`)" if len(mistakes) > 1 else ""
+            raise ContractError(f"{mistakes[0]}{more}")
 
 
 @contextmanager

@@ -1,23 +1,31 @@
 """`counterfoil migrate | topics | tenant | config`: what is set up before anything runs."""
 
+import time
 from typing import Annotated
 
+import psycopg
 import typer
+from confluent_kafka.admin import AdminClient
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 from rich.table import Table
+from rich.text import Text
 
 from counterfoil.errors import UsageError
 from counterfoil.ids import is_tenant
 from counterfoil.settings import describe
 from counterfoil_console.cli.output import AsJson, console, open_store, print_json
+from counterfoil_console.hostile import shown
 from counterfoil_console.settings import Settings, load
 from counterfoil_consumers.migrations import migrate as apply_migrations
 from counterfoil_consumers.store import queries
-from counterfoil_consumers.topics import admin_client, create_missing, differences
+from counterfoil_consumers.topics import TopicState, admin_client, create_missing, differences
 from counterfoil_consumers.topics import describe as describe_topics
 from counterfoil_schemas import topics as declared_topics
 
-_SECRETS = ("password", "secret", "key.pem", "token")
+_SECRETS = ("password", "passphrase", "secret", "key.pem", "token", "oauthbearer.config")
+_SHOWN_OF_A_DSN = ("host", "hostaddr", "port", "dbname", "user")
+_VISIBLE_SECONDS = 10.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,6 +43,8 @@ def migrate() -> None:
     """Bring the store to the schema of this version.
 
     COUNTERFOIL_STORE__DSN must log in as a role with CREATEROLE and CREATE on the database; no superuser is needed.
+
+    Example: counterfoil migrate && counterfoil doctor
     """
     done = 0
     for migration in apply_migrations(load().dsn):
@@ -56,7 +66,7 @@ def topics(
     declared = list(declared_topics(settings.profile, settings.topic_prefix).values())
     admin = admin_client(settings.kafka)
     created = create_missing(admin, declared) if create else []
-    have = describe_topics(admin, [topic.name for topic in declared])
+    have = _described_topics(admin, [topic.name for topic in declared], created)
     wrong = {topic.name: differences(topic, have.get(topic.name)) for topic in declared}
     if as_json:
         print_json({"created": created, "differences": wrong})
@@ -71,16 +81,32 @@ def topics(
         raise typer.Exit(1)
 
 
+def _described_topics(admin: AdminClient, names: list[str], created: list[str]) -> dict[str, TopicState]:
+    """The topics that exist; those just created may take the brokers a moment."""
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while True:
+        have = describe_topics(admin, names)
+        if have.keys() >= set(created) or time.monotonic() > deadline:
+            return have
+        time.sleep(0.1)
+
+
 def config(as_json: AsJson = False) -> None:
-    """Show every setting: its variable, the value in force (secrets hidden), and what it means."""
+    """Show every setting: its variable, the value in force (secrets hidden), and what it means.
+
+    Example: counterfoil config --json
+    """
     settings = load()
     rows = [(name, _shown(settings, field), text) for field, (name, text) in _described().items()]
     if as_json:
         print_json({name: value for name, value, _ in rows})
         return
-    table = Table("variable", "value", "meaning", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("variable", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("meaning")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(shown(cell)) for cell in row))
     console().print(table)
 
 
@@ -97,26 +123,38 @@ def _shown(settings: Settings, field: str) -> str:
             f"{key}={'(set)' if any(word in key for word in _SECRETS) else item}" for key, item in sorted(value.items())
         )
     if field == "store":
-        return "(set)" if value.dsn else ""
+        return "" if value.dsn is None else _shown_dsn(value.dsn)
     if field == "targets":
-        return ", ".join(sorted(value))
+        return "; ".join(f"{name}: {_shown_dsn(target.dsn)}" for name, target in sorted(value.items()))
     return "" if value is None else str(value)
 
 
-def add_tenant(name: Annotated[str, typer.Argument(help="[a-z0-9_-]{1,40}")]) -> None:
+def _shown_dsn(dsn: SecretStr) -> str:
+    """Where a connection string leads, without anything secret."""
+    try:
+        parts = conninfo_to_dict(dsn.get_secret_value())
+    except psycopg.ProgrammingError:
+        return "(set, but libpq can't read it)"
+    return " ".join(f"{name}={parts[name]}" for name in _SHOWN_OF_A_DSN if parts.get(name)) or "(set)"
+
+
+def add_tenant(name: Annotated[str, typer.Argument(help="1 to 40 of a-z, 0-9, _ and -")]) -> None:
     """Register a tenant: from now on its events are stored as its own.
 
     Example: counterfoil tenant add acme
     """
     if not is_tenant(name):
-        raise UsageError(f"{name!r} is no tenant's name; it is [a-z0-9_-]{{1,40}}")
+        raise UsageError(f"{name!r} is no tenant's name; write 1 to 40 of a-z, 0-9, _ and -")
     with open_store(load()) as store:
         added = store.execute(queries("console")["add_tenant"], {"tenant": name}).rowcount
     typer.echo(f"tenant {name} " + ("added" if added else "is registered already"))
 
 
 def list_tenants(as_json: AsJson = False) -> None:
-    """List the registered tenants."""
+    """List the registered tenants.
+
+    Example: counterfoil tenant list
+    """
     with open_store(load()) as store:
         rows = store.execute(queries("console")["list_tenants"]).fetchall()
     if as_json:

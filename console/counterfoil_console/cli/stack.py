@@ -46,14 +46,20 @@ def up(
 
 
 def down() -> None:
-    """End the local stack; its data stays for the next `counterfoil up`."""
+    """End the local stack; its data stays for the next `counterfoil up`.
+
+    Example: counterfoil down
+    """
     with progress_report() as report:
         ran = local().local_stack(load_settings(Settings).data_directory).down(report=report)
     typer.echo("the local stack is down" if ran else "the local stack was not up")
 
 
 def status(as_json: AsJson = False) -> None:
-    """Ask the servers of the local stack; exit code 1 when it is not up."""
+    """Ask the servers of the local stack; exit code 1 when it is not up.
+
+    Example: counterfoil status || counterfoil up
+    """
     found = local().local_stack(load_settings(Settings).data_directory).status()
     servers = (found.kafka, found.postgres)
     if as_json:

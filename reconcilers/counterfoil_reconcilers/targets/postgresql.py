@@ -17,7 +17,7 @@ from psycopg import sql
 
 from counterfoil_reconcilers.contract_files import did_you_mean
 from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
-from counterfoil_reconcilers.rows import Row, RowKey, row_of
+from counterfoil_reconcilers.rows import Row, RowKey
 from counterfoil_reconcilers.targets.port import Address, TargetRow, TargetUnavailable
 from counterfoil_reconcilers.touched import Search
 from counterfoil_reconcilers.values import Json, Unreadable, key_text, parse_json
@@ -285,7 +285,7 @@ class PostgresTarget:
             problem = f"it has {size} bytes, more than {_LONGEST_ROW_BYTES}"
             return TargetRow(address, Row(None, version, ours, problem))
         try:
-            return TargetRow(address, row_of(parse_json(text or "null"), version, ours))
+            return TargetRow(address, Row(parse_json(text or "null"), version, ours))
         except Unreadable as error:
             return TargetRow(address, Row(None, version, ours, str(error)))
 
