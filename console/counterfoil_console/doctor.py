@@ -178,12 +178,11 @@ def _ingest(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("ingest", "good", f"all {sum(ends)} records of the log are ingested")
     for row in letters:
-        yield Finding(
-            "ingest",
-            "warning",
-            f"{row['letters']} dead letters ({row['letter_kind']}, {row['letter_class']}) are open",
-            "read their reasons in counterfoil.dead_letter",
-        )
+        many = "1 dead letter is" if row["letters"] == 1 else f"{row['letters']} dead letters are"
+        is_effect = row["letter_kind"] == "effect"
+        what = f"{many} open: {'a given-up effect' if is_effect else 'a record'}, {row['letter_class']}"
+        todo = "see `counterfoil drift`" if is_effect else "read the reason in the table counterfoil.dead_letter"
+        yield Finding("ingest", "warning", what, todo)
 
 
 def _contracts(settings: Settings) -> Iterator[Finding]:

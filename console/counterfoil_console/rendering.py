@@ -193,7 +193,7 @@ def _both_sides(effect: Mapping[str, Any]) -> Text:
         line.append("DRIFT", style="bold red")
         line.append(f", {means}")
     elif means:
-        line.append(f": {means}")
+        line.append(f" ({means})")
     if effect["verdict_reason"]:
         line.append(f" ({shown(effect['verdict_reason'], _LONGEST_LINE)})")
     return line

@@ -122,7 +122,11 @@ def test_the_whole_way_in_separate_processes(
     def verdicts() -> set[str]:
         return {one["verdict"] for one in call("drift", "--json").json["drift"]}
 
-    wait_for(lambda: verdicts() == {"duplicated", "not_applied", "partial", "unattributed"})
+    try:
+        wait_for(lambda: verdicts() == {"duplicated", "not_applied", "partial", "unattributed"})
+    except AssertionError:
+        print(verdicts(), call("doctor", **changes).out, reconcile.log.read_text(), ingest.log.read_text())
+        raise
     wait_for(lambda: 'counterfoil_drift{target="shop",tenant="demo",verdict="partial"} 1.0' in _metrics(reconcile))
     wait_for(lambda: call("doctor", **changes).out.count("\nok    ingest"))
     assert "counterfoil_oldest_unresolved_effect_seconds" in _metrics(reconcile)

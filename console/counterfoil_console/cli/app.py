@@ -1,6 +1,5 @@
 """Puts the commands together, and turns every error that a person can mend into one sentence."""
 
-import os
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -69,9 +68,6 @@ def run(arguments: list[str] | None = None) -> int:
         return ended.code if isinstance(ended.code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except BrokenPipeError:  # `counterfoil drift | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except _UsageError as error:
         return _refuse(error)
     except BrokersAway as error:
