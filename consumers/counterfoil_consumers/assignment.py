@@ -24,10 +24,14 @@ _BACKOFF_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
 class Assignment:
-    """The partitions of one topic for one group member. `claims` holds exactly what this owner last wrote."""
+    """The partitions of one topic for one group member. `claims` holds exactly what this owner last wrote.
+
+    `joined` says whether the group has told this member which partitions it gets, be it none.
+    """
 
     def __init__(self, admin: AdminClient, topic: str, partitions: int, where: Mapping[str, str]) -> None:
         self.claims: dict[int, Claim] = {}
+        self.joined = False
         self._admin = admin
         self._topic = topic
         self._partitions = partitions
@@ -39,6 +43,7 @@ class Assignment:
 
     def give(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         """The group gives us these; they are claimed after this poll."""
+        self.joined = True
         self._given |= {partition.partition for partition in partitions}
         consumer.incremental_assign([])  # else the client would assign them itself, at Kafka's own offsets
         self._claim_at = 0.0

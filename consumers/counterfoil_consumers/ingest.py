@@ -96,7 +96,7 @@ class Ingest:
             _Chore(_WINDOW_EVERY_SECONDS, self._open_window),
         )
         try:
-            while not stopping.is_set() and not (until is not None and self.has_reached(until)):
+            while not stopping.is_set() and not (until is not None and self._is_stored(until)):
                 self._step(consumer, consumer.consume(_BATCH, _POLL_SECONDS), stopping)
                 beat()
         finally:
@@ -252,6 +252,16 @@ class Ingest:
             message.value(),
             tuple(message.headers() or ()),  # type: ignore[arg-type]  # headers of a consumed message are pairs
         )
+
+    def _is_stored(self, until: Sequence[int]) -> bool:
+        """Whether the store has reached these end offsets, by whichever member of the group."""
+        if self.has_reached(until):
+            return True
+        if not self._assignment.joined:
+            return False
+        rows = self._store.execute(queries("ingest")["read_offsets"], self._where).fetchall()
+        stored = {row["partition"]: row["next_offset"] for row in rows}
+        return all(stored.get(partition, 0) >= end for partition, end in enumerate(until))
 
     def has_reached(self, until: Sequence[int]) -> bool:
         """Whether every partition of these end offsets is stored by this member."""

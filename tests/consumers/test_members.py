@@ -90,6 +90,27 @@ def test_two_members_share_the_partitions_and_one_takes_over(
     assert row == {"n": total}
 
 
+def test_a_member_that_is_left_nothing_to_do_ends(
+    recorder: Recorder, new_ingest: NewIngest, operator: Connection
+) -> None:
+    stopping = threading.Event()
+    thread = threading.Thread(target=lambda: new_ingest().run(stopping))
+    thread.start()
+    try:
+        for _ in range(20):
+            with recorder.task("t") as task:
+                task.review(by="dana")
+        recorder.close()
+        second = new_ingest()
+        began = time.monotonic()
+        second.run(threading.Event(), until=second.end_offsets())
+        assert time.monotonic() - began < 30
+        assert stored(operator) >= 60
+    finally:
+        stopping.set()
+        thread.join(30)
+
+
 def test_a_topic_made_anew_stops_ingest(
     recorder: Recorder, ingest_all: Callable[[], None], kafka: dict[str, str], topic_prefix: str, operator: Connection
 ) -> None:

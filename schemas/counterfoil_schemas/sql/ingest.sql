@@ -243,9 +243,9 @@ SELECT source_id FROM counterfoil.log_source WHERE cluster_id = %(cluster_id)s A
 INSERT INTO counterfoil.log_source (cluster_id, topic_id, topic) VALUES (%(cluster_id)s, %(topic_id)s, %(topic)s)
 ON CONFLICT DO NOTHING
 
--- name: find_offset
-SELECT next_offset, epoch FROM counterfoil.ingest_offset
-WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s AND partition = %(partition)s
+-- name: read_offsets
+SELECT partition, next_offset FROM counterfoil.ingest_offset
+WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s
 
 -- name: find_other_topic_ids
 SELECT DISTINCT topic_id FROM counterfoil.ingest_offset
