@@ -11,6 +11,8 @@ def main() -> None:
         if (error.name or "counterfoil").startswith("counterfoil"):
             raise
         sys.exit(f"counterfoil: the command needs the extra `console`: pip install 'counterfoil[console]' ({error})")
+    except KeyboardInterrupt:  # while the modules load
+        sys.exit(130)
     sys.exit(run())
 
 
