@@ -18,7 +18,7 @@ COPY console console
 RUN python -m pip wheel --no-deps --wheel-dir /wheels . \
     && python -m venv --without-pip /opt/counterfoil \
     && python -m pip --python /opt/counterfoil/bin/python install --only-binary=:all: \
-        --require-hashes -r requirements/console.lock \
+        --no-deps --require-hashes -r requirements/console.lock \
     && python -m pip --python /opt/counterfoil/bin/python install --no-deps /wheels/counterfoil-*.whl \
     && /opt/counterfoil/bin/python -m compileall -q /opt/counterfoil/lib
 

@@ -91,8 +91,8 @@ class Assignment:
         return claimed
 
     def _release(self, consumer: Consumer, partitions: set[int]) -> None:
-        if partitions:
-            consumer.incremental_unassign([TopicPartition(self._topic, partition) for partition in sorted(partitions)])
+        # Of none too: in a callback the client would else unassign what it was never assigned, and raise.
+        consumer.incremental_unassign([TopicPartition(self._topic, partition) for partition in sorted(partitions)])
         for partition in partitions:
             del self.claims[partition]
 

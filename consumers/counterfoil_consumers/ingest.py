@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -33,6 +34,10 @@ _LAG_EVERY_SECONDS = 5.0
 _WINDOW_EVERY_SECONDS = 3600.0
 _RECONNECT_SECONDS = 1.0
 _MONTHS_BACK, _MONTHS_AHEAD = 13, 2
+_UNREADABLE_HEADERS = (("counterfoil-headers-unreadable", b"a name is not UTF-8"),)
+# Not message.headers(): where a name is not UTF-8, the client returns a broken list beside the error. Only a call that
+# is checked raises then; the interpreter's specialised one goes on with that list, and may end the process.
+_headers_of = methodcaller("headers")
 _CONSUMER = {
     "enable.auto.commit": False,
     "auto.offset.reset": "error",
@@ -250,7 +255,7 @@ class Ingest:
             milliseconds,
             message.key(),
             message.value(),
-            tuple(message.headers() or ()),  # type: ignore[arg-type]  # headers of a consumed message are pairs
+            _headers(message),
         )
 
     def _is_stored(self, until: Sequence[int]) -> bool:
@@ -279,6 +284,13 @@ class Ingest:
         metrics.LAG.clear()
         for partition, claim in self._assignment.claims.items():
             metrics.LAG.labels(str(partition)).set(max(0, ends[partition] - claim.next_offset))
+
+
+def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:
+    try:
+        return tuple(_headers_of(message) or ())
+    except (SystemError, UnicodeDecodeError):
+        return _UNREADABLE_HEADERS
 
 
 class _Chore:

@@ -132,7 +132,7 @@ def _clash(row: Row) -> Refused:
 def _set_aside(connection: Connection, source: Source, refused: Refused) -> None:
     record, row = refused.record, refused.row
     letter_id = new_id()
-    connection.execute(
+    placed = connection.execute(
         queries("ingest")["set_aside"],
         {
             "letter_id": letter_id.hex(),
@@ -151,6 +151,8 @@ def _set_aside(connection: Connection, source: Source, refused: Refused) -> None
             "placed_by": source.consumer,
         },
     )
+    if placed.rowcount == 0:
+        return  # it has its letter already
     outbox.put(
         connection,
         topic=source.dead_letters_topic,

@@ -4,6 +4,7 @@ A message that `produce()` took is not a message in the log; every one ends as a
 undelivered, and a caller may wait for one of them.
 """
 
+import contextlib
 import logging
 import threading
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ class Delivery:
         self.acknowledged = 0
         self.undelivered = 0
         self._producer = new_producer(kafka, client_id)
+        self._counting = threading.Lock()  # reports come in whichever thread polls or flushes
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="counterfoil-delivery", daemon=True)
 
@@ -49,7 +51,8 @@ class Delivery:
 
         def reported(error: KafkaError | None, _message: Message) -> None:
             if error is None:
-                self.acknowledged += 1
+                with self._counting:
+                    self.acknowledged += 1
                 future.set_result(None)
             else:
                 self._failed(future, KafkaException(error))
@@ -85,9 +88,11 @@ class Delivery:
         return int(self._producer.flush(timeout_seconds))
 
     def _failed(self, future: "Future[None]", error: Exception) -> None:
-        self.undelivered += 1
-        logger.error("an event was not acknowledged by Kafka: %s", error)
+        with self._counting:
+            self.undelivered += 1
         future.set_exception(error)
+        with contextlib.suppress(Exception):  # a logging handler of the user's would end the polling thread
+            logger.error("an event was not acknowledged by Kafka: %s", error)
 
     def _poll(self) -> None:
         while not self._stopping.is_set():

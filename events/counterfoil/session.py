@@ -4,6 +4,7 @@
 producer: it gets a session of its own.
 """
 
+import itertools
 import logging
 import os
 import platform
@@ -29,6 +30,7 @@ logger = logging.getLogger("counterfoil")
 _MICROS = 1_000_000
 # What a name may have: names stand in indexes of the store.
 MAX_NAME_CHARACTERS = 500
+_MAX_LISTED_TASKS = 20_000  # of at most 26 bytes each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,7 @@ class Session:
         self._tenants: dict[str, _Tenant] = {}
         self._lock = threading.RLock()
         self._closing = threading.Event()
+        self._said_goodbye = False
         self._beats = threading.Thread(target=self._beat, name="counterfoil-beat", daemon=True)
         self._delivery.start()
         self._beats.start()
@@ -114,7 +117,7 @@ class Session:
     ) -> tuple[Event, "Future[None]"]:
         """Number one event and hand it to the brokers; the future ends with their answer.
 
-        Raises UsageError when the body can't be encoded; nothing was numbered then.
+        Raises UsageError when the body can't be encoded, or the session is closed; nothing was numbered then.
         """
         with self._lock:
             self._greet(origin)
@@ -152,9 +155,12 @@ class Session:
             for tenant in self._tenants.values():
                 body = {"open_tasks": _open(tenant), "undelivered": self._delivery.undelivered}
                 self._say(tenant.origin, "producer_closed", body)
+            self._said_goodbye = True  # whoever waited for the lock would send what nobody flushes any more
         return self._delivery.close(max(0.5, deadline - time.monotonic()))
 
     def _greet(self, origin: Origin) -> None:
+        if self._said_goodbye:
+            raise UsageError("this recorder is closed; open another one")
         if origin.tenant in self._tenants:
             return
         name = f"producer:{self.producer_id.hex()}"
@@ -174,7 +180,11 @@ class Session:
             "client": f"counterfoil-python/{version('counterfoil')}",
             "beat_interval": int(self._settings.beat_interval_seconds * _MICROS),
         }
-        self._say(own, "producer_opened", body)
+        try:
+            self._say(own, "producer_opened", body)
+        except UsageError:
+            del self._tenants[origin.tenant]  # not greeted: the next task says it
+            raise
 
     def _say(self, origin: Origin, kind: str, body: Mapping[str, Any]) -> None:
         self._send(self._event(origin, kind, body))
@@ -216,4 +226,7 @@ class Session:
 
 
 def _open(tenant: _Tenant) -> list[dict[str, Any]]:
-    return [{"task_id": task_id, "last_seq": last} for task_id, last in tenant.open_tasks.items()]
+    """The tasks opened last, as many as one event holds: a beat that does not fit would end all beats."""
+    older = max(0, len(tenant.open_tasks) - _MAX_LISTED_TASKS)
+    newest = itertools.islice(tenant.open_tasks.items(), older, None)
+    return [{"task_id": task_id, "last_seq": last} for task_id, last in newest]

@@ -6,14 +6,17 @@ that row already, so such a row is no `before` for it (see `Baseline.usable_for`
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from counterfoil_consumers.store import Connection, queries
+from counterfoil_reconcilers.compare import agree
+from counterfoil_reconcilers.contracts import Resource, Target
 from counterfoil_reconcilers.rows import Row, RowKey, Rows
 from counterfoil_reconcilers.settling import Sighting
-from counterfoil_reconcilers.values import EXACT_INTEGERS, shown
+from counterfoil_reconcilers.touched import Search
+from counterfoil_reconcilers.values import EXACT_INTEGERS, at, shown
 
 Fence = tuple[int, ...]
 
@@ -26,33 +29,80 @@ class Baseline:
     rows: Mapping[RowKey, Row | None]
     fences: Mapping[RowKey, Fence]
     candidates: Mapping[RowKey, Sighting]
+    unread: frozenset[str] = frozenset()  # resources that the contract came to declare, or declares otherwise, since
+    outdated: frozenset[RowKey] = frozenset()  # their rows as they were declared before
 
-    def usable_for(self, resources: Iterable[str], needed: Iterable[tuple[RowKey, int, int]]) -> Rows:
-        """The rows that are a `before` of every write, given as (row, partition and offset of its first intent)."""
+    def usable_for(
+        self,
+        resources: Mapping[str, Resource],
+        needed: Iterable[tuple[RowKey, int, int]],
+        created: Iterable[tuple[Search, int, int]] = (),
+    ) -> Rows:
+        """The rows that are a `before` of every write, given as (row, partition and offset of its first intent).
+
+        `created` are rows that writes without a known key look for: one that was there when it was read, and whose
+        intent was durable by then, may be what that write created.
+        """
         if self.first_fence is None:
             return Rows()
         stale = {key for key, partition, offset in needed if offset < self.fences.get(key, self.first_fence)[partition]}
         tainted = {key.resource for key in stale}
-        unreadable = {key for key, row in self.rows.items() if row is not None and row.problem}
-        rows = {key: row for key, row in self.rows.items() if key not in stale and key not in unreadable}
-        absent = {key: None for key, _, _ in needed if key not in stale and key not in self.rows}
-        return Rows({**rows, **absent}, frozenset(set(resources) - tainted), frozenset(unreadable))
+        unsure = {key for key, row in self.rows.items() if row is not None and row.problem}
+        unsure |= {key for search, where, offset in created for key in self._made_by(search, where, offset, resources)}
+        rows = {key: row for key, row in self.rows.items() if key not in stale and key not in unsure}
+        known = (key for key, _, _ in needed if key not in stale and key.resource not in self.unread)
+        absent = {key: None for key in known if key not in self.rows}
+        return Rows({**rows, **absent}, frozenset(set(resources) - tainted - self.unread), frozenset(unsure))
+
+    def _made_by(
+        self, search: Search, partition: int, offset: int, resources: Mapping[str, Resource]
+    ) -> Iterator[RowKey]:
+        """Rows that hold what a write looked for, and that were read after its intent was durable."""
+        for key, row in self.rows.items():
+            if key.resource != search.resource or row is None or offset >= self.fences[key][partition]:
+                continue
+            resource = resources[key.resource]
+            if all(agree(resource, value, at(row.doc, (name,)), (name,)) for name, value in search.fields):
+                yield key
 
 
-def read_baseline(store: Connection, tenant: str, target: str, first_fence: Sequence[int] | None) -> Baseline:
+def read_baseline(store: Connection, tenant: str, target: Target, first_fence: Sequence[int] | None) -> Baseline:
     """The stored baseline of one tenant's rows at one target."""
+    unread = {name: mark.doc for name, mark in _marks(target)}
     rows: dict[RowKey, Row | None] = {}
     fences: dict[RowKey, Fence] = {}
     candidates: dict[RowKey, Sighting] = {}
-    for found in store.execute(queries("reconcile")["read_baseline"], {"tenant": tenant, "target": target}):
+    for found in store.execute(queries("reconcile")["read_baseline"], {"tenant": tenant, "target": target.name}):
         key = RowKey(found["resource"], tuple(json.loads(found["key"])))
+        if not key.key:
+            if unread.get(key.resource) == json.loads(found["doc"]):
+                del unread[key.resource]
+            continue
         rows[key] = _row(found["doc"], found["problem"])
         fences[key] = tuple(found["fence"])
         if found["candidate_digest"] is not None:
             candidates[key] = Sighting(
                 "unattributed", bytes(found["candidate_digest"]), tuple(found["candidate_fence"]), found["candidate_at"]
             )
-    return Baseline(None if first_fence is None else tuple(first_fence), rows, fences, candidates)
+    outdated = frozenset(key for key in rows if key.resource in unread)
+    kept = {key: row for key, row in rows.items() if key not in outdated}
+    first = None if first_fence is None else tuple(first_fence)
+    return Baseline(first, kept, fences, candidates, frozenset(unread), outdated)
+
+
+def set_first_baseline(
+    store: Connection, tenant: str, target: Target, old: Baseline, observed: Rows, fence: Sequence[int]
+) -> None:
+    """The rows of resources without a baseline, as they are now, and what the contract says that a row of theirs is."""
+    gone = dict.fromkeys(old.outdated)
+    rows = {key: row for key, row in observed.rows.items() if key.resource in old.unread}
+    marks = {RowKey(name, ()): mark for name, mark in _marks(target) if name in old.unread}
+    set_baseline(store, tenant, target.name, {**gone, **rows, **marks}, fence)
+
+
+def _marks(target: Target) -> Iterator[tuple[str, Row]]:
+    for name, resource in target.resources.items():
+        yield name, Row([resource.table, list(resource.key), resource.tenant, resource.doc])
 
 
 def set_baseline(

@@ -19,6 +19,7 @@ from counterfoil_reconcilers.baseline import (
     read_baseline,
     set_baseline,
     set_candidate,
+    set_first_baseline,
 )
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.deciding import Decision, Member, decide, digest_of_rows, fence_of
@@ -27,7 +28,7 @@ from counterfoil_reconcilers.judge import Judgement, Unattributed, judge, sweep
 from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.looking import look, look_at_all, touch
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
-from counterfoil_reconcilers.settling import Progress, is_change_settled, sighted
+from counterfoil_reconcilers.settling import Progress, Sighting, is_change_settled, sighted
 from counterfoil_reconcilers.targets.port import Target
 from counterfoil_reconcilers.touched import Touched, connected
 
@@ -133,12 +134,12 @@ class Checker:
         sweeps = is_swept and is_sweep_due(lease.swept_at, self._policy.sweep_every, lease.now)
         if not found and not sweeps:
             return Checked()
-        baseline = read_baseline(self._store, tenant, self._declared.name, lease.first_fence if is_swept else None)
+        baseline = read_baseline(self._store, tenant, self._declared, lease.first_fence if is_swept else None)
         effects = [_effect(row, tenant) for row in found]
         seen = self._see(tenant, lease, baseline, progress, effects, sweeps)
         if is_swept and lease.first_fence is None:
             with self._writing(where, lease):
-                set_baseline(self._store, tenant, self._declared.name, seen.observed.rows, seen.fence)
+                set_first_baseline(self._store, tenant, self._declared, baseline, seen.observed, seen.fence)
                 self._store.execute(self._named["mark_swept"], {**where, "fence": list(seen.fence)})
                 return Checked(open=len(found))
         # Judging may take its time, and a transaction may not.
@@ -170,7 +171,12 @@ class Checker:
             for row, one in zip(found, seen.touched, strict=True)
             for key in (*one.writes, *one.reads)
         ]
-        before = seen.baseline.usable_for(self._declared.resources, needed)
+        created = [
+            (search, row["intent_partition"], row["intent_offset"])
+            for row, one in zip(found, seen.touched, strict=True)
+            for search in one.searches
+        ]
+        before = seen.baseline.usable_for(self._declared.resources, needed, created)
         judgement = judge(self._contracts, self._declared.name, effects, before, seen.observed)
         if not seen.swept:
             return _Judged(judgement)
@@ -184,6 +190,7 @@ class Checker:
     ) -> Checked:
         judgement = judged.judgement
         done = Checked(effects=len(effects))
+        swept_before = self._swept_before(seen, judged.elsewhere)
         for group in connected(seen.touched):
             members = [
                 Member(
@@ -194,10 +201,12 @@ class Checker:
             keys = frozenset[RowKey]().union(*(seen.touched[i].writes | judgement.group_rows[i] for i in group))
             rows = _present(seen.observed, keys)
             changes = [change for change in judgement.unattributed if change.row in rows]
-            self._decide_group(seen, members, rows, changes, done)
+            self._decide_group(seen, members, rows, changes, swept_before, done)
         if seen.swept:
             self._decide_changes(seen, judged.elsewhere, done)
             set_baseline(self._store, seen.tenant, self._declared.name, judged.adopted, seen.fence)
+            if seen.baseline.unread:
+                set_first_baseline(self._store, seen.tenant, self._declared, seen.baseline, seen.observed, seen.fence)
             where = {"tenant": seen.tenant, "target": self._declared.name, "fence": list(seen.fence)}
             self._store.execute(self._named["mark_swept"], where)
         return done
@@ -208,6 +217,7 @@ class Checker:
         members: Sequence[Member],
         rows: Mapping[RowKey, Row | None],
         changes: Sequence[Unattributed],
+        swept_before: dt.datetime | None,
         done: Checked,
     ) -> None:
         """Effects that share rows are closed together; then the rows as they are become the baseline."""
@@ -219,7 +229,7 @@ class Checker:
             now=seen.lease.now,
             drifts=self._drifts,
             give_up_after=self._policy.give_up_after,
-            swept_before=self._swept_before(seen),
+            swept_before=swept_before,
         )
         for decision in decisions:
             self._carry_out(seen, decision, rows, done)
@@ -266,15 +276,11 @@ class Checker:
 
     def _decide_changes(self, seen: _Seen, changes: Sequence[Unattributed], done: Checked) -> None:
         """Changes that no intent explains settle like verdicts; said once, they become the baseline."""
-        settle = dt.timedelta(seconds=self._declared.settle_seconds)
         for change in changes:
             row = seen.observed.get(change.row)
             present = row if isinstance(row, Row) else None
-            state = digest_of_rows({change.row: present})
-            sighting = sighted(
-                seen.baseline.candidates.get(change.row), "unattributed", state, seen.fence, seen.lease.now
-            )
-            if is_change_settled(sighting, settle, seen.progress):
+            sighting = _sighting_of(seen, change)
+            if self._has_settled(seen, sighting):
                 # An unknowable one is not said: an effect that can't be judged may have made it.
                 self._say_change(seen, change, done)
                 set_baseline(self._store, seen.tenant, self._declared.name, {change.row: present}, sighting.fence)
@@ -286,10 +292,20 @@ class Checker:
         for key in set(seen.baseline.candidates) - {change.row for change in changes}:
             clear_candidate(self._store, seen.tenant, self._declared.name, key)
 
-    def _swept_before(self, seen: _Seen) -> dt.datetime | None:
-        """When the sweep before this pass's own was; where nothing is swept, nothing need be waited for."""
+    def _has_settled(self, seen: _Seen, sighting: Sighting) -> bool:
+        return is_change_settled(sighting, dt.timedelta(seconds=self._declared.settle_seconds), seen.progress)
+
+    def _swept_before(self, seen: _Seen, changes: Sequence[Unattributed]) -> dt.datetime | None:
+        """When the sweep before this pass's own was; where nothing is swept, nothing need be waited for.
+
+        None while a change that both sweeps saw, and that an effect which can't be judged may have made, is to settle.
+        """
         if self._declared.writers is None:
             return seen.lease.now
+        for change in changes:
+            sighting = _sighting_of(seen, change)
+            if change.verdict == "unknowable" and sighting.count > 1 and not self._has_settled(seen, sighting):
+                return None
         return seen.lease.swept_at if seen.swept else None
 
     def _say_change(self, seen: _Seen, change: Unattributed, done: Checked) -> None:
@@ -351,6 +367,13 @@ class Checker:
     def _hold(self, held: Mapping[str, Any]) -> None:
         if self._store.execute(self._named["hold_lease"], held).fetchone() is None:
             raise LeaseLost(f"another reconciler took over {held['target']} of {held['tenant']}")
+
+
+def _sighting_of(seen: _Seen, change: Unattributed) -> Sighting:
+    """The sighting of a change in this pass's sweep, after those before it."""
+    row = seen.observed.get(change.row)
+    state = digest_of_rows({change.row: row if isinstance(row, Row) else None})
+    return sighted(seen.baseline.candidates.get(change.row), "unattributed", state, seen.fence, seen.lease.now)
 
 
 def _changed_rows(seen: _Seen, spoken_for: frozenset[RowKey]) -> dict[RowKey, Row | None]:

@@ -80,7 +80,8 @@ def decide(
     """One decision per member; they are closed all together, or none.
 
     `rows` are the group's rows as observed, `fence` the log's end offsets read after that, `drifts` the drift table.
-    `swept_before` says when the sweep before this pass's own was; None, if this pass does not sweep.
+    `swept_before` says when the sweep before this pass's own was; None, if this pass does not sweep, or if what it
+    saw is yet to settle. What may have changed rows that nobody can name stays open until two sweeps saw them.
     """
     state = digest_of_rows(rows)
     decisions = []
@@ -90,6 +91,8 @@ def decide(
         drift = drifts[member.row["outcome"], sighting.verdict]
         lasted = settled_at is not None and (not drift or now - settled_at >= give_up_after)
         over = lasted and is_at_rest(member.facts, progress)
+        if over and _blinds(member, sighting):
+            over = settled_at is not None and swept_before is not None and settled_at <= swept_before
         at_once = may_be_said_at_once(sighting.verdict, member.row["outcome"])
         says = member.row["emitted"] != sighting.verdict and (settled_at is not None or at_once)
         decisions.append(Decision(member, sighting, settled_at, says, over, gives_up=drift))
@@ -101,7 +104,9 @@ def decide(
 
 def _blinds(member: Member, sighting: Sighting) -> bool:
     """Whether it may have changed rows that nobody can name."""
-    return sighting.verdict == "unknowable" and member.row["outcome"] not in ("failed", "denied")
+    if member.row["outcome"] in ("failed", "denied"):
+        return False
+    return sighting.verdict == "unknowable" or bool(member.touched.blind)
 
 
 def _settled_at(member: Member, sighting: Sighting, progress: Progress, now: dt.datetime) -> dt.datetime | None:

@@ -112,11 +112,19 @@ class Searcher:
         resource = self._resource(touch.row)
         cell = world.cells[touch.row]
         for key, row in self.around.observed.of(resource.name):
-            new = not isinstance(self.around.baseline.get(key), Row) and not self.around.is_claimed(key)
+            before = self.around.baseline.get(key)
+            new = not isinstance(before, Row) and not self.around.is_claimed(key)
+            if before is NOT_READ and self.around.target.writers is not None and key != touch.row:
+                new = new and self._bears_the_id(touch.effect, cell)  # else it may have been there all along
             if new and (key == touch.row or likeness(resource, cell, row.doc) == 1.0):
                 self._lookalikes.add(key)
                 self.rows.add(key)
                 self._reach[touch.effect].add(key)
+
+    def _bears_the_id(self, index: int, cell: Cell) -> bool:
+        """Whether what an effect creates is told from all else by the effect's own id."""
+        fields = cell.doc if isinstance(cell.doc, dict) else {}
+        return self._effects[index].effect_id.hex() in fields.values()
 
     def best(self) -> Explanation:
         """The cheapest explanation; `cut short` says that not everything was tried."""

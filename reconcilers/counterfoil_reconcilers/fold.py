@@ -177,12 +177,14 @@ class _Pass:
 
     def _nearest(self, resource: Resource, cell: Cell, sure: tuple[str, ...]) -> RowKey | None:
         """The candidate that agrees in most fields, at least half, and in all that the row is found by."""
-        best: tuple[float, RowKey] | None = None
+        best: tuple[float, bool, RowKey] | None = None
         for key, row in self.candidates(resource):
             score = likeness(resource, cell, row.doc, sure)
-            if score >= 0.5 and (best is None or score > best[0]):
-                best = (score, key)
-        return best[1] if best else None
+            # Of equals, one that was surely not there before.
+            rank = (score, self._around.baseline.get(key) is None)
+            if score >= 0.5 and (best is None or rank > best[:2]):
+                best = (*rank, key)
+        return best[2] if best else None
 
     def candidates(self, resource: Resource) -> Iterator[tuple[RowKey, Row]]:
         """Observed rows that are new and that nothing in this world stands for yet."""

@@ -20,6 +20,7 @@ COPY pg_temp.incoming (
 ) FROM STDIN
 
 -- name: land_events
+-- An id stands once, whichever of both tables holds it: the window moves on, and a class may be another on its way.
 WITH stored AS (
     INSERT INTO counterfoil.event (
         tenant, event_id, retention_class, kind, workflow, environment, mode, task_id, task_ref, parent_task_id,
@@ -31,7 +32,13 @@ WITH stored AS (
         conversation_id, subject_ref, agent, release, principal, on_behalf_of, effect_id, attempt, causation_id, trace_id,
         span_id, producer_id, seq, occurred_at, redaction, body_schema, unread, body, source_id, partition, "offset",
         appended_at, value, value_sha256
-    FROM incoming WHERE NOT astray ORDER BY partition, "offset"
+    FROM incoming AS i
+    WHERE NOT astray
+      AND NOT EXISTS (SELECT FROM counterfoil.event_astray AS e WHERE e.tenant = i.tenant AND e.event_id = i.event_id)
+      AND NOT EXISTS (SELECT FROM incoming AS j
+                      WHERE j.astray AND j.tenant = i.tenant AND j.event_id = i.event_id
+                        AND (j.partition, j."offset") < (i.partition, i."offset"))
+    ORDER BY partition, "offset"
     ON CONFLICT DO NOTHING
     RETURNING partition, "offset"
 ), strays AS (
@@ -45,7 +52,14 @@ WITH stored AS (
         conversation_id, subject_ref, agent, release, principal, on_behalf_of, effect_id, attempt, causation_id, trace_id,
         span_id, producer_id, seq, occurred_at, redaction, body_schema, unread, body, source_id, partition, "offset",
         appended_at, value, value_sha256
-    FROM incoming WHERE astray ORDER BY partition, "offset"
+    FROM incoming AS i
+    WHERE astray
+      AND NOT EXISTS (SELECT FROM counterfoil.event AS e WHERE e.tenant = i.tenant AND e.event_id = i.event_id)
+      AND NOT EXISTS (SELECT FROM counterfoil.event_astray AS e WHERE e.tenant = i.tenant AND e.event_id = i.event_id)
+      AND NOT EXISTS (SELECT FROM incoming AS j
+                      WHERE j.tenant = i.tenant AND j.event_id = i.event_id
+                        AND (j.partition, j."offset") < (i.partition, i."offset"))
+    ORDER BY partition, "offset"
     ON CONFLICT DO NOTHING
     RETURNING partition, "offset"
 )
@@ -62,6 +76,7 @@ WHERE NOT EXISTS (SELECT FROM landed AS l WHERE l.partition = i.partition AND l.
     OR EXISTS (SELECT FROM counterfoil.event_astray AS e
                WHERE e.tenant = i.tenant AND e.event_id = i.event_id AND e.retention_class = i.retention_class
                  AND e.value_sha256 = i.value_sha256))
+ON CONFLICT DO NOTHING -- read before, by another consumer or before its offset was set back
 
 -- name: find_conflicts
 -- The same id with other content: the stored one wins, this one is a dead letter.
@@ -133,9 +148,12 @@ ON CONFLICT (tenant, producer_id, task_id) DO UPDATE SET
     beat_interval = greatest(p.beat_interval, excluded.beat_interval)
 
 -- name: fold_effect
+-- An effect is live as soon as one attempt is, and then only its live attempts count: a rehearsal or a replay of the same
+-- write has the same id, and says nothing about what is to be found at the target.
 WITH facts AS (
-    SELECT i.*, i.kind = 'tool_intent' AS is_intent, i.kind = 'verdict' AS is_verdict,
-           CASE WHEN i.kind = 'tool_result' THEN i.body ->> 'outcome' END AS said
+    SELECT i.*, i.kind = 'tool_intent' AS is_intent, i.kind = 'tool_intent' AND i.mode = 'live' AS is_live_intent,
+           i.kind = 'verdict' AS is_verdict,
+           CASE WHEN i.kind = 'tool_result' AND i.mode = 'live' THEN i.body ->> 'outcome' END AS said
     FROM incoming AS i JOIN landed AS l USING (partition, "offset")
     WHERE i.effect_id IS NOT NULL AND NOT i.unread
       AND i.kind IN ('tool_intent', 'tool_result', 'verdict', 'dead_lettered')
@@ -152,15 +170,16 @@ INSERT INTO counterfoil.effect AS e (
 SELECT
     f.tenant, f.effect_id, min(f.task_id::text)::uuid,
     (array_agg(f.workflow ORDER BY f.event_id))[1], (array_agg(f.agent ORDER BY f.event_id))[1],
-    (array_agg(f.mode ORDER BY f.event_id))[1], (array_agg(f.event_id ORDER BY f.event_id))[1],
+    CASE WHEN bool_or(f.mode = 'live') THEN 'live' ELSE (array_agg(f.mode ORDER BY f.event_id))[1] END,
+    (array_agg(f.event_id ORDER BY f.event_id))[1],
     (array_agg(f.event_id ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
     (array_agg(f.body ->> 'tool' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
     (array_agg(f.body ->> 'target' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
     (array_agg(f.body ->> 'step' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
     (array_agg(f.body -> 'args' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
     (array_agg(f.body -> 'expect' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
-    min(f.partition) FILTER (WHERE f.is_intent), min(f."offset") FILTER (WHERE f.is_intent),
-    min(f.occurred_at) FILTER (WHERE f.is_intent), count(*) FILTER (WHERE f.is_intent),
+    min(f.partition) FILTER (WHERE f.is_live_intent), min(f."offset") FILTER (WHERE f.is_live_intent),
+    min(f.occurred_at) FILTER (WHERE f.is_live_intent), count(*) FILTER (WHERE f.is_live_intent),
     count(*) FILTER (WHERE f.said = 'ok'), count(*) FILTER (WHERE f.said = 'accepted'),
     count(*) FILTER (WHERE f.said = 'partial'), count(*) FILTER (WHERE f.said = 'unknown'),
     count(*) FILTER (WHERE f.said = 'failed'), count(*) FILTER (WHERE f.said = 'denied'),
@@ -180,7 +199,8 @@ ON CONFLICT (tenant, effect_id) DO UPDATE SET
     task_id = least(e.task_id, excluded.task_id),
     workflow = CASE WHEN excluded.first_event_id < e.first_event_id THEN excluded.workflow ELSE e.workflow END,
     agent = CASE WHEN excluded.first_event_id < e.first_event_id THEN excluded.agent ELSE e.agent END,
-    mode = CASE WHEN excluded.first_event_id < e.first_event_id THEN excluded.mode ELSE e.mode END,
+    mode = CASE WHEN 'live' IN (e.mode, excluded.mode) THEN 'live'
+                WHEN excluded.first_event_id < e.first_event_id THEN excluded.mode ELSE e.mode END,
     first_event_id = least(e.first_event_id, excluded.first_event_id),
     tool = CASE WHEN excluded.intent_event_id < e.intent_event_id OR e.intent_event_id IS NULL THEN excluded.tool ELSE e.tool END,
     target = CASE WHEN excluded.intent_event_id < e.intent_event_id OR e.intent_event_id IS NULL THEN excluded.target ELSE e.target END,
@@ -202,14 +222,14 @@ ON CONFLICT (tenant, effect_id) DO UPDATE SET
     reply_event_id = greatest(e.reply_event_id, excluded.reply_event_id),
     accept_deadline = greatest(e.accept_deadline, excluded.accept_deadline),
     last_appended_at = greatest(e.last_appended_at, excluded.last_appended_at),
-    verdict = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, -1), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.verdict ELSE e.verdict END,
-    verdict_reason = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, -1), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.verdict_reason ELSE e.verdict_reason END,
-    verdict_at = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, -1), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.verdict_at ELSE e.verdict_at END,
-    contract_version = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, -1), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.contract_version ELSE e.contract_version END,
-    contract_digest = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, -1), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.contract_digest ELSE e.contract_digest END,
-    evidence = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, -1), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.evidence ELSE e.evidence END,
-    verdict_event_id = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, -1), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.verdict_event_id ELSE e.verdict_event_id END,
-    check_seq = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, -1), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.check_seq ELSE e.check_seq END,
+    verdict = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, '-9223372036854775808'), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.verdict ELSE e.verdict END,
+    verdict_reason = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, '-9223372036854775808'), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.verdict_reason ELSE e.verdict_reason END,
+    verdict_at = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, '-9223372036854775808'), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.verdict_at ELSE e.verdict_at END,
+    contract_version = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, '-9223372036854775808'), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.contract_version ELSE e.contract_version END,
+    contract_digest = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, '-9223372036854775808'), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.contract_digest ELSE e.contract_digest END,
+    evidence = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, '-9223372036854775808'), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.evidence ELSE e.evidence END,
+    verdict_event_id = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, '-9223372036854775808'), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.verdict_event_id ELSE e.verdict_event_id END,
+    check_seq = CASE WHEN (excluded.check_seq, excluded.verdict_event_id) > (coalesce(e.check_seq, '-9223372036854775808'), coalesce(e.verdict_event_id, '00000000-0000-0000-0000-000000000000')) THEN excluded.check_seq ELSE e.check_seq END,
     given_up = e.given_up + excluded.given_up
 
 -- name: fold_effect_resource
@@ -235,6 +255,7 @@ INSERT INTO counterfoil.dead_letter (
     headers, task_id, effect_id, placed_by)
 VALUES (%(letter_id)s, %(tenant)s, 'record', %(letter_class)s, %(reason)s, %(source_id)s, %(partition)s, %(offset)s,
         %(record_timestamp)s, %(key)s, %(value)s, %(headers)s, %(task_id)s, %(effect_id)s, %(placed_by)s)
+ON CONFLICT DO NOTHING -- read before, by another consumer or before its offset was set back
 
 -- name: find_source
 SELECT source_id FROM counterfoil.log_source WHERE cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s
