@@ -76,6 +76,7 @@ def start_python(recorder_settings: RecorderSettings, topic_prefix: str) -> Iter
             "COUNTERFOIL_TOPIC_PREFIX": topic_prefix,
             "COUNTERFOIL_TENANT": "acme",
             "COUNTERFOIL_IDENTITY_KEY": IDENTITY_KEY,
+            "COUNTERFOIL_SPOOL_DIRECTORY": str(recorder_settings.spool_directory),
         }
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", code, *arguments],

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,8 @@ IDENTITY_KEY = "an identity key for tests only"
 
 
 @pytest.fixture
-def recorder_settings(kafka: dict[str, str], topic_prefix: str) -> RecorderSettings:
-    """Settings of a recorder on the test's own topics."""
+def recorder_settings(kafka: dict[str, str], topic_prefix: str, tmp_path: Path) -> RecorderSettings:
+    """Settings of a recorder on the test's own topics, with a spool of its own."""
     return RecorderSettings(
         kafka=kafka,
         profile="local",
@@ -21,6 +22,7 @@ def recorder_settings(kafka: dict[str, str], topic_prefix: str) -> RecorderSetti
         tenant="acme",
         identity_key=IDENTITY_KEY,
         beat_interval_seconds=0.2,
+        spool_directory=tmp_path / "spool",
     )
 
 

@@ -33,6 +33,13 @@ def kafka(stack: StackState) -> dict[str, str]:
 
 
 @pytest.fixture
+def broker_pid(stack: StackState) -> int:
+    """The process of the one broker, to stop (SIGSTOP) and continue."""
+    assert stack.kafka is not None
+    return stack.kafka.pid
+
+
+@pytest.fixture
 def topic_prefix(kafka: dict[str, str]) -> Iterator[str]:
     """The test's own topics, as declared: all of their names begin with this."""
     prefix = f"t{uuid.uuid4().hex[:12]}."

@@ -6,29 +6,40 @@ leaving the block without a definite word is `unknown`, for a write that timed o
 
 import asyncio
 import concurrent.futures
+import contextlib
 import datetime as dt
-import threading
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from confluent_kafka import KafkaException
-
+from counterfoil.delivery import NotDurable
 from counterfoil.errors import AuditUnavailable, UsageError
 from counterfoil.event import Outcome
+from counterfoil.failpoints import pass_by
 from counterfoil.ids import Id, new_id
 from counterfoil.jsontext import error_text, to_json_text, to_text
-from counterfoil.session import About
+from counterfoil.origin import About
+from counterfoil.settings import Durable, ToolPolicy
+
+logger = logging.getLogger("counterfoil")
 
 _MICROS = 1_000_000
+_DISK_SECONDS = 5.0
 
 
-class Record(Protocol):
-    """Records an event of the call's task; the future is the brokers' answer."""
+class Records(Protocol):
+    """Records events of the call's task."""
 
-    def __call__(self, kind: str, body: Mapping[str, Any], about: About, /) -> "Future[None]": ...
+    def record(
+        self, kind: str, body: Mapping[str, Any], about: About, durable: Durable | None = None, /
+    ) -> "Future[None] | None":
+        """Record one; the future, if asked for, ends when it is durable, or with NotDurable."""
+
+    def write_now(self) -> None:
+        """Waiting for the brokers is over: put what they have not acknowledged in the spool."""
 
 
 class Call:
@@ -41,21 +52,21 @@ class Call:
     effect_id: Id | None = None
     attempt: int | None = None
 
-    def __init__(self, record: Record, tool: str, args: Any, *, call_id: str | None = None) -> None:
-        self._record = record
+    def __init__(self, records: Records, tool: str, args: Any, *, call_id: str | None = None) -> None:
+        self._records = records
         self.tool = tool
         self.args = args
         self._call_id = call_id
         self._intent_id = new_id()
         self._started = 0.0
-        self._finished: Outcome | None = None
-        self._begun = False
-        self._lock = threading.Lock()
+        # No lock, for a child forked while it is held would wait for ever: whoever sets a key first, did it.
+        self._said: dict[str, Any] = {}
 
     @property
     def outcome(self) -> Outcome | None:
         """The outcome recorded, or None while the call runs."""
-        return self._finished
+        finished = self._said.get("finished")
+        return None if finished is None else finished[1]
 
     def begin(self) -> Self:
         """Record the intent.
@@ -78,7 +89,7 @@ class Call:
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        if self._finished is None:
+        if self.outcome is None:
             self._left(error)
 
     async def __aexit__(
@@ -100,14 +111,13 @@ class Call:
         else:
             self._finish("failed", error=error)
 
-    def _declare(self) -> "Future[None]":
-        with self._lock:
-            if self._begun:
-                raise UsageError(f"this attempt of {self.tool} has begun already; ask the task for another one")
-            self._begun = True
+    def _declare(self, durable: Durable | None = None) -> "Future[None] | None":
+        mine = object()
+        if self._said.setdefault("begun", mine) is not mine:
+            raise UsageError(f"this attempt of {self.tool} has begun already; ask the task for another one")
         self._started = time.monotonic()
         about = About(event_id=self._intent_id, effect_id=self.effect_id, attempt=self.attempt)
-        return self._record("tool_intent", self._intent(), about)
+        return self._records.record("tool_intent", self._intent(), about, durable)
 
     def _intent(self) -> dict[str, Any]:
         return {
@@ -126,12 +136,11 @@ class Call:
         error: BaseException | str | None = None,
         deadline_micros: int | None = None,
     ) -> None:
-        with self._lock:
-            if not self._begun:
-                raise UsageError(f"{self.tool} has not begun, so it can't be {outcome}")
-            if self._finished is not None:
-                raise UsageError(f"this attempt of {self.tool} is {self._finished} already, so it can't be {outcome}")
-            self._finished = outcome
+        if "begun" not in self._said:
+            raise UsageError(f"{self.tool} has not begun, so it can't be {outcome}")
+        mine = (object(), outcome)
+        if self._said.setdefault("finished", mine) is not mine:
+            raise UsageError(f"this attempt of {self.tool} is {self.outcome} already, so it can't be {outcome}")
         is_error = isinstance(error, BaseException)
         body = {
             "tool": to_text(self.tool),
@@ -143,7 +152,9 @@ class Call:
             "duration": int((time.monotonic() - self._started) * _MICROS),
         }
         about = About(effect_id=self.effect_id, attempt=self.attempt, causation_id=self._intent_id)
-        self._record("tool_result", body, about)
+        pass_by("call.before_result")
+        self._records.record("tool_result", body, about)
+        pass_by("call.after_result")
 
     @property
     def intent_id(self) -> Id:
@@ -158,7 +169,7 @@ class Effect(Call):
 
     def __init__(
         self,
-        record: Record,
+        records: Records,
         tool: str,
         args: Any,
         *,
@@ -168,17 +179,17 @@ class Effect(Call):
         step: str | None,
         identity: tuple[str, ...] | None,
         definite: tuple[type[BaseException], ...],
-        ack_timeout_seconds: float,
+        policy: ToolPolicy,
         call_id: str | None = None,
     ) -> None:
-        super().__init__(record, tool, args, call_id=call_id)
+        super().__init__(records, tool, args, call_id=call_id)
         self.target = target
         self.effect_id: Id = effect_id
         self.attempt: int = attempt
         self.step = step
         self._identity = identity
         self._definite = definite
-        self._ack_timeout_seconds = ack_timeout_seconds
+        self._policy = policy
 
     @property
     def key(self) -> str:
@@ -186,25 +197,59 @@ class Effect(Call):
         return self.effect_id.hex()
 
     def begin(self) -> Self:
-        """Record the intent and wait until the brokers have it.
+        """Record the intent and wait until it is durable, as the tool's policy has it.
 
-        Raises AuditUnavailable when they do not acknowledge it in time; the write must not run then.
+        Raises AuditUnavailable when it can't be, under `fail_closed`; the write must not run then.
         """
-        acknowledged = self._declare()
-        try:
-            acknowledged.result(self._ack_timeout_seconds)
-        except (concurrent.futures.TimeoutError, KafkaException, BufferError) as error:
-            raise self._unavailable(error) from error
+        durable = self._declare_durable()
+        with self._guarded():
+            for seconds in self._patience():
+                if _is_done(durable, seconds):
+                    break
+            durable.result(0)
         return self
 
     async def begin_async(self) -> Self:
         """As `begin`, without blocking the event loop."""
-        acknowledged = asyncio.wrap_future(self._declare())
-        try:
-            await asyncio.wait_for(asyncio.shield(acknowledged), self._ack_timeout_seconds)
-        except (TimeoutError, KafkaException, BufferError) as error:
-            raise self._unavailable(error) from error
+        durable = self._declare_durable()
+        with self._guarded():
+            waiting = asyncio.wrap_future(durable)
+            for seconds in self._patience():
+                await asyncio.wait([waiting], timeout=seconds)
+                if waiting.done():
+                    break
+            if not waiting.done():
+                waiting.cancel()
+                raise TimeoutError
+            waiting.result()
         return self
+
+    def _declare_durable(self) -> "Future[None]":
+        durable = self._declare(self._policy.durable)
+        assert durable is not None  # noqa: S101  # asked for
+        return durable
+
+    def _patience(self) -> Iterator[float]:
+        """Seconds to wait: for the brokers and then, where the spool is enough, for the disk."""
+        yield self._ack_timeout_seconds
+        if self._policy.durable == "spool":
+            self._records.write_now()
+            yield _DISK_SECONDS
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        pass_by("call.after_intent")
+        try:
+            yield
+        except (TimeoutError, concurrent.futures.TimeoutError, NotDurable) as error:
+            if self._policy.when_unavailable == "fail_closed":
+                raise self._unavailable(error) from error
+            logger.warning("%s runs though its intent is not durable (fail_open): %s", self.tool, _why(error))
+        except BaseException as error:
+            # Interrupted while waiting: the body does not run, and nobody else will say so.
+            self._finish("failed", error=error)
+            raise
+        pass_by("call.before_body")
 
     def accepted(self, reply: Any = None, *, deadline: dt.datetime | dt.timedelta) -> None:
         """The target took it and will have applied it by `deadline` (aware, or from now)."""
@@ -235,11 +280,25 @@ class Effect(Call):
         identity = None if self._identity is None else list(self._identity)
         return super()._intent() | {"target": self.target, "step": self.step, "identity": identity}
 
+    @property
+    def _ack_timeout_seconds(self) -> float:
+        assert self._policy.ack_timeout_seconds is not None  # noqa: S101  # a policy that the settings completed
+        return self._policy.ack_timeout_seconds
+
     def _unavailable(self, error: BaseException) -> AuditUnavailable:
         # The tool does not run, and that is definite: should the intent reach the log late, this explains it.
-        self._finish("failed", error=f"AuditUnavailable: the tool did not run ({type(error).__name__})")
+        self._finish("failed", error=f"AuditUnavailable: the tool did not run ({_why(error)})")
+        disk = ", nor is it in the spool" if self._policy.durable == "spool" else " (durable = broker)"
         return AuditUnavailable(
-            f"the intent of {self.tool} was not acknowledged by Kafka within {self._ack_timeout_seconds:g} s "
-            f"({type(error).__name__}: {error}), so the write must not run; check the brokers and try again",
+            f"the intent of {self.tool} was not acknowledged by Kafka within {self._ack_timeout_seconds:g} s{disk} "
+            f"({_why(error)}), so the write must not run; check the brokers and try again",
             self._intent_id,
         )
+
+
+def _is_done(future: "Future[None]", seconds: float) -> bool:
+    return bool(concurrent.futures.wait([future], seconds).done)
+
+
+def _why(error: BaseException) -> str:
+    return str(error) or "no answer in time"

@@ -1,99 +1,491 @@
-"""The way from this process to the brokers: one producer, one thread that polls it, exact counts.
+"""The way from this process to the brokers: a window into librdkafka, and behind it the spool.
 
-A message that `produce()` took is not a message in the log; every one ends as acknowledged or as
-undelivered, and a caller may wait for one of them.
+A message that `produce()` took is not a message in the log. Every event keeps its place in one order: the oldest are in
+the window, handed to librdkafka and not yet answered for; what does not fit there, or comes while no broker answers,
+waits behind them, on disk as soon as the disk has it. A window that stalls is written to disk too. So nothing is sent
+out of order, and an event is given up only when brokers, disk and memory are all at their end.
 """
 
+import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Mapping
-from concurrent.futures import Future
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import InvalidStateError
+from itertools import islice
 
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError, KafkaException
 
-from counterfoil.kafka import new_producer
+from counterfoil.failpoints import pass_by
+from counterfoil.home import Damage, Home
+from counterfoil.spool import SpoolDamaged, SpoolFailed
+from counterfoil.tally import Numbers
+from counterfoil.window import Outgoing, Window, is_refusal
 
 logger = logging.getLogger("counterfoil")
 
+GivenUp = Callable[[Numbers, int, int, str], None]
+
 _POLL_SECONDS = 0.1
-_FULL_QUEUE_WAIT_SECONDS = 0.01
+_ROUND_SECONDS = 0.2
+_BACKPRESSURE_SECONDS = 0.1
+_RETRY_SECONDS = 1.0
+_MOST_AT_ONCE = 500
+
+
+class NotDurable(Exception):
+    """The event is neither acknowledged nor on disk, and why."""
 
 
 class Delivery:
-    """Sends values to one topic. Thread-safe; of no use in a forked child.
+    """Sends values to one topic, in order. Thread-safe; of no use in a forked child.
 
-    `acknowledged` and `undelivered` count messages.
+    `given_up` is called for numbers that will not be sent, with the reason, and `damaged` for a spool that was set
+    aside; neither may block.
     """
 
-    def __init__(self, kafka: Mapping[str, str], topic: str, client_id: str) -> None:
-        self.topic = topic
+    def __init__(
+        self,
+        window: Window,
+        own: Home,
+        *,
+        ack_timeout_seconds: float,
+        memory_bytes: int,
+        given_up: GivenUp,
+        damaged: Callable[[Home, Damage], None],
+    ) -> None:
+        self.own = own
         self.acknowledged = 0
-        self.undelivered = 0
-        self._producer = new_producer(kafka, client_id)
-        self._counting = threading.Lock()  # reports come in whichever thread polls or flushes
+        self._window = window
+        self._ack_timeout_seconds = ack_timeout_seconds
+        self._memory_bytes = memory_bytes
+        self._given_up = given_up
+        self._damaged = damaged
+        self._problem: str | None = None  # why the disk takes nothing, if so
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._places = 0
+        self._unwritten: deque[Outgoing] = deque()  # behind all that is on disk
+        self._unwritten_bytes = 0
+        self._returned: list[Outgoing] = []
+        self._adopted: list[Home] = []
+        self._is_asked_to_write = False
+        self._is_stalled = False
+        self._is_broken = False  # librdkafka gave events back; nothing is handed over until it has given back all
+        self._progress_at = self._retry_at = self._write_at = time.monotonic()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="counterfoil-delivery", daemon=True)
+        self._wake = threading.Event()
+        self._polling = threading.Thread(target=self._poll, name="counterfoil-delivery", daemon=True)
+        self._tending = threading.Thread(target=self._tend, name="counterfoil-spool", daemon=True)
 
     def start(self) -> None:
-        """Start the thread that serves delivery reports."""
-        self._thread.start()
+        """Start the thread that serves delivery reports, and the one that tends the spool."""
+        self._polling.start()
+        self._tending.start()
 
-    def send(
-        self, key: bytes, value: bytes, headers: list[tuple[str, str | bytes | None]], wait_seconds: float
-    ) -> "Future[None]":
-        """Hand one message to the producer; the future ends when the brokers have answered.
+    # -- what the session calls
 
-        A full queue is waited for up to `wait_seconds`. The future's exception is a KafkaException or,
-        when the queue stayed full, a BufferError.
-        """
-        future: Future[None] = Future()
+    def wait_for_room(self) -> None:
+        """Where the window is full though the brokers answer, wait a moment; never in an event loop's thread."""
+        if self._window.room > 0 or self._is_stalled or self._is_broken or _is_in_event_loop():
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._window.room > 0, _BACKPRESSURE_SECONDS)
 
-        def reported(error: KafkaError | None, _message: Message) -> None:
-            if error is None:
-                with self._counting:
-                    self.acknowledged += 1
-                future.set_result(None)
-            else:
-                self._failed(future, KafkaException(error))
+    def send(self, out: Outgoing) -> bool:
+        """Take an event; False when brokers, disk and memory are all at their end."""
+        refusal: str | None = None
+        with self._lock:
+            out.n = self._places = self._places + 1
+            if self._flows():
+                try:
+                    if self._window.hand_over(out, self):
+                        self.own.handed = out.n
+                        return True
+                except KafkaException as error:
+                    refusal = str(error.args[0])
+            if refusal is None:
+                if self._unwritten_bytes + out.size > self._memory_bytes:
+                    return False
+                self._unwritten.append(out)
+                self._unwritten_bytes += out.size
+        if refusal is not None:
+            self._give_up(out, refusal)
+        self._wake.set()
+        return True
 
-        waited = 0.0
-        while True:
-            try:
-                self._producer.produce(self.topic, value, key, on_delivery=reported, headers=headers)
-            except BufferError as error:
-                if waited >= wait_seconds:
-                    self._failed(future, error)
-                    return future
-                waited += _FULL_QUEUE_WAIT_SECONDS
-                self._stopping.wait(_FULL_QUEUE_WAIT_SECONDS)
-            except KafkaException as error:
-                self._failed(future, error)
-                return future
-            else:
-                return future
+    def write_now(self) -> None:
+        """Someone waited long enough for the brokers: put what they have not acknowledged on disk."""
+        with self._lock:
+            self._is_asked_to_write = True
+        self._wake.set()
 
-    def close(self, timeout_seconds: float) -> int:
-        """Wait for all answers, stop, and return how many messages were never acknowledged."""
-        unanswered = self._producer.flush(timeout_seconds)
-        self._stopping.set()
-        self._thread.join(timeout_seconds)
-        if unanswered:
-            self._producer.purge()
-            self._producer.flush(1)  # reports every purged message as undelivered
-        return self.undelivered
+    def adopt(self, home: Home) -> None:
+        """Send what is in a dead producer's spool, after our own."""
+        with self._lock:
+            self._adopted.append(home)
+        self._wake.set()
+
+    @property
+    def adopted(self) -> Sequence[Home]:
+        """Those still to be sent."""
+        return tuple(self._adopted)
+
+    @property
+    def is_flowing(self) -> bool:
+        """Whether nothing of ours waits behind the window."""
+        with self._lock:
+            return self._flows()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more can be said now without giving up something else."""
+        with self._lock:
+            return self._unwritten_bytes < self._memory_bytes // 2
+
+    @property
+    def open_count(self) -> int:
+        """How many events have no acknowledgement yet, those of adopted spools aside."""
+        with self._lock:
+            return self._open_count()
+
+    @property
+    def spooled_count(self) -> int:
+        """How many of ours are on disk."""
+        return self.own.rows
 
     def flush(self, timeout_seconds: float) -> int:
-        """Wait for answers and return how many messages still have none."""
-        return int(self._producer.flush(timeout_seconds))
+        """Wait until the brokers have everything; returns how many events they do not have."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open_count(), timeout_seconds)
+            return self._open_count()
 
-    def _failed(self, future: "Future[None]", error: Exception) -> None:
-        with self._counting:
-            self.undelivered += 1
-        future.set_exception(error)
-        with contextlib.suppress(Exception):  # a logging handler of the user's would end the polling thread
-            logger.error("an event was not acknowledged by Kafka: %s", error)
+    def close(self, timeout_seconds: float) -> int:
+        """Wait for the brokers while they answer, put the rest on disk, and stop.
+
+        Returns how many events are neither acknowledged nor on disk.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open_count(), min(timeout_seconds, self._ack_timeout_seconds))
+            self._changed.wait_for(
+                lambda: not self._open_count() or self._is_stalled or self._is_broken, deadline - time.monotonic()
+            )
+        self._stopping.set()
+        self._wake.set()
+        for thread in (self._tending, self._polling):
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(max(0.2, deadline - time.monotonic()))
+        if self._tending.is_alive():  # its disk hangs
+            return self.open_count
+        self._is_asked_to_write = True
+        with contextlib.suppress(Exception):
+            self._merge_returned()
+            while self._write() and self._unwritten:
+                pass
+        self._window.abandon()
+        return self._leave()
+
+    def answered(self, out: Outgoing, error: KafkaError | None) -> None:
+        """What became of an event that librdkafka had."""
+        refused = error is not None and is_refusal(error)
+        with self._changed:
+            if self._stopping.is_set() and error is not None and not refused:
+                return  # purged as we close
+            if not self._window.take_out(out, error):
+                return
+            if error is None:
+                out.numbers.acknowledge(out.seq, out.seq + 1)
+                if out.speaks_of is not None:
+                    out.speaks_of[0].acknowledge(*out.speaks_of[1:])
+                self.acknowledged += 1
+                self._progress_at = time.monotonic()
+                self._is_stalled = False
+            if error is None or refused:
+                if out.is_spooled:
+                    out.home.landed.append(out.n)
+            else:
+                self._take_back(out)
+            if self._has_backlog():
+                self._wake.set()
+            self._changed.notify_all()
+        if error is None:
+            _settle(out)
+        elif refused:
+            self._give_up(out, str(error))
+        else:
+            _log(logging.WARNING, "Kafka did not take an event, which will be sent again: %s", error)
+
+    # -- under the lock
+
+    def _flows(self) -> bool:
+        return (
+            not self._unwritten
+            and not self.own.waiting
+            and not self._is_stalled
+            and not self._is_broken
+            and self._window.room > 0
+        )
+
+    def _has_backlog(self) -> bool:
+        return bool(self._unwritten or self.own.rows or self._adopted or self._is_broken)
+
+    def _open_count(self) -> int:
+        in_window = sum(out.home is self.own for out in self._window) if self._adopted else len(self._window)
+        return in_window + len(self._unwritten) + len(self._returned) + self.own.waiting
+
+    def _take_back(self, out: Outgoing) -> None:
+        self._is_broken = True
+        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        if out.is_spooled:
+            out.home.waiting += 1
+            out.home.handed = min(out.home.handed, out.n - 1)
+        else:
+            self._returned.append(out)
+
+    # -- the threads
 
     def _poll(self) -> None:
         while not self._stopping.is_set():
-            self._producer.poll(_POLL_SECONDS)
+            with contextlib.suppress(Exception):  # a callback of the user's, such as error_cb, may raise
+                self._window.poll(_POLL_SECONDS)
+
+    def _tend(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait(_ROUND_SECONDS)
+            self._wake.clear()
+            try:
+                self._round()
+            except Exception as error:  # noqa: BLE001  # the thread that saves events outlives what it did not expect
+                _log(logging.ERROR, "the spool's thread failed, and goes on: %r", error)
+                self._stopping.wait(_RETRY_SECONDS)
+
+    def _round(self) -> None:
+        with self._lock:
+            idle_since = max(self._window.oldest_at(), self._progress_at) if len(self._window) else time.monotonic()
+            self._is_stalled = time.monotonic() - idle_since > self._ack_timeout_seconds
+        self._tidy()
+        self._mend()
+        self._feed()
+        self._write()
+
+    def _mend(self) -> None:
+        """Once librdkafka has given back all it had, begin again with the oldest."""
+        with self._lock:
+            if not self._is_broken or len(self._window) or time.monotonic() < self._retry_at:
+                return
+            self._window.renew_if_fatal()
+            self._is_broken = False
+        self._merge_returned()
+
+    def _merge_returned(self) -> None:
+        with self._lock:
+            self._unwritten_bytes += sum(out.size for out in self._returned)
+            self._unwritten = deque(sorted((*self._returned, *self._unwritten), key=lambda out: out.n))
+            self._returned.clear()
+
+    def _feed(self) -> None:
+        """Hand over what waits: from disk, then from memory, then the spools of the dead."""
+        self._feed_from(self.own)
+        self._feed_from_memory()
+        for home in self.adopted:
+            self._feed_from(home)
+
+    def _feed_from(self, home: Home) -> None:
+        while True:
+            with self._lock:
+                room = 0 if self._is_stalled or self._is_broken else self._window.room
+            if room <= 0 or not home.waiting:
+                return
+            try:
+                rows = home.next_rows(min(room, _MOST_AT_ONCE))
+            except SpoolDamaged as error:
+                self._set_aside(home, error)
+                continue
+            for row in rows:
+                out = Outgoing(home, home.tally.numbers(row.key), row.seq, row.headers, row.value)
+                out.n, out.is_spooled = row.n, True
+                if not self._hand_over_row(out):
+                    return
+
+    def _hand_over_row(self, out: Outgoing) -> bool:
+        refusal = None
+        with self._lock:
+            if out in self._window:
+                out.home.handed = out.n
+                return True
+            try:
+                if not self._window.hand_over(out, self):
+                    return False
+            except KafkaException as error:
+                refusal = str(error.args[0])
+                out.home.landed.append(out.n)
+            out.home.handed = out.n
+            out.home.waiting -= 1
+        if refusal is not None:
+            self._give_up(out, refusal)
+        return True
+
+    def _feed_from_memory(self) -> None:
+        while True:
+            refusal = None
+            with self._lock:
+                if not self._unwritten or self.own.waiting or self._is_stalled or self._is_broken:
+                    return
+                out = self._unwritten[0]
+                try:
+                    if self._window.room <= 0 or not self._window.hand_over(out, self):
+                        return
+                    self.own.handed = out.n
+                except KafkaException as error:
+                    refusal = str(error.args[0])
+                self._unwritten.popleft()
+                self._unwritten_bytes -= out.size
+            if refusal is not None:
+                self._give_up(out, refusal)
+
+    def _write(self) -> bool:
+        """Put on disk what waits in memory, and the window if it must be; whether all of it is there now."""
+        with self._lock:
+            is_needed = self._is_asked_to_write or self._is_stalled or self._is_broken
+            window = [out for out in self._window if out.home is self.own and not out.is_spooled] if is_needed else []
+            waiting = list(islice(self._unwritten, _MOST_AT_ONCE))
+            self._is_asked_to_write = False
+        if not window and not waiting:
+            return True
+        problem = self._append(window + waiting)
+        if problem is None:
+            self._written(window, waiting)
+            if len(self._unwritten) > 0:
+                self._wake.set()
+            return True
+        if is_needed:
+            for out in (*window, *waiting):
+                _settle(out, NotDurable(problem), of_spool=True)
+        return False
+
+    def _append(self, outs: Sequence[Outgoing]) -> str | None:
+        """Why they are not on disk, if so."""
+        if self.own.folder is None:
+            return self._problem or "there is no spool"
+        if self._problem is not None and time.monotonic() < self._write_at:
+            return self._problem
+        try:
+            pass_by("spool.write")
+            for start in range(0, len(outs), _MOST_AT_ONCE):
+                self.own.append([out.spooled() for out in outs[start : start + _MOST_AT_ONCE]])
+        except SpoolDamaged as error:
+            self._set_aside(self.own, error)
+            self._problem = str(error)
+        except (SpoolFailed, OSError) as error:
+            self._write_at = time.monotonic() + _RETRY_SECONDS
+            if self._problem is None:
+                _log(logging.ERROR, "%s; trying again every second", error)
+            self._problem = str(error)
+        else:
+            self._problem = None
+        return self._problem
+
+    def _written(self, window: Sequence[Outgoing], waiting: Sequence[Outgoing]) -> None:
+        with self._changed:
+            self.own.rows += len(window) + len(waiting)
+            for out in window:
+                out.is_spooled = True
+                if out not in self._window:
+                    self.own.landed.append(out.n)  # acknowledged meanwhile
+            for out in waiting:
+                assert self._unwritten.popleft() is out  # noqa: S101  # others append, and only this thread takes
+                self._unwritten_bytes -= out.size
+                self.own.waiting += 1
+            self._changed.notify_all()
+        for out in (*window, *waiting):
+            _settle(out, of_spool=True)
+
+    def _tidy(self) -> None:
+        """Take out of the spools what the brokers have; let go of those that are empty."""
+        for home in (self.own, *self.adopted):
+            with self._lock:
+                landed, home.landed = home.landed, []
+            if not landed and (home is self.own or home.rows):
+                continue
+            try:
+                home.take_out(landed)
+            except SpoolDamaged as error:
+                self._set_aside(home, error)
+            except SpoolFailed as error:
+                with self._lock:
+                    home.landed += landed
+                _log(logging.ERROR, "%s", error)
+            if home is not self.own and not home.rows:
+                self._let_go(home)
+
+    def _let_go(self, home: Home) -> None:
+        """All that a dead producer left is in the log."""
+        with self._changed:
+            self._adopted.remove(home)
+            self._changed.notify_all()
+        if home.folder is not None:
+            home.folder.remove()
+
+    def _set_aside(self, home: Home, error: SpoolDamaged) -> None:
+        if home is not self.own:  # found and mended when it is adopted again
+            self._adopted.remove(home)
+            if home.folder is not None:
+                home.folder.release()
+            return
+        with self._lock:
+            outs = [out for out in (*self._window, *self._unwritten, *self._returned) if out.home is home]
+            handed = {out.n for out in self._window if out.home is home}
+        try:
+            damage = home.set_aside(error, [(out.key, out.seq, out.seq + 1) for out in outs], handed)
+        except (OSError, SpoolFailed) as second:
+            _log(logging.ERROR, "%s; and it can't be set aside: %s", error, second)
+            home.rows = home.waiting = 0
+            return
+        for out in outs:
+            out.is_spooled = False  # written once more if need be, in its place
+        _log(logging.ERROR, "%s; set aside as %s, %d events saved", error, damage.kept, damage.saved)
+        self._damaged(home, damage)
+
+    def _leave(self) -> int:
+        """Let go of the folders; returns how many events are neither acknowledged nor on disk."""
+        with contextlib.suppress(SpoolDamaged, SpoolFailed):
+            self._tidy()
+        for home in self.adopted:
+            if home.folder is not None:
+                home.folder.release()
+        with self._lock:
+            lost = sum(out.home is self.own and not out.is_spooled for out in self._window)
+            lost += len(self._unwritten) + len(self._returned)
+        if self.own.folder is not None:
+            if lost or self.own.rows:
+                self.own.folder.release()
+            else:
+                self.own.folder.remove()
+        return lost
+
+    def _give_up(self, out: Outgoing, reason: str) -> None:
+        self._given_up(out.numbers, out.seq, out.seq + 1, reason)
+        _settle(out, NotDurable(reason))
+
+
+def _settle(out: Outgoing, error: Exception | None = None, *, of_spool: bool = False) -> None:
+    future = out.future
+    if future is None or (of_spool and not out.spool_is_enough):
+        return
+    with contextlib.suppress(InvalidStateError):  # it was settled by the other way
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+def _is_in_event_loop() -> bool:
+    return asyncio._get_running_loop() is not None
+
+
+def _log(level: int, message: str, *arguments: object) -> None:
+    with contextlib.suppress(Exception):  # a logging handler of the user's may raise, and must not end a thread of ours
+        logger.log(level, message, *arguments)

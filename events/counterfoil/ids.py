@@ -31,3 +31,12 @@ def is_tenant(name: str) -> bool:
 def partition_key(tenant: str, task_id: Id) -> bytes:
     """The Kafka key of a task's events: `tenant/` and 32 hex digits."""
     return f"{tenant}/{task_id.hex()}".encode()
+
+
+def read_partition_key(key: bytes) -> tuple[str, Id]:
+    """Tenant and task of such a key.
+
+    Raises ValueError.
+    """
+    tenant, _, task_id = key.decode().rpartition("/")
+    return tenant, bytes.fromhex(task_id)

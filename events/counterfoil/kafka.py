@@ -38,12 +38,12 @@ def client_config(kafka: Mapping[str, str], client_id: str, defaults: Mapping[st
     return {"client.id": client_id, "logger": logger, **defaults, **kafka}
 
 
-def new_producer(kafka: Mapping[str, str], client_id: str) -> Producer:
-    """An idempotent producer whose log goes to `logging`, not to stderr.
+def new_producer(kafka: Mapping[str, str], client_id: str, defaults: Mapping[str, Any] | None = None) -> Producer:
+    """An idempotent producer whose log goes to `logging`, not to stderr; what the user sets wins over `defaults`.
 
     Raises SettingsError when librdkafka refuses a setting.
     """
-    config = client_config(kafka, client_id, _PRODUCER)
+    config = client_config(kafka, client_id, _PRODUCER | dict(defaults or {}))
     try:
         return Producer(config)
     except Exception as error:  # KafkaException and, for types, TypeError or ValueError

@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import secrets
+import signal
 import threading
 import weakref
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from counterfoil.errors import EventsUndelivered, SettingsError, UsageError
 from counterfoil.event import Mode
 from counterfoil.ids import is_tenant, new_id, task_id_of
 from counterfoil.kafka import client_config
-from counterfoil.session import Origin, Session
+from counterfoil.origin import Origin
+from counterfoil.session import Session
 from counterfoil.settings import RecorderSettings, load_settings
 from counterfoil.task import Task, origin_from_headers
 
@@ -27,9 +29,9 @@ _MIN_KEY_BYTES = 16
 class Recorder:
     """Records tasks, prompts and effects as events on Kafka. One per process; thread-safe.
 
-    Only the intent of a write waits for the brokers; every other event waits for nothing but room in a full queue, and
-    at most `ack_timeout_seconds` for that. A forked child records under a
-    producer_id of its own.
+    Only the intent of a write waits: for the brokers, then for the spool. Every other event waits for nothing, but for
+    a tenth of a second where it comes faster than the brokers take them. A forked child records under a producer_id of
+    its own.
 
     Raises SettingsError when no broker or no identity key is set.
     """
@@ -60,12 +62,35 @@ class Recorder:
         with self._lock:
             if self._closed:
                 raise UsageError("this recorder is closed; open another one")
+            if self._session is not None and self._session.is_worn:
+                self._retire()
             if self._session is None:
-                self._session = Session(self.settings)
-                # Unlike atexit this also runs at the end of a multiprocessing child, and in no other process.
-                arguments = (self._session, self.settings.close_timeout_seconds)
-                self._at_exit = Finalize(None, _close_at_exit, arguments, exitpriority=0)
+                self._session = self._start()
             return self._session
+
+    def connect(self) -> None:
+        """Connect now: a fresh producer takes about half a second to its first acknowledgement.
+
+        Entering a task connects too, before its first effect.
+        """
+        _ = self.session
+
+    def _start(self) -> Session:
+        session = Session(self.settings)
+        # Unlike atexit this also runs at the end of a multiprocessing child, and in no other process.
+        arguments = (session, self.settings.close_timeout_seconds)
+        self._at_exit = Finalize(None, _close_at_exit, arguments, exitpriority=0)
+        if self.settings.exit_on_sigterm:
+            _exit_on_sigterm()
+        return session
+
+    def _retire(self) -> None:
+        """Another session takes the place of one that knows too many tasks; it says goodbye beside."""
+        assert self._session is not None  # noqa: S101  # it is the one that is worn
+        self._at_exit.cancel()
+        arguments = (self._session, self.settings.close_timeout_seconds)
+        threading.Thread(target=_close_at_exit, args=arguments, name="counterfoil-retire").start()
+        self._session = None
 
     def task(
         self,
@@ -123,13 +148,13 @@ class Recorder:
         return Task(self, title, origin, ends=False)
 
     def flush(self, timeout_seconds: float = 10) -> int:
-        """Wait until the brokers have answered for every event; returns how many are still open."""
+        """Wait until the brokers have every event; returns how many they do not have, spooled ones among them."""
         return 0 if self._session is None else self._session.flush(timeout_seconds)
 
     def close(self) -> None:
-        """Wait for the brokers' answers, then stop.
+        """Wait for the brokers, at most `close_timeout_seconds`, then stop. The spool keeps what they have not taken.
 
-        Raises EventsUndelivered when some were never acknowledged within `close_timeout_seconds`.
+        Raises EventsUndelivered when some are neither acknowledged nor in the spool.
         """
         with self._lock:
             session, self._session = self._session, None
@@ -154,6 +179,7 @@ class Recorder:
         """In a forked child: the parent's producer sends nothing from here, so the next event starts another."""
         self._lock = threading.Lock()
         if self._session is not None:
+            self._session.forget_in_child()
             _keep_forever(self._session)
         self._session = None
 
@@ -179,8 +205,8 @@ def _close(session: Session, timeout_seconds: float) -> None:
     undelivered = session.close(timeout_seconds)
     if undelivered:
         raise EventsUndelivered(
-            f"{undelivered} events were not acknowledged by Kafka within {timeout_seconds:g} s; "
-            "the store will show the holes in their numbers",
+            f"{undelivered} events were not acknowledged by Kafka within {timeout_seconds:g} s, and are not in the "
+            f"spool ({session.spool_problem or 'its disk is full'}); the store will show the holes in their numbers",
             undelivered,
         )
 
@@ -190,6 +216,16 @@ def _close_at_exit(session: Session, timeout_seconds: float) -> None:
         _close(session, timeout_seconds)
     except EventsUndelivered as error:
         logger.critical("%s", error)
+
+
+def _exit_on_sigterm() -> None:
+    """Where the program has no handler: end it in order, so that blocks are left and what is recorded is sent."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _exit)
+
+
+def _exit(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _identity_key(settings: RecorderSettings) -> bytes:

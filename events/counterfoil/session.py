@@ -1,86 +1,54 @@
-"""One process's life as a producer: its id, its numbers, its beats.
+"""One process's life as a producer: its id, its numbers, its beats, its goodbye.
 
-`seq` has no holes per (producer, task), so what never arrives is provable. A forked child is another
-producer: it gets a session of its own.
+`seq` has no holes per (producer, task), so what never arrives is provable; what is given up is said in a gap event. A
+forked child is another producer: it gets a session of its own.
 """
 
-import itertools
 import logging
 import os
 import platform
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from counterfoil.delivery import Delivery
+from counterfoil.adoption import Adopter
+from counterfoil.claims import OwedGaps, claims_of, gap_body
+from counterfoil.composing import compose, headers_of
+from counterfoil.delivery import Delivery, NotDurable
 from counterfoil.errors import UsageError
-from counterfoil.event import Event
-from counterfoil.ids import Id, new_id, partition_key, task_id_of
-from counterfoil.reduction import encode_within_limit
-from counterfoil.settings import RecorderSettings
+from counterfoil.failpoints import pass_by
+from counterfoil.folder import Cluster, ProducerFolder, TenantOrigin
+from counterfoil.home import Damage, Gap, Home
+from counterfoil.ids import Id, new_id, partition_key, read_partition_key
+from counterfoil.jsontext import to_json_text, to_text
+from counterfoil.origin import NOTHING, About, Origin, producer_origin
+from counterfoil.settings import Durable, RecorderSettings
+from counterfoil.tally import Numbers
+from counterfoil.window import Outgoing, Window, WindowLimits
 from counterfoil_schemas import topics
 
 logger = logging.getLogger("counterfoil")
 
 _MICROS = 1_000_000
-# What a name may have: names stand in indexes of the store.
-MAX_NAME_CHARACTERS = 500
-_MAX_LISTED_TASKS = 20_000  # of at most 26 bytes each
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What all events of one task share: the envelope less what is each event's own."""
-
-    tenant: str
-    workflow: str
-    task_id: Id
-    agent: str
-    environment: str
-    mode: str
-    task_ref: str | None = None
-    parent_task_id: Id | None = None
-    conversation_id: str | None = None
-    subject_ref: str | None = None
-    release: str | None = None
-    principal: str | None = None
-    on_behalf_of: str | None = None
-    trace_id: bytes | None = None
-
-    def __post_init__(self) -> None:
-        for name in _SHARED:
-            value = getattr(self, name)
-            if isinstance(value, str) and len(value) > MAX_NAME_CHARACTERS:
-                raise UsageError(
-                    f"{name} has {len(value)} characters, and {MAX_NAME_CHARACTERS} are the most: {value[:40]!r}…"
-                )
-
-
-_SHARED = tuple(field.name for field in fields(Origin))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class About:
-    """What one event refers to, besides its task. `event_id` is given where others must name it beforehand."""
-
-    event_id: Id | None = None
-    effect_id: Id | None = None
-    attempt: int | None = None
-    causation_id: Id | None = None
-
-
-NOTHING = About()
+_MOST_TASKS = 50_000  # of which a session knows the numbers; then another one takes its place
+_FIRST_LOOK_SECONDS = 0.2
 
 
 @dataclass
 class _Tenant:
-    origin: Origin
-    open_tasks: dict[Id, int] = field(default_factory=dict)
+    spoken_to: TenantOrigin
+    own: Origin
+    open_tasks: dict[bytes, Numbers] = field(default_factory=dict)
+    touched: dict[bytes, Numbers] = field(default_factory=dict)  # since the last beat
+
+    def claimed(self) -> list[Numbers]:
+        claimed = {**self.open_tasks, **self.touched}
+        self.touched = {}
+        return list(claimed.values())
 
 
 class Recording(Protocol):
@@ -95,15 +63,31 @@ class Recording(Protocol):
 
 
 class Session:
-    """A started producer. Thread-safe."""
+    """A started producer. Thread-safe.
+
+    `spool_problem` says why there is no spool, if so.
+    """
 
     def __init__(self, settings: RecorderSettings) -> None:
         self.producer_id = new_id()
         self.pid = os.getpid()
+        self.spool_problem: str | None = None
         self._settings = settings
         topic = topics(settings.profile, settings.topic_prefix)["events"].name
-        self._delivery = Delivery(settings.kafka, topic, f"counterfoil-{self.producer_id.hex()[-8:]}")
-        self._seqs: defaultdict[Id, int] = defaultdict(int)
+        limits = WindowLimits(settings.window_events, settings.window_bytes)
+        window = Window(settings.kafka, topic, f"counterfoil-{self.producer_id.hex()[-8:]}", limits)
+        self._own = Home(self._new_folder(topic))
+        self._owed = OwedGaps()
+        self._damage: list[tuple[Home, Damage]] = []  # not yet said
+        self._delivery = Delivery(
+            window,
+            self._own,
+            ack_timeout_seconds=settings.ack_timeout_seconds,
+            memory_bytes=settings.window_bytes,
+            given_up=self._owed.add,
+            damaged=self._note_damage,
+        )
+        self._adopter = Adopter(self._own.folder, self._delivery, window, settings.spool_limit_bytes, self._note_damage)
         self._tenants: dict[str, _Tenant] = {}
         self._lock = threading.RLock()
         self._closing = threading.Event()
@@ -113,36 +97,55 @@ class Session:
         self._beats.start()
 
     def record(
-        self, origin: Origin, kind: str, body: Mapping[str, Any], about: About = NOTHING
-    ) -> tuple[Event, "Future[None]"]:
-        """Number one event and hand it to the brokers; the future ends with their answer.
+        self, origin: Origin, kind: str, body: Mapping[str, Any], about: About = NOTHING, durable: Durable | None = None
+    ) -> tuple[Id, "Future[None] | None"]:
+        """Number one event and send it on its way; returns its event_id.
 
-        Raises UsageError when the body can't be encoded, or the session is closed; nothing was numbered then.
+        With `durable`, also a future that ends when the event is acknowledged or, if that is enough, in the spool; its
+        exception is NotDurable. Raises UsageError when the body can't be encoded, or the session is
+        closed; nothing was numbered then.
         """
+        self._delivery.wait_for_room()
+        future: Future[None] | None = None if durable is None else Future()
         with self._lock:
             self._greet(origin)
-            event = self._event(origin, kind, body, about)
-            return event, self._send(event)
+            event_id = self._send(origin, kind, body, about, future, spool_is_enough=durable == "spool")
+        return event_id, future
+
+    def write_now(self) -> None:
+        """Put on disk what the brokers have not acknowledged."""
+        self._delivery.write_now()
 
     def opened(self, origin: Origin) -> None:
-        """From now on the task is among those that beats list."""
+        """From now on the task is among those that every beat lists."""
         with self._lock:
             self._greet(origin)
-            self._tenants[origin.tenant].open_tasks[origin.task_id] = self._seqs[origin.task_id] - 1
+            numbers = self._numbers(origin)
+            self._tenants[origin.tenant].open_tasks[numbers.key] = numbers
 
     def ended(self, origin: Origin) -> None:
         """From now on it is not."""
         with self._lock:
-            self._tenants[origin.tenant].open_tasks.pop(origin.task_id, None)
+            self._tenants[origin.tenant].open_tasks.pop(partition_key(origin.tenant, origin.task_id), None)
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether it knows so many tasks that another session should take its place."""
+        return len(self._own.tally) >= _MOST_TASKS
+
+    @property
+    def delivery(self) -> Delivery:
+        """Where its events are on their way."""
+        return self._delivery
 
     def flush(self, timeout_seconds: float) -> int:
-        """Wait for the brokers' answers; returns how many are still missing."""
+        """Wait for the brokers' answers; returns how many events they do not have yet."""
         return self._delivery.flush(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> int:
-        """Say goodbye for every tenant, wait, and return how many events were never acknowledged.
+        """Say goodbye, wait for the brokers, and leave in the spool what they have not acknowledged by then.
 
-        Returns 0 when it is closed already.
+        Returns how many events are neither acknowledged nor on disk; 0 when it is closed already.
         """
         if self._closing.is_set():
             return 0
@@ -150,30 +153,55 @@ class Session:
         deadline = time.monotonic() + timeout_seconds
         if self._beats is not threading.current_thread():
             self._beats.join(timeout_seconds)
-        self._delivery.flush(timeout_seconds)
         with self._lock:
+            self._say_gaps()
             for tenant in self._tenants.values():
-                body = {"open_tasks": _open(tenant), "undelivered": self._delivery.undelivered}
-                self._say(tenant.origin, "producer_closed", body)
-            self._said_goodbye = True  # whoever waited for the lock would send what nobody flushes any more
-        return self._delivery.close(max(0.5, deadline - time.monotonic()))
+                *earlier, last = claims_of(tenant.claimed())
+                for claims in earlier:
+                    self._say_beat(tenant, claims)
+                body = {"open_tasks": last, "undelivered": self._owed.count, "adopted_by": None}
+                self._say(tenant.own, "producer_closed", body)
+            self._said_goodbye = True  # whoever waited for the lock would send what nobody waits for any more
+        lost = self._delivery.close(max(0.5, deadline - time.monotonic()))
+        left = self._own.rows
+        if left and self._own.folder is not None:
+            logger.warning(
+                "%d events wait in the spool %s: the next process that records with this spool directory sends them",
+                left, self._own.folder.path,
+            )  # fmt: skip
+        return lost
+
+    def forget_in_child(self) -> None:
+        """In a forked child: leave everything to the parent."""
+        if self._own.folder is not None:
+            self._own.folder.forget_in_child()
+        for home in self._delivery.adopted:
+            if home.folder is not None:
+                home.folder.forget_in_child()
+
+    def _new_folder(self, topic: str) -> ProducerFolder | None:
+        base = self._settings.spool_directory
+        if base is None:
+            self.spool_problem = "COUNTERFOIL_SPOOL_DIRECTORY is empty"
+            return None
+        cluster = Cluster(self._settings.kafka["bootstrap.servers"])
+        try:
+            return ProducerFolder.create(base / topic, self.producer_id, cluster, self._settings.spool_limit_bytes)
+        except OSError as error:
+            self.spool_problem = f"{error.filename or base}: {error.strerror}"
+            logger.warning(
+                "there is no spool (%s): without brokers no write can run; set COUNTERFOIL_SPOOL_DIRECTORY to a folder "
+                "that this process may write to", self.spool_problem,
+            )  # fmt: skip
+            return None
 
     def _greet(self, origin: Origin) -> None:
         if self._said_goodbye:
             raise UsageError("this recorder is closed; open another one")
         if origin.tenant in self._tenants:
             return
-        name = f"producer:{self.producer_id.hex()}"
-        own = Origin(
-            tenant=origin.tenant,
-            workflow=origin.workflow,
-            agent=origin.agent,
-            environment=origin.environment,
-            mode=origin.mode,
-            task_id=task_id_of(origin.tenant, name),
-            task_ref=name,
-        )
-        self._tenants[origin.tenant] = _Tenant(own)
+        spoken_to = TenantOrigin(origin.tenant, origin.workflow, origin.agent, origin.environment, origin.mode)
+        tenant = self._tenants[origin.tenant] = _Tenant(spoken_to, producer_origin(self.producer_id, spoken_to))
         body = {
             "host": platform.node(),
             "pid": self.pid,
@@ -181,52 +209,105 @@ class Session:
             "beat_interval": int(self._settings.beat_interval_seconds * _MICROS),
         }
         try:
-            self._say(own, "producer_opened", body)
+            self._say(tenant.own, "producer_opened", body)
         except UsageError:
             del self._tenants[origin.tenant]  # not greeted: the next task says it
             raise
+        if self._own.folder is not None:
+            try:
+                self._own.folder.add_tenant(spoken_to)
+            except OSError as error:
+                logger.warning("should this process be killed, nobody can say goodbye for it: %s", error)
 
-    def _say(self, origin: Origin, kind: str, body: Mapping[str, Any]) -> None:
-        self._send(self._event(origin, kind, body))
+    def _say(self, own: Origin, kind: str, body: Mapping[str, Any], speaks_of: Gap | None = None) -> None:
+        self._send(own, kind, body, NOTHING, None, speaks_of=speaks_of)
 
-    def _event(self, origin: Origin, kind: str, body: Mapping[str, Any], about: About = NOTHING) -> Event:
-        shared = {name: getattr(origin, name) for name in _SHARED}
-        return Event(
-            **shared,
-            kind=kind,
-            body=body,
-            event_id=about.event_id or new_id(),
-            effect_id=about.effect_id,
-            attempt=about.attempt,
-            causation_id=about.causation_id,
-            producer_id=self.producer_id,
-            seq=self._seqs[origin.task_id],
-            occurred_at=time.time_ns() // 1000,
-        )
-
-    def _send(self, event: Event) -> "Future[None]":
+    def _send(
+        self,
+        origin: Origin,
+        kind: str,
+        body: Mapping[str, Any],
+        about: About,
+        future: "Future[None] | None",
+        *,
+        spool_is_enough: bool = False,
+        speaks_of: Gap | None = None,
+    ) -> Id:
+        numbers = self._numbers(origin)
+        seq = numbers.next_seq
+        event_id = about.event_id or new_id()
+        value = compose(origin, kind, body, event_id=event_id, producer_id=self.producer_id, seq=seq, about=about)
+        out = Outgoing(self._own, numbers, seq, headers_of(kind), value, future)
+        out.spool_is_enough = spool_is_enough
+        out.speaks_of = speaks_of
+        numbers.take()  # only now: what can't be encoded leaves no hole
         try:
-            value = encode_within_limit(event)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise UsageError(f"this {event.kind} can't be recorded: {error}") from error
-        # Numbered only now: what could not be encoded leaves no hole.
-        self._seqs[event.task_id] = event.seq + 1
-        open_tasks = self._tenants[event.tenant].open_tasks
-        if event.task_id in open_tasks:
-            open_tasks[event.task_id] = event.seq
-        headers: list[tuple[str, str | bytes | None]] = [("counterfoil-kind", event.kind.encode())]
-        key = partition_key(event.tenant, event.task_id)
-        return self._delivery.send(key, value, headers, self._settings.ack_timeout_seconds)
+            pass_by("emit.numbered")
+            is_taken = self._delivery.send(out)
+        except BaseException:
+            self._owed.add(numbers, seq, seq + 1, "interrupted")
+            raise
+        if not is_taken:
+            reason = "the brokers were away, and neither disk nor memory had room"
+            self._owed.add(numbers, seq, seq + 1, reason)
+            if future is not None:
+                future.set_exception(NotDurable(self.spool_problem or reason))
+        self._tenants[origin.tenant].touched[numbers.key] = numbers
+        return event_id
+
+    def _numbers(self, origin: Origin) -> Numbers:
+        return self._own.tally.numbers(partition_key(origin.tenant, origin.task_id))
+
+    # -- the thread of beats
 
     def _beat(self) -> None:
-        while not self._closing.wait(self._settings.beat_interval_seconds):
-            with self._lock:
-                for tenant in self._tenants.values():
-                    self._say(tenant.origin, "producer_beat", {"open_tasks": _open(tenant), "spooled": 0})
+        while not self._delivery.acknowledged:  # the first look for the dead comes as soon as the brokers answer
+            if self._closing.wait(_FIRST_LOOK_SECONDS):
+                return
+        while True:
+            try:
+                with self._lock:
+                    for tenant in self._tenants.values():
+                        for claims in claims_of(tenant.claimed()):
+                            self._say_beat(tenant, claims)
+                    self._say_damage()
+                    self._say_gaps()
+                self._adopter.look()
+            except Exception as error:  # noqa: BLE001  # beats go on whatever one of them met
+                logger.warning("a beat failed, and the next will come: %r", error)
+            if self._closing.wait(self._settings.beat_interval_seconds):
+                return
+
+    def _say_beat(self, tenant: _Tenant, claims: list[dict[str, Any]]) -> None:
+        self._say(tenant.own, "producer_beat", {"open_tasks": claims, "spooled": self._delivery.spooled_count})
+
+    def _say_gaps(self) -> None:
+        """Those that were given up, once there is room to say so."""
+        if not self._owed or not self._delivery.has_room:
+            return
+        for gap, reason in self._owed.take():
+            tenant = self._tenants[read_partition_key(gap[0].key)[0]]
+            self._say(tenant.own, "gap", gap_body(gap, reason), gap)
+
+    def _note_damage(self, home: Home, damage: Damage) -> None:
+        for numbers, first, end in damage.lost:
+            if home is self._own:
+                self._owed.add(numbers, first, end, "the spool was damaged")
+        self._damage.append((home, damage))
+
+    def _say_damage(self) -> None:
+        while self._damage:
+            home, damage = self._damage.pop()
+            tenants = {read_partition_key(numbers.key)[0] for numbers in home.tally}
+            for tenant in self._tenants.values():
+                if tenant.spoken_to.tenant in tenants:
+                    self._say(tenant.own, "finding", _damage_body(damage))
 
 
-def _open(tenant: _Tenant) -> list[dict[str, Any]]:
-    """The tasks opened last, as many as one event holds: a beat that does not fit would end all beats."""
-    older = max(0, len(tenant.open_tasks) - _MAX_LISTED_TASKS)
-    newest = itertools.islice(tenant.open_tasks.items(), older, None)
-    return [{"task_id": task_id, "last_seq": last} for task_id, last in newest]
+def _damage_body(damage: Damage) -> dict[str, Any]:
+    details = {
+        "kept": str(damage.kept),
+        "saved": damage.saved,
+        "lost": sum(end - first for _, first, end in damage.lost),
+    }
+    return {"name": "spool_damaged", "message": to_text(damage.problem), "details": to_json_text(details)}

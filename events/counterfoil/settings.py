@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -25,6 +25,26 @@ SETTINGS_FILE = Path("counterfoil.toml")
 _FILE_SUFFIX = "_file"
 
 Loaded = TypeVar("Loaded", bound="RecorderSettings")
+
+
+Durable = Literal["broker", "spool"]
+WhenUnavailable = Literal["fail_closed", "fail_open"]
+
+
+class ToolPolicy(BaseModel):
+    """What one tool asks of the audit; what is None is as the recorder's settings say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    durable: Durable | None = None
+    when_unavailable: WhenUnavailable | None = None
+    ack_timeout_seconds: float | None = Field(None, gt=0)
+
+
+def _state_directory() -> Path:
+    """Where a user's programs keep what must outlive them (XDG Base Directory Specification)."""
+    named = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(named).expanduser() / "counterfoil" / "spool"
 
 
 class RecorderSettings(BaseSettings):
@@ -51,9 +71,44 @@ class RecorderSettings(BaseSettings):
     identity_key: SecretStr | None = Field(
         None, description="Key of the HMAC behind every effect_id; the same in every process of a tenant."
     )
-    ack_timeout_seconds: float = Field(10, gt=0, description="How long an intent may wait for its acknowledgement.")
+    durable: Durable = Field(
+        "spool", description="What makes an intent durable: broker (acknowledged), or spool (that, or on this disk)."
+    )
+    when_unavailable: WhenUnavailable = Field(
+        "fail_closed", description="A write whose intent can't be durable: fail_closed (does not run) or fail_open."
+    )
+    tools: dict[str, ToolPolicy] = Field(
+        default_factory=dict,
+        description="By tool: durable, when_unavailable, ack_timeout_seconds, as in [tools.refund] durable = 'broker'.",
+    )
+    ack_timeout_seconds: float = Field(
+        5, gt=0, description="How long an intent waits for the brokers before it goes to the spool."
+    )
     close_timeout_seconds: float = Field(10, gt=0, description="How long closing may wait for the brokers.")
+    exit_on_sigterm: bool = Field(
+        True, description="Without a handler of the program's own, SIGTERM ends it as SystemExit(143) does: in order."
+    )
+    spool_directory: Path | None = Field(
+        default_factory=_state_directory, description="Where events wait while no broker answers; empty: nowhere."
+    )
+    spool_limit_bytes: int = Field(2 * 1024**3, ge=1024**2, description="How large one process's spool may grow.")
+    window_events: int = Field(10_000, ge=1, description="How many events may be unacknowledged before others wait.")
+    window_bytes: int = Field(16 * 1024**2, ge=1024, description="How many bytes of them; as much may wait for a disk.")
     beat_interval_seconds: float = Field(10, gt=0, description="Seconds between two producer_beat events.")
+
+    def policy_for(self, tool: str) -> ToolPolicy:
+        """What `tool` asks of the audit, nothing left open."""
+        own = self.tools.get(tool, ToolPolicy())
+        return ToolPolicy(
+            durable=own.durable or self.durable,
+            when_unavailable=own.when_unavailable or self.when_unavailable,
+            ack_timeout_seconds=own.ack_timeout_seconds or self.ack_timeout_seconds,
+        )
+
+    @field_validator("spool_directory", mode="before")
+    @classmethod
+    def _nowhere(cls, value: Any) -> Any:
+        return None if value == "" else value
 
     @field_validator("kafka", mode="before")
     @classmethod

@@ -2,9 +2,9 @@
 
 import contextvars
 import hashlib
+import itertools
 import json
 import re
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -21,7 +21,9 @@ from counterfoil.event import Mode
 from counterfoil.identity import effect_id_of
 from counterfoil.ids import Id, new_id, task_id_of
 from counterfoil.jsontext import error_text, to_json_text, to_text
-from counterfoil.session import MAX_NAME_CHARACTERS, About, Origin, Recording
+from counterfoil.origin import MAX_NAME_CHARACTERS, NOTHING, About, Origin
+from counterfoil.session import Recording
+from counterfoil.settings import Durable, WhenUnavailable
 
 TASK_HEADER = "counterfoil-task"
 _MAX_STEP_CHARACTERS = 200
@@ -54,9 +56,9 @@ class Task:
         self._given = given
         self._leaving = "task_ended" if ends else "task_suspended"
         self._told = False
-        self._lock = threading.Lock()
-        self._messages: set[bytes] = set()
-        self._attempts: dict[Id, int] = {}
+        # No lock: a child forked while another thread held it would wait for ever. What follows is atomic without one.
+        self._messages: dict[bytes, object] = {}
+        self._attempts: dict[Id, itertools.count[int]] = {}
         self._tokens: list[contextvars.Token[Task | None]] = []
 
     @property
@@ -187,7 +189,7 @@ class Task:
 
     def tool(self, name: str, args: Any = None, *, call_id: str | None = None) -> Call:
         """A read: told of, not waited for."""
-        return Call(self._record, name, {} if args is None else args, call_id=call_id)
+        return Call(self, name, {} if args is None else args, call_id=call_id)
 
     def effect(
         self,
@@ -199,12 +201,14 @@ class Task:
         identity: Iterable[str] | None = None,
         definite: tuple[type[BaseException], ...] = (),
         call_id: str | None = None,
+        durable: Durable | None = None,
+        when_unavailable: WhenUnavailable | None = None,
     ) -> Effect:
         """A write. The same tool, target, `step` and identity arguments are the same effect, next attempt.
 
         `identity` names the arguments that identify it (all, if not given); `definite` lists the errors
-        after which it certainly did not happen. Raises UsageError when an identity argument is
-        missing or has no canonical form.
+        after which it certainly did not happen. `durable` and `when_unavailable` stand over the settings of the tool.
+        Raises UsageError when an identity argument is missing or has no canonical form.
         """
         names = None if identity is None else tuple(identity)
         for name in names or ():
@@ -224,10 +228,11 @@ class Task:
             args=args if names is None else {name: args[name] for name in names},
             step=step,
         )
-        with self._lock:
-            attempt = self._attempts[effect_id] = self._attempts.get(effect_id, 0) + 1
+        attempt = next(self._attempts.setdefault(effect_id, itertools.count(1)))
+        policy = self._recording.settings.policy_for(tool)
+        asked = {"durable": durable, "when_unavailable": when_unavailable}
         return Effect(
-            self._record,
+            self,
             tool,
             args,
             target=target,
@@ -236,7 +241,7 @@ class Task:
             step=step,
             identity=names,
             definite=definite,
-            ack_timeout_seconds=self._recording.settings.ack_timeout_seconds,
+            policy=policy.model_copy(update={name: value for name, value in asked.items() if value is not None}),
             call_id=call_id,
         )
 
@@ -288,10 +293,8 @@ class Task:
         content = to_json_text(message.get("content"))
         role = to_text(str(message.get("role", "user")))
         digest = hashlib.sha256(f"{role}\n{content}".encode()).digest()
-        with self._lock:
-            is_new = digest not in self._messages
-            self._messages.add(digest)
-        if is_new:
+        mine = object()
+        if self._messages.setdefault(digest, mine) is mine:
             self._emit("message", {"digest": digest, "role": role, "content": content})
         return digest
 
@@ -309,12 +312,18 @@ class Task:
         self._emit(kind, body)
         self._recording.session.ended(self._origin)
 
-    def _record(self, kind: str, body: Mapping[str, Any], about: About, /) -> "Future[None]":
-        return self._recording.session.record(self._origin, kind, body, about)[1]
+    def record(
+        self, kind: str, body: Mapping[str, Any], about: About = NOTHING, durable: Durable | None = None
+    ) -> "Future[None] | None":
+        """Record an event of this task; the future, if asked for, ends when it is durable."""
+        return self._recording.session.record(self._origin, kind, body, about, durable)[1]
+
+    def write_now(self) -> None:
+        """Waiting for the brokers is over: put what they have not acknowledged in the spool."""
+        self._recording.session.write_now()
 
     def _emit(self, kind: str, body: Mapping[str, Any]) -> Id:
-        event, _ = self._recording.session.record(self._origin, kind, body)
-        return event.event_id
+        return self._recording.session.record(self._origin, kind, body)[0]
 
 
 def _digest(value: Any) -> bytes:

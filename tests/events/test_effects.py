@@ -253,8 +253,13 @@ def test_parallel_coroutines_pair_intents_with_results(recorder: Recorder, logge
 
 @pytest.fixture
 def cut_off(recorder_settings: RecorderSettings) -> RecorderSettings:
-    """Settings whose broker is a closed port."""
-    changes = {"kafka": {"bootstrap.servers": "127.0.0.1:1"}, "ack_timeout_seconds": 0.3, "close_timeout_seconds": 0.5}
+    """Settings whose broker is a closed port, and that have no spool."""
+    changes = {
+        "spool_directory": None,
+        "kafka": {"bootstrap.servers": "127.0.0.1:1"},
+        "ack_timeout_seconds": 0.3,
+        "close_timeout_seconds": 0.5,
+    }
     return recorder_settings.model_copy(update=changes)
 
 

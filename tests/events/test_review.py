@@ -8,7 +8,8 @@ import pytest
 
 from counterfoil import Recorder, RecorderSettings, UsageError
 from counterfoil.ids import new_id, task_id_of
-from counterfoil.session import Origin, Session
+from counterfoil.origin import Origin
+from counterfoil.session import Session
 from tests.fix_log import Logged
 
 
@@ -27,7 +28,7 @@ def test_whoever_comes_after_the_goodbye_is_told(recorder_settings: RecorderSett
     def record() -> None:
         while not stopping.is_set():
             try:
-                taken.append(session.record(origin(task_id_of("acme", "T-9")), "review", {"by": "dana"})[0].event_id)
+                taken.append(session.record(origin(task_id_of("acme", "T-9")), "review", {"by": "dana"})[0])
             except UsageError as error:
                 refused.append(error)
                 return

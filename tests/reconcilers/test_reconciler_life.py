@@ -300,7 +300,7 @@ def test_a_crash_before_the_commit_says_nothing_and_leaves_no_hole(shop: Shop, m
     ]
     shop.recorder.close()
     for at in (1, 2):
-        monkeypatch.setitem(failpoints._points, "reconcile.before_commit", ("raise", 1))
+        monkeypatch.setitem(failpoints._points, "reconcile.before_commit", failpoints._Point("raise"))
         with pytest.raises(failpoints.Broken):
             shop.step(reconciler)
         assert shop.said() == [], at

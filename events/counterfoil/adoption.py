@@ -1,0 +1,145 @@
+"""What a dead producer left is finished by a live one: its spool sent, its losses said, its goodbye spoken.
+
+All of it goes out under the dead one's producer_id and goes on with its numbers, so that the store sees one
+producer that ended. The gaps and the goodbye are put into its spool first, like any event: whoever adopts may die, too.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from counterfoil.claims import claims_of, gap_body
+from counterfoil.composing import compose, headers_of
+from counterfoil.delivery import Delivery
+from counterfoil.errors import CounterfoilError
+from counterfoil.failpoints import pass_by
+from counterfoil.folder import Cluster, ProducerFolder, TenantOrigin, producers_in, read_cluster
+from counterfoil.home import Damage, Gap, Home, unaccounted
+from counterfoil.ids import new_id, partition_key, read_partition_key
+from counterfoil.origin import producer_origin
+from counterfoil.spool import SpoolDamaged, Spooled
+from counterfoil.window import Window
+
+logger = logging.getLogger("counterfoil")
+
+_MOST_AT_ONCE = 4
+_DIED = "the process died before any broker was known to have them"
+
+
+class Adopter:
+    """Looks for the dead in the folder beside our own. Of one thread."""
+
+    def __init__(
+        self,
+        own: ProducerFolder | None,
+        delivery: Delivery,
+        window: Window,
+        limit_bytes: int,
+        damaged: Callable[[Home, Damage], None],
+    ) -> None:
+        self._own = own
+        self._delivery = delivery
+        self._window = window
+        self._limit_bytes = limit_bytes
+        self._damaged = damaged
+        self._cluster: Cluster | None = None
+
+    def look(self) -> None:
+        """Adopt some, if the brokers answer and nothing of our own waits."""
+        if self._own is None or not self._delivery.is_flowing:
+            return
+        ours = self._known_cluster(self._own)
+        for path in producers_in(self._own.path.parent):
+            if len(self._delivery.adopted) >= _MOST_AT_ONCE:
+                return
+            theirs = read_cluster(path)
+            if path == self._own.path or theirs is None or not ours.is_same(theirs):
+                continue
+            try:
+                self._adopt(path, ours)
+            except (OSError, CounterfoilError) as error:
+                logger.warning("what a dead process left in %s can't be sent yet: %s", path, error)
+
+    def _known_cluster(self, own: ProducerFolder) -> Cluster:
+        """Our cluster; its id once a broker has said it, which is then kept for whoever adopts us."""
+        known = self._cluster or own.cluster() or Cluster("")
+        if known.cluster_id is None and (cluster_id := self._window.cluster_id()) is not None:
+            known = Cluster(known.bootstrap_servers, cluster_id)
+            own.set_cluster(known)
+        self._cluster = known
+        return known
+
+    def _adopt(self, path: Path, ours: Cluster) -> None:
+        folder = ProducerFolder.adopt(path, self._limit_bytes)
+        if folder is None:
+            return
+        home = Home(folder)
+        try:
+            self._finish(home)
+        except BaseException:
+            folder.release()
+            raise
+        if home.rows:
+            logger.info("sending %d events that the dead process %s left", home.rows, path.name)
+            self._delivery.adopt(home)
+        else:
+            folder.remove()
+
+    def _finish(self, home: Home) -> None:
+        folder = home.folder
+        assert folder is not None  # noqa: S101  # made with one
+        self._check(home)
+        runs = folder.spool.runs() if folder.has_spool else []
+        for key, _, end in runs:
+            home.tally.numbers(key).take_until(end)
+        gaps = list(unaccounted(home.tally, runs))
+        words = [word for tenant in folder.tenants() for word in self._last_words(home, tenant, gaps)]
+        if words:
+            place = folder.spool.last_place()
+            folder.spool.append([_at(place + number, word) for number, word in enumerate(words, 1)])
+        pass_by("adopt.finished")
+        home.take_up()
+
+    def _check(self, home: Home) -> None:
+        assert home.folder is not None  # noqa: S101  # made with one
+        if home.tally.damaged:
+            logger.error("the tally in %s is damaged: losses of that process may go unsaid", home.folder.path)
+        if not home.folder.has_spool:
+            return
+        try:
+            home.folder.spool.check()
+        except SpoolDamaged as error:
+            damage = home.set_aside(error, (), ())
+            logger.warning("%s; set aside as %s, %d events saved", error, damage.kept, damage.saved)
+            self._damaged(home, damage)
+
+    def _last_words(self, home: Home, spoken_to: TenantOrigin, gaps: Sequence[Gap]) -> Iterator[Spooled]:
+        """Gaps and goodbye towards one tenant; none where its first event was never numbered."""
+        assert home.folder is not None and self._own is not None  # noqa: S101, PT018  # made with one, and we look from ours
+        origin = producer_origin(home.folder.producer_id, spoken_to)
+        own_key = partition_key(origin.tenant, origin.task_id)
+        if own_key not in {numbers.key for numbers in home.tally}:
+            return
+        lost = [gap for gap in gaps if read_partition_key(gap[0].key)[0] == origin.tenant]
+        tasks = [
+            numbers
+            for numbers in home.tally
+            if numbers.key != own_key and read_partition_key(numbers.key)[0] == origin.tenant
+        ]
+        *earlier, last = claims_of(tasks)
+        bodies: list[tuple[str, dict[str, Any]]] = [("gap", gap_body(gap, _DIED)) for gap in lost]
+        bodies += [("producer_beat", {"open_tasks": claims, "spooled": home.rows}) for claims in earlier]
+        count = sum(end - first for _, first, end in lost)
+        bodies.append(
+            ("producer_closed", {"open_tasks": last, "undelivered": count, "adopted_by": self._own.producer_id})
+        )
+        numbers = home.tally.numbers(own_key)
+        for kind, body in bodies:
+            seq = numbers.take()
+            value = compose(origin, kind, body, event_id=new_id(), producer_id=home.folder.producer_id, seq=seq)
+            yield Spooled(0, own_key, seq, headers_of(kind), value)
+
+
+def _at(place: int, word: Spooled) -> Spooled:
+    return Spooled(place, word.key, word.seq, word.headers, word.value)

@@ -1,0 +1,197 @@
+"""What librdkafka holds of ours: a bounded number of events, handed over and not yet answered for, in order."""
+
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from counterfoil.home import Home
+from counterfoil.kafka import new_producer
+from counterfoil.spool import Headers, Spooled
+from counterfoil.tally import Numbers
+
+_OVERHEAD_BYTES = 300
+# What no retry would change: the brokers will never take this one.
+_REFUSED = {
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_MSG,
+    KafkaError.INVALID_MSG_SIZE,
+    KafkaError.INVALID_TIMESTAMP,
+    KafkaError._INVALID_ARG,
+}
+
+
+class Answers(Protocol):
+    """Who is told what became of an event."""
+
+    def answered(self, out: "Outgoing", error: KafkaError | None) -> None:
+        """On the thread that polls."""
+
+
+class Outgoing:
+    """One event on its way. `future` ends when it is acknowledged or, if that is enough, on disk."""
+
+    __slots__ = (
+        "answers",
+        "future",
+        "handed_at",
+        "headers",
+        "home",
+        "is_spooled",
+        "key",
+        "n",
+        "numbers",
+        "seq",
+        "speaks_of",
+        "spool_is_enough",
+        "value",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        home: Home,
+        numbers: Numbers,
+        seq: int,
+        headers: Headers,
+        value: bytes,
+        future: "Future[None] | None" = None,
+    ) -> None:
+        self.home = home
+        self.numbers = numbers
+        self.seq = seq
+        self.key = numbers.key
+        self.headers = headers
+        self.value = value
+        self.n = 0
+        self.handed_at = 0.0
+        self.is_spooled = False
+        self.future = future
+        self.spool_is_enough = False
+        self.speaks_of: tuple[Numbers, int, int] | None = None  # the numbers that a gap event gives up
+        self.answers: Answers | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about."""
+        return len(self.value) + _OVERHEAD_BYTES
+
+    def report(self, error: KafkaError | None, _message: Message) -> None:
+        """librdkafka's delivery report."""
+        assert self.answers is not None  # noqa: S101  # set as it was handed over
+        self.answers.answered(self, error)
+
+    def spooled(self) -> Spooled:
+        """As it goes to disk."""
+        return Spooled(self.n, self.key, self.seq, self.headers, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLimits:
+    """Most events, and most bytes of them, that librdkafka holds."""
+
+    events: int
+    size_bytes: int
+
+
+class Window:
+    """Not thread-safe: its owner holds a lock, but for `poll`."""
+
+    def __init__(self, kafka: Mapping[str, str], topic: str, client_id: str, limits: WindowLimits) -> None:
+        self._kafka = kafka
+        self._topic = topic
+        self._client_id = client_id
+        self._limits = limits
+        self._held: dict[tuple[int, int], Outgoing] = {}
+        self._bytes = 0
+        self._is_fatal = False
+        self._producer = self._new_producer()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Outgoing]:
+        return iter(self._held.values())
+
+    def __contains__(self, out: Outgoing) -> bool:
+        return (id(out.home), out.n) in self._held
+
+    @property
+    def room(self) -> int:
+        """How many more events it takes."""
+        return self._limits.events - len(self._held) if self._bytes < self._limits.size_bytes else 0
+
+    def oldest_at(self) -> float:
+        """When the oldest event was handed over, by the monotonic clock."""
+        return next(iter(self._held.values())).handed_at
+
+    def hand_over(self, out: Outgoing, answers: Answers) -> bool:
+        """Give one to librdkafka; False if it takes none now.
+
+        Raises KafkaException for one that it never takes.
+        """
+        out.answers = answers
+        try:
+            self._producer.produce(self._topic, out.value, out.key, on_delivery=out.report, headers=list(out.headers))
+        except BufferError:
+            return False
+        except KafkaException as error:
+            if is_refusal(error.args[0]):
+                raise
+            self._is_fatal = True
+            return False
+        out.handed_at = time.monotonic()
+        self._held[id(out.home), out.n] = out
+        self._bytes += out.size
+        return True
+
+    def take_out(self, out: Outgoing, error: KafkaError | None) -> bool:
+        """It was answered for; False if that was known."""
+        if self._held.pop((id(out.home), out.n), None) is None:
+            return False
+        self._bytes -= out.size
+        if error is not None and error.fatal():
+            self._is_fatal = True
+        return True
+
+    def poll(self, seconds: float) -> None:
+        """Serve delivery reports."""
+        self._producer.poll(seconds)
+
+    def renew_if_fatal(self) -> None:
+        """After a fatal error an idempotent producer sends nothing any more (KIP-360): another takes its place."""
+        if self._is_fatal:
+            self._producer = self._new_producer()
+            self._is_fatal = False
+
+    def cluster_id(self) -> str | None:
+        """The cluster's id, once a broker has said it."""
+        try:
+            found = self._producer.list_topics(self._topic, timeout=1).cluster_id
+        except KafkaException:
+            return None
+        return None if found is None else str(found)
+
+    def abandon(self) -> None:
+        """Send nothing more; what is under way may land yet."""
+        self._producer.purge()
+        self._producer.poll(0)
+
+    def _new_producer(self) -> Producer:
+        return new_producer(
+            self._kafka,
+            self._client_id,
+            {
+                "message.timeout.ms": 0,  # we decide who waits, and for how long
+                "queue.buffering.max.messages": 2 * self._limits.events,
+                "queue.buffering.max.kbytes": max(1024, 2 * self._limits.size_bytes // 1024),
+            },
+        )
+
+
+def is_refusal(error: KafkaError) -> bool:
+    """Whether the brokers, or librdkafka, will never take that event."""
+    return error.code() in _REFUSED
