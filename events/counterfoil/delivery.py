@@ -53,6 +53,7 @@ class Delivery:
         *,
         ack_timeout_seconds: float,
         memory_bytes: int,
+        problem: str | None = None,
         given_up: GivenUp,
         damaged: Callable[[Home, Damage], None],
     ) -> None:
@@ -63,7 +64,7 @@ class Delivery:
         self._memory_bytes = memory_bytes
         self._given_up = given_up
         self._damaged = damaged
-        self._problem: str | None = None  # why the disk takes nothing, if so
+        self.problem = problem  # why there is no spool, or why its disk takes nothing, if so
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._places = 0
@@ -180,13 +181,22 @@ class Delivery:
                 thread.join(max(0.2, deadline - time.monotonic()))
         if self._tending.is_alive():  # its disk hangs
             return self.open_count
-        self._is_asked_to_write = True
-        with contextlib.suppress(Exception):
-            self._merge_returned()
-            while self._write() and self._unwritten:
-                pass
+        self._merge_returned()
+        self._write_all(deadline)
         self._window.abandon()
         return self._leave()
+
+    def _write_all(self, deadline: float) -> None:
+        while True:
+            self._is_asked_to_write = True
+            self._write_at = 0.0
+            is_written = self._write()
+            if is_written and not self._unwritten:
+                return
+            if not is_written and (self.own.folder is None or time.monotonic() > deadline):
+                return
+            if not is_written:
+                time.sleep(_ROUND_SECONDS)
 
     def answered(self, out: Outgoing, error: KafkaError | None) -> None:
         """What became of an event that librdkafka had."""
@@ -369,24 +379,24 @@ class Delivery:
     def _append(self, outs: Sequence[Outgoing]) -> str | None:
         """Why they are not on disk, if so."""
         if self.own.folder is None:
-            return self._problem or "there is no spool"
-        if self._problem is not None and time.monotonic() < self._write_at:
-            return self._problem
+            return self.problem or "there is no spool"
+        if self.problem is not None and time.monotonic() < self._write_at:
+            return self.problem
         try:
             pass_by("spool.write")
             for start in range(0, len(outs), _MOST_AT_ONCE):
                 self.own.append([out.spooled() for out in outs[start : start + _MOST_AT_ONCE]])
         except SpoolDamaged as error:
             self._set_aside(self.own, error)
-            self._problem = str(error)
+            self.problem = str(error)
         except (SpoolFailed, OSError) as error:
             self._write_at = time.monotonic() + _RETRY_SECONDS
-            if self._problem is None:
+            if self.problem is None:
                 _log(logging.ERROR, "%s; trying again every second", error)
-            self._problem = str(error)
+            self.problem = str(error)
         else:
-            self._problem = None
-        return self._problem
+            self.problem = None
+        return self.problem
 
     def _written(self, window: Sequence[Outgoing], waiting: Sequence[Outgoing]) -> None:
         with self._changed:

@@ -206,7 +206,7 @@ def _close(session: Session, timeout_seconds: float) -> None:
     if undelivered:
         raise EventsUndelivered(
             f"{undelivered} events were not acknowledged by Kafka within {timeout_seconds:g} s, and are not in the "
-            f"spool ({session.spool_problem or 'its disk is full'}); the store will show the holes in their numbers",
+            f"spool ({session.delivery.problem or 'time was up'}); the store will show the holes in their numbers",
             undelivered,
         )
 

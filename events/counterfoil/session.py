@@ -63,15 +63,12 @@ class Recording(Protocol):
 
 
 class Session:
-    """A started producer. Thread-safe.
-
-    `spool_problem` says why there is no spool, if so.
-    """
+    """A started producer. Thread-safe."""
 
     def __init__(self, settings: RecorderSettings) -> None:
         self.producer_id = new_id()
         self.pid = os.getpid()
-        self.spool_problem: str | None = None
+        self._spool_problem: str | None = None
         self._settings = settings
         topic = topics(settings.profile, settings.topic_prefix)["events"].name
         limits = WindowLimits(settings.window_events, settings.window_bytes)
@@ -84,6 +81,7 @@ class Session:
             self._own,
             ack_timeout_seconds=settings.ack_timeout_seconds,
             memory_bytes=settings.window_bytes,
+            problem=self._spool_problem,
             given_up=self._owed.add,
             damaged=self._note_damage,
         )
@@ -182,16 +180,16 @@ class Session:
     def _new_folder(self, topic: str) -> ProducerFolder | None:
         base = self._settings.spool_directory
         if base is None:
-            self.spool_problem = "COUNTERFOIL_SPOOL_DIRECTORY is empty"
+            self._spool_problem = "COUNTERFOIL_SPOOL_DIRECTORY is empty"
             return None
         cluster = Cluster(self._settings.kafka["bootstrap.servers"])
         try:
             return ProducerFolder.create(base / topic, self.producer_id, cluster, self._settings.spool_limit_bytes)
         except OSError as error:
-            self.spool_problem = f"{error.filename or base}: {error.strerror}"
+            self._spool_problem = f"{error.filename or base}: {error.strerror}"
             logger.warning(
                 "there is no spool (%s): without brokers no write can run; set COUNTERFOIL_SPOOL_DIRECTORY to a folder "
-                "that this process may write to", self.spool_problem,
+                "that this process may write to", self._spool_problem,
             )  # fmt: skip
             return None
 
@@ -202,6 +200,7 @@ class Session:
             return
         spoken_to = TenantOrigin(origin.tenant, origin.workflow, origin.agent, origin.environment, origin.mode)
         tenant = self._tenants[origin.tenant] = _Tenant(spoken_to, producer_origin(self.producer_id, spoken_to))
+        self._keep_tenant(spoken_to)
         body = {
             "host": platform.node(),
             "pid": self.pid,
@@ -213,6 +212,9 @@ class Session:
         except UsageError:
             del self._tenants[origin.tenant]  # not greeted: the next task says it
             raise
+
+    def _keep_tenant(self, spoken_to: TenantOrigin) -> None:
+        """So that whoever finds this process dead can say goodbye for it."""
         if self._own.folder is not None:
             try:
                 self._own.folder.add_tenant(spoken_to)
@@ -251,7 +253,7 @@ class Session:
             reason = "the brokers were away, and neither disk nor memory had room"
             self._owed.add(numbers, seq, seq + 1, reason)
             if future is not None:
-                future.set_exception(NotDurable(self.spool_problem or reason))
+                future.set_exception(NotDurable(self._delivery.problem or reason))
         self._tenants[origin.tenant].touched[numbers.key] = numbers
         return event_id
 
