@@ -71,6 +71,7 @@ class Delivery:
         self._unwritten: deque[Outgoing] = deque()  # behind all that is on disk
         self._unwritten_bytes = 0
         self._returned: list[Outgoing] = []
+        self._suspects: set[tuple[int, int]] = set()  # places of events whose batch was refused
         self._adopted: list[Home] = []
         self._is_asked_to_write = False
         self._is_stalled = False
@@ -200,8 +201,9 @@ class Delivery:
 
     def answered(self, out: Outgoing, error: KafkaError | None) -> None:
         """What became of an event that librdkafka had."""
-        refused = error is not None and is_refusal(error)
         with self._changed:
+            # A batch is refused whole: its events are then sent again, each alone.
+            refused = error is not None and is_refusal(error) and out.place in self._suspects
             if self._stopping.is_set() and error is not None and not refused:
                 return  # purged as we close
             if not self._window.take_out(out, error):
@@ -214,10 +216,11 @@ class Delivery:
                 self._progress_at = time.monotonic()
                 self._is_stalled = False
             if error is None or refused:
+                self._suspects.discard(out.place)
                 if out.is_spooled:
                     out.home.landed.append(out.n)
             else:
-                self._take_back(out)
+                self._take_back(out, is_refusal(error))
             if self._has_backlog():
                 self._wake.set()
             self._changed.notify_all()
@@ -226,7 +229,7 @@ class Delivery:
         elif refused:
             self._give_up(out, str(error))
         else:
-            _log(logging.WARNING, "Kafka did not take an event, which will be sent again: %s", error)
+            _log(logging.WARNING, "Kafka did not take an event, which is sent again: %s", error)
 
     # -- under the lock
 
@@ -236,19 +239,30 @@ class Delivery:
             and not self.own.waiting
             and not self._is_stalled
             and not self._is_broken
+            and not self._suspects
             and self._window.room > 0
         )
 
+    def _may_follow(self, out: Outgoing) -> bool:
+        """Whether it may be handed over behind what the window holds; suspects go alone."""
+        if self._suspects and len(self._window):
+            is_alone = any(one.place in self._suspects for one in self._window)
+            return not is_alone and out.place not in self._suspects and self._window.room > 0
+        return self._window.room > 0
+
     def _has_backlog(self) -> bool:
-        return bool(self._unwritten or self.own.rows or self._adopted or self._is_broken)
+        return bool(self._unwritten or self.own.rows or self._adopted or self._is_broken or self._suspects)
 
     def _open_count(self) -> int:
         in_window = sum(out.home is self.own for out in self._window) if self._adopted else len(self._window)
         return in_window + len(self._unwritten) + len(self._returned) + self.own.waiting
 
-    def _take_back(self, out: Outgoing) -> None:
+    def _take_back(self, out: Outgoing, is_suspect: bool) -> None:
         self._is_broken = True
-        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        if is_suspect:
+            self._suspects.add(out.place)
+        else:
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
         if out.is_spooled:
             out.home.waiting += 1
             out.home.handed = min(out.home.handed, out.n - 1)
@@ -326,6 +340,8 @@ class Delivery:
             if out in self._window:
                 out.home.handed = out.n
                 return True
+            if not self._may_follow(out):
+                return False
             try:
                 if not self._window.hand_over(out, self):
                     return False
@@ -346,7 +362,7 @@ class Delivery:
                     return
                 out = self._unwritten[0]
                 try:
-                    if self._window.room <= 0 or not self._window.hand_over(out, self):
+                    if not self._may_follow(out) or not self._window.hand_over(out, self):
                         return
                     self.own.handed = out.n
                 except KafkaException as error:

@@ -108,6 +108,8 @@ class Session:
         with self._lock:
             self._greet(origin)
             event_id = self._send(origin, kind, body, about, future, spool_is_enough=durable == "spool")
+            numbers = self._numbers(origin)
+            self._tenants[origin.tenant].touched[numbers.key] = numbers
         return event_id, future
 
     def write_now(self) -> None:
@@ -150,7 +152,7 @@ class Session:
         self._closing.set()
         deadline = time.monotonic() + timeout_seconds
         if self._beats is not threading.current_thread():
-            self._beats.join(timeout_seconds)
+            self._beats.join(min(1, timeout_seconds))  # it may be reading what a dead process left
         with self._lock:
             self._say_gaps()
             for tenant in self._tenants.values():
@@ -254,7 +256,6 @@ class Session:
             self._owed.add(numbers, seq, seq + 1, reason)
             if future is not None:
                 future.set_exception(NotDurable(self._delivery.problem or reason))
-        self._tenants[origin.tenant].touched[numbers.key] = numbers
         return event_id
 
     def _numbers(self, origin: Origin) -> Numbers:

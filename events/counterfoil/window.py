@@ -75,6 +75,11 @@ class Outgoing:
         self.answers: Answers | None = None
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Its home and its place there."""
+        return id(self.home), self.n
+
+    @property
     def size(self) -> int:
         """Bytes of memory, about."""
         return len(self.value) + _OVERHEAD_BYTES
@@ -117,7 +122,7 @@ class Window:
         return iter(self._held.values())
 
     def __contains__(self, out: Outgoing) -> bool:
-        return (id(out.home), out.n) in self._held
+        return out.place in self._held
 
     @property
     def room(self) -> int:
@@ -144,13 +149,13 @@ class Window:
             self._is_fatal = True
             return False
         out.handed_at = time.monotonic()
-        self._held[id(out.home), out.n] = out
+        self._held[out.place] = out
         self._bytes += out.size
         return True
 
     def take_out(self, out: Outgoing, error: KafkaError | None) -> bool:
         """It was answered for; False if that was known."""
-        if self._held.pop((id(out.home), out.n), None) is None:
+        if self._held.pop(out.place, None) is None:
             return False
         self._bytes -= out.size
         if error is not None and error.fatal():
@@ -186,6 +191,7 @@ class Window:
             self._client_id,
             {
                 "message.timeout.ms": 0,  # we decide who waits, and for how long
+                "reconnect.backoff.max.ms": 2_000,
                 "queue.buffering.max.messages": 2 * self._limits.events,
                 "queue.buffering.max.kbytes": max(1024, 2 * self._limits.size_bytes // 1024),
             },
