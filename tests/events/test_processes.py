@@ -3,13 +3,16 @@
 import gc
 import multiprocessing
 import os
+import signal
+import time
 from collections.abc import Callable
 
 import pytest
 
-from counterfoil import Event, Recorder
+from counterfoil import Event, Recorder, RecorderSettings
 from counterfoil.ids import task_id_of
-from tests.fix_log import Logged
+from tests.accounts import assert_accounted
+from tests.fix_log import Logged, StartPython
 
 # Forking beside threads is what these tests are about; 3.12 warns of it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -172,3 +175,174 @@ def test_a_forked_child_that_just_ends(run_python: Callable[..., str], logged: L
     run_python(_FORKS_AND_ENDS)
     reviews = events_of(logged(), "review")
     assert sorted((event.body or {})["by"] for event in reviews) == ["child", "parent"]
+
+
+_IS_TERMINATED = """
+import sys, time
+from counterfoil import Recorder
+recorder = Recorder.from_env()
+with recorder.task("t", task_ref="T-9") as task:
+    for number in range(500):
+        task.review(by=str(number))
+    with task.effect("refund", target="payments", args={"n": 1}) as effect:
+        print("acting", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_sigterm_ends_in_order(start_python: StartPython, logged: Logged) -> None:
+    process = start_python(_IS_TERMINATED)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "acting\n"
+    started = time.monotonic()
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert time.monotonic() - started < 5
+    events = logged()
+    assert_accounted(events)
+    [result] = events_of(events, "tool_result")
+    assert (result.body or {})["outcome"] == "unknown"
+    [ended] = events_of(events, "task_ended")
+    assert (ended.body or {})["status"] == "failed"
+    assert events_of(events, "producer_closed")
+
+
+def test_a_handler_of_the_program_s_own_is_left_alone(run_python: Callable[..., str]) -> None:
+    code = "import signal; own = lambda *_: None; signal.signal(signal.SIGTERM, own)"
+    asked = "print(signal.getsignal(signal.SIGTERM) is own)"
+    assert run_python(f"{code}{_JUST_ENDS}{asked}") == "True\n"
+    settings = "import signal; settings = {'exit_on_sigterm': False}"
+    code = _JUST_ENDS.replace("from_env()", "from_env(**settings)")
+    assert run_python(f"{settings}{code}print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)") == "True\n"
+
+
+_DIES_IN_A_CALLBACK = """
+import threading
+from counterfoil import Recorder
+recorder = Recorder.from_env(kafka={"bootstrap.servers": __import__("os").environ["SERVERS"],
+                                    "statistics.interval.ms": "50"})
+def raises(*_):
+    raise RuntimeError("a callback of the program's own")
+with recorder.task("t", task_ref="T-9") as task:
+    effect = task.effect("refund", target="payments", args={"n": 1})
+    future = recorder.session.record(task.origin, "review", {"by": "dana"}, durable="broker")[1]
+    future.add_done_callback(raises)
+    with effect:
+        effect.ok()
+    threading.excepthook = raises
+    for number in range(100):
+        task.review(by=str(number))
+"""
+
+
+def test_a_callback_that_raises_ends_no_delivery(
+    start_python: StartPython, kafka: dict[str, str], logged: Logged
+) -> None:
+    process = start_python(_DIES_IN_A_CALLBACK, SERVERS=kafka["bootstrap.servers"])
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert len(events_of(logged(), "review")) == 101
+    assert_accounted(logged())
+
+
+_PRELOADS = """
+import os, sys
+from counterfoil import Recorder
+recorder = Recorder.from_env()
+if sys.argv[1] == "used":
+    with recorder.task("master") as task:
+        task.review(by="master")
+children = []
+for worker in range(3):
+    pid = os.fork()
+    if pid == 0:
+        with recorder.task("t", task_ref=f"T-{worker}") as task:
+            for number in range(100):
+                task.review(by=f"{worker}/{number}")
+            with task.effect("refund", target="payments", args={"n": worker}) as effect:
+                effect.ok()
+            pid = os.fork()  # a worker's own child
+            if pid == 0:
+                with recorder.task("g", task_ref=f"G-{worker}") as task:
+                    task.review(by=f"grandchild {worker}")
+                recorder.close()
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+        if sys.argv[2] == "closes":
+            recorder.close()
+            os._exit(0)
+        sys.exit(0)
+    children.append(pid)
+assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+"""
+
+
+@pytest.mark.parametrize("before", ["used", "unused"])
+@pytest.mark.parametrize("ending", ["closes", "just ends"])
+def test_workers_forked_from_one_that_loaded_it(
+    run_python: Callable[..., str], logged: Logged, recorder_settings: RecorderSettings, before: str, ending: str
+) -> None:
+    """As gunicorn --preload and Celery do."""
+    run_python(_PRELOADS, before, ending)
+    events = logged()
+    accounts = assert_accounted(events)
+    assert not any(account.gaps for account in accounts.values())
+    assert len(events_of(events, "review")) == 3 * 101 + (before == "used")
+    assert len(events_of(events, "producer_closed")) == 6 + (before == "used")
+    assert recorder_settings.spool_directory is not None
+    assert list(recorder_settings.spool_directory.glob("*/*")) == []
+
+
+def test_a_fork_while_events_wait_in_the_spool(
+    recorder_settings: RecorderSettings, broker_pid: int, logged: Logged
+) -> None:
+    recorder = Recorder(recorder_settings.model_copy(update={"ack_timeout_seconds": 0.3}))
+    with recorder.task("t", task_ref="T-9") as task:
+        recorder.flush()
+        os.kill(broker_pid, signal.SIGSTOP)
+        try:
+            with task.effect("refund", target="payments", args={"n": 1}) as effect:
+                effect.ok()
+
+            def act() -> None:
+                with task.effect("refund", target="payments", args={"n": 2}) as effect:
+                    effect.ok()
+                os.kill(broker_pid, signal.SIGCONT)
+                recorder.close()
+
+            in_child(act)
+        finally:
+            os.kill(broker_pid, signal.SIGCONT)
+        assert recorder_settings.spool_directory is not None
+        deadline = time.monotonic() + 20
+        while (
+            len(list(recorder_settings.spool_directory.glob("*/*"))) > 1
+        ):  # what the child left is the parent's to send
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    recorder.close()
+    accounts = assert_accounted(logged())
+    assert not any(account.gaps for account in accounts.values())
+    assert len(events_of(logged(), "tool_intent")) == 2
+    assert len({event.producer_id for event in logged()}) == 2
+
+
+_REMEMBERS_TOO_MUCH = """
+from counterfoil import Recorder, session
+session._MOST_TASKS = 100
+recorder = Recorder.from_env()
+for number in range(350):
+    with recorder.task("t") as task:
+        task.review(by=str(number))
+recorder.close()
+"""
+
+
+def test_a_process_that_lives_long_becomes_another_producer(run_python: Callable[..., str], logged: Logged) -> None:
+    """What it knows of its tasks does not grow for ever."""
+    run_python(_REMEMBERS_TOO_MUCH)
+    events = logged()
+    accounts = assert_accounted(events)
+    assert not any(account.gaps for account in accounts.values())
+    assert len(events_of(events, "review")) == 350
+    assert 3 <= len(events_of(events, "producer_closed")) == len(events_of(events, "producer_opened")) <= 5

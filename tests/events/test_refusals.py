@@ -5,7 +5,13 @@ import signal
 import time
 from collections.abc import Callable
 
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, but not by __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from counterfoil import Recorder, RecorderSettings
 from counterfoil_consumers.store import Connection
