@@ -7,13 +7,15 @@ encoding"). A decode must consume every byte.
 """
 
 import io
-from dataclasses import fields
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from functools import cache, cached_property
 from typing import Any
 
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
+from counterfoil.encoding import Encoder, encoder_of, long_bytes, part_of, runs_of
 from counterfoil.errors import DecodeError
 from counterfoil.event import Event
 from counterfoil.jsontext import to_text
@@ -23,20 +25,29 @@ SINGLE_OBJECT = b"\xc3\x01"
 CONFLUENT = b"\x00"
 MAX_VALUE_BYTES = 1_000_000
 _HEADER_BYTES = 10
+_ID_BYTES = 16
+# In the order of EnvelopeEncoder.encode's places.
+_VARYING = (
+    "event_id", "kind", "body_schema", "body", "seq", "occurred_at", "effect_id", "attempt", "causation_id",
+)  # fmt: skip
 _ENVELOPE_FIELDS = tuple(field.name for field in fields(Event) if field.name not in ("body", "raw_body"))
 
 
 class _Schema:
     """A parsed schema with its fingerprint."""
 
-    __slots__ = ("fingerprint", "parsed", "subject", "version")
-
     def __init__(self, schema: AvroSchema) -> None:
+        self.definition = schema.definition
         self.subject = schema.subject
         self.version = schema.version
         self.parsed = fastavro.parse_schema(schema.definition)
         canonical = to_parsing_canonical_form(schema.definition)
         self.fingerprint = bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO"))
+
+    @cached_property
+    def write(self) -> Encoder:
+        """The writer of this schema."""
+        return encoder_of(self.definition)
 
 
 class _Catalogue:
@@ -71,19 +82,77 @@ def encode(event: Event) -> bytes:
     else:
         schema = catalogue.newest[event.kind]
         record["body_schema"] = schema.fingerprint
-        record["body"] = _write(schema, event.body)
+        record["body"] = _mending(schema.write, event.body)
     envelope = catalogue.newest["event"]
-    return SINGLE_OBJECT + envelope.fingerprint + _write(envelope, record)
+    return SINGLE_OBJECT + envelope.fingerprint + _mending(envelope.write, record)
 
 
-def _write(schema: _Schema, record: Any) -> bytes:
-    out = io.BytesIO()
+class EnvelopeEncoder:
+    """Writes events that share all of the envelope but what `encode` is given; the shared bytes are made once.
+
+    `shared` are fields of Event; those left out have its defaults. The bytes are those of `encode(Event(...))`. Raises
+    ValueError or TypeError when one of them does not fit.
+    """
+
+    def __init__(self, shared: Mapping[str, Any]) -> None:
+        envelope = _catalogue().newest["event"]
+        known = {field.name: field.default for field in fields(Event) if field.default is not MISSING} | dict(shared)
+        self._parts: list[bytes] = [SINGLE_OBJECT + envelope.fingerprint]
+        self._at: dict[str, int] = {}
+        for run in runs_of(envelope.definition, _VARYING):
+            if run[0] in _VARYING:
+                self._at[run[0]] = len(self._parts)
+                self._parts.append(b"")
+            else:
+                part = encoder_of(part_of(envelope.definition, run))
+                self._parts.append(_mending(part, {name: known[name] for name in run}))
+        self._places = tuple(self._at[name] for name in _VARYING)
+
+    def encode(
+        self,
+        kind: str,
+        body: Mapping[str, Any],
+        event_id: bytes,
+        seq: int,
+        occurred_at: int,
+        effect_id: bytes | None = None,
+        attempt: int | None = None,
+        causation_id: bytes | None = None,
+    ) -> bytes:
+        """The Kafka value of one event.
+
+        Raises ValueError or TypeError when the body does not fit its schema.
+        """
+        prefix, schema = _kind(kind)
+        content = _mending(schema.write, body)
+        for fixed in (event_id, effect_id, causation_id):
+            if fixed is not None and len(fixed) != _ID_BYTES:
+                raise ValueError(f"an id has {len(fixed)} bytes, not {_ID_BYTES}")
+        parts = self._parts.copy()
+        a, b, c, d, e, f, g, h, i = self._places
+        parts[a] = event_id
+        parts[b] = prefix
+        parts[c] = schema.fingerprint
+        parts[d] = long_bytes(len(content)) + content
+        parts[e] = long_bytes(seq)
+        parts[f] = long_bytes(occurred_at)
+        parts[g] = b"\x00" if effect_id is None else b"\x02" + effect_id
+        parts[h] = b"\x00" if attempt is None else b"\x02" + long_bytes(attempt)
+        parts[i] = b"\x00" if causation_id is None else b"\x02" + causation_id
+        return b"".join(parts)
+
+
+@cache
+def _kind(kind: str) -> tuple[bytes, _Schema]:
+    return long_bytes(len(kind.encode())) + kind.encode(), _catalogue().newest[kind]
+
+
+def _mending(write: Encoder, record: Mapping[str, Any]) -> bytes:
+    """Lone surrogates, which UTF-8 can't hold, are written escaped."""
     try:
-        fastavro.schemaless_writer(out, schema.parsed, record, strict_allow_default=True)
+        return write(record)
     except UnicodeEncodeError:
-        out = io.BytesIO()
-        fastavro.schemaless_writer(out, schema.parsed, _mended(record), strict_allow_default=True)
-    return out.getvalue()
+        return write(_mended(record))
 
 
 def _mended(value: Any) -> Any:
