@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from counterfoil.claims import claims_of, gap_body
-from counterfoil.composing import compose, headers_of
+from counterfoil.composing import Composer, headers_of
 from counterfoil.delivery import Delivery
 from counterfoil.errors import CounterfoilError
 from counterfoil.failpoints import pass_by
@@ -135,10 +135,10 @@ class Adopter:
             ("producer_closed", {"open_tasks": last, "undelivered": count, "adopted_by": self._own.producer_id})
         )
         numbers = home.tally.numbers(own_key)
+        composer = Composer(origin, home.folder.producer_id)
         for kind, body in bodies:
             seq = numbers.take()
-            value = compose(origin, kind, body, event_id=new_id(), producer_id=home.folder.producer_id, seq=seq)
-            yield Spooled(0, own_key, seq, headers_of(kind), value)
+            yield Spooled(0, own_key, seq, headers_of(kind), composer.compose(kind, body, new_id(), seq))
 
 
 def _at(place: int, word: Spooled) -> Spooled:

@@ -2,48 +2,49 @@
 
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+from counterfoil.codec import EnvelopeEncoder
 from counterfoil.errors import UsageError
-from counterfoil.event import Event
 from counterfoil.ids import Id
 from counterfoil.origin import NOTHING, SHARED, About, Origin
 from counterfoil.reduction import encode_within_limit
 from counterfoil.spool import Headers
 
 
-def compose(
-    origin: Origin,
-    kind: str,
-    body: Mapping[str, Any],
-    *,
-    event_id: Id,
-    producer_id: Id,
-    seq: int,
-    about: About = NOTHING,
-) -> bytes:
-    """The Kafka value of one event.
+class Composer:
+    """Makes the events of one task and one producer; what they share is encoded once.
 
-    Raises UsageError when the body can't be encoded.
+    Raises UsageError when a name in `origin` can't be encoded.
     """
-    event = Event(
-        **{name: getattr(origin, name) for name in SHARED},
-        kind=kind,
-        body=body,
-        event_id=event_id,
-        effect_id=about.effect_id,
-        attempt=about.attempt,
-        causation_id=about.causation_id,
-        producer_id=producer_id,
-        seq=seq,
-        occurred_at=time.time_ns() // 1000,
-    )
-    try:
-        return encode_within_limit(event)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"this {kind} can't be recorded: {error}") from error
+
+    def __init__(self, origin: Origin, producer_id: Id) -> None:
+        shared = {name: getattr(origin, name) for name in SHARED}
+        try:
+            self._envelope = EnvelopeEncoder(shared | {"producer_id": producer_id})
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"this task can't be recorded: {error}") from error
+
+    def compose(self, kind: str, body: Mapping[str, Any], event_id: Id, seq: int, about: About = NOTHING) -> bytes:
+        """The Kafka value of one event.
+
+        Raises UsageError when the body can't be encoded.
+        """
+        occurred_at = time.time_ns() // 1000
+
+        def encode(body: Mapping[str, Any]) -> bytes:
+            return self._envelope.encode(
+                kind, body, event_id, seq, occurred_at, about.effect_id, about.attempt, about.causation_id
+            )
+
+        try:
+            return encode_within_limit(encode, body)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"this {kind} can't be recorded: {error}") from error
 
 
+@cache
 def headers_of(kind: str) -> Headers:
     """The Kafka headers of an event."""
     return (("counterfoil-kind", kind),)

@@ -1,6 +1,5 @@
 """What an agent installs: it records what is about to happen before it happens."""
 
-import ctypes
 import logging
 import os
 import secrets
@@ -59,6 +58,9 @@ class Recorder:
 
         Raises UsageError once the recorder is closed.
         """
+        session = self._session
+        if session is not None and not session.is_worn:
+            return session
         with self._lock:
             if self._closed:
                 raise UsageError("this recorder is closed; open another one")
@@ -178,9 +180,6 @@ class Recorder:
     def forget_session(self) -> None:
         """In a forked child: the parent's producer sends nothing from here, so the next event starts another."""
         self._lock = threading.Lock()
-        if self._session is not None:
-            self._session.forget_in_child()
-            _keep_forever(self._session)
         self._session = None
 
 
@@ -194,11 +193,6 @@ class _Forked:
         recorder = self._recorder()
         if recorder is not None:
             recorder.forget_session()
-
-
-def _keep_forever(session: Session) -> None:
-    """Tearing librdkafka down in a forked child, where its threads are missing, ends the process (SIGSEGV)."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
 
 
 def _close(session: Session, timeout_seconds: float) -> None:

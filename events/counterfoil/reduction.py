@@ -4,31 +4,32 @@ The longest texts of the body are replaced by their digest, size and beginning u
 that a large argument never costs the record of the write.
 """
 
-import dataclasses
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
-
-from counterfoil.codec import encode
-from counterfoil.event import Event
 
 MAX_EVENT_BYTES = 900_000
 _HEAD_CHARACTERS = 2_000
 
 
-def encode_within_limit(event: Event, limit_bytes: int = MAX_EVENT_BYTES) -> bytes:
-    """The Kafka value of `event`, at most `limit_bytes` long.
+def encode_within_limit(
+    encode: Callable[[Mapping[str, Any]], bytes], body: Mapping[str, Any], limit_bytes: int = MAX_EVENT_BYTES
+) -> bytes:
+    """The Kafka value that `encode` makes of `body`, at most `limit_bytes` long.
 
     Raises ValueError when it does not fit even with every text reduced.
     """
-    value = encode(event)
-    body = dict(event.body or {})
+    value = encode(body)
+    if len(value) <= limit_bytes:
+        return value
+    smaller = dict(body)
     while len(value) > limit_bytes:
-        name = max(body, key=lambda field: _size(body[field]))
-        if _size(body[name]) <= 2 * _HEAD_CHARACTERS:
-            raise ValueError(f"a {event.kind} of {len(value)} bytes can't be reduced to {limit_bytes}")
-        body[name] = _reduced(body[name])
-        value = encode(dataclasses.replace(event, body=body))
+        name = max(smaller, key=lambda field: _size(smaller[field]))
+        if _size(smaller[name]) <= 2 * _HEAD_CHARACTERS:
+            raise ValueError(f"{len(value)} bytes can't be reduced to {limit_bytes}")
+        smaller[name] = _reduced(smaller[name])
+        value = encode(smaller)
     return value
 
 

@@ -4,6 +4,7 @@
 forked child is another producer: it gets a session of its own.
 """
 
+import ctypes
 import logging
 import os
 import platform
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 from counterfoil.adoption import Adopter
 from counterfoil.claims import OwedGaps, claims_of, gap_body
-from counterfoil.composing import compose, headers_of
+from counterfoil.composing import Composer, headers_of
 from counterfoil.delivery import Delivery, NotDurable
 from counterfoil.errors import UsageError
 from counterfoil.failpoints import pass_by
@@ -36,12 +37,13 @@ logger = logging.getLogger("counterfoil")
 _MICROS = 1_000_000
 _MOST_TASKS = 50_000  # of which a session knows the numbers; then another one takes its place
 _FIRST_LOOK_SECONDS = 0.2
+_alive: set["Session"] = set()
 
 
 @dataclass
 class _Tenant:
     spoken_to: TenantOrigin
-    own: Origin
+    own: "Lane"  # the producer's own reserved task
     open_tasks: dict[bytes, Numbers] = field(default_factory=dict)
     touched: dict[bytes, Numbers] = field(default_factory=dict)  # since the last beat
 
@@ -91,42 +93,39 @@ class Session:
         self._closing = threading.Event()
         self._said_goodbye = False
         self._beats = threading.Thread(target=self._beat, name="counterfoil-beat", daemon=True)
+        _alive.add(self)
         self._delivery.start()
         self._beats.start()
 
-    def record(
-        self, origin: Origin, kind: str, body: Mapping[str, Any], about: About = NOTHING, durable: Durable | None = None
-    ) -> tuple[Id, "Future[None] | None"]:
-        """Number one event and send it on its way; returns its event_id.
+    def lane(self, origin: Origin) -> "Lane":
+        """The way of one task's events through this producer; make it once per task.
 
-        With `durable`, also a future that ends when the event is acknowledged or, if that is enough, in the spool; its
-        exception is NotDurable. Raises UsageError when the body can't be encoded, or the session is
-        closed; nothing was numbered then.
+        Raises UsageError when the session is closed, or a name of the task can't be encoded.
         """
-        self._delivery.wait_for_room()
-        future: Future[None] | None = None if durable is None else Future()
         with self._lock:
             self._greet(origin)
-            event_id = self._send(origin, kind, body, about, future, spool_is_enough=durable == "spool")
-            numbers = self._numbers(origin)
-            self._tenants[origin.tenant].touched[numbers.key] = numbers
-        return event_id, future
+            return self._new_lane(origin)
+
+    def record(
+        self, lane: "Lane", kind: str, body: Mapping[str, Any], about: About, durable: Durable | None
+    ) -> tuple[Id, "Future[None] | None"]:
+        """See `Lane.record`."""
+        self._delivery.wait_for_room()
+        event_id = about.event_id or new_id()
+        with self._lock:
+            if self._said_goodbye:
+                raise UsageError("this recorder is closed; open another one")
+            out = self._number(lane, kind, body, about, event_id)
+            if durable is not None:
+                out.future = Future()
+                out.spool_is_enough = durable == "spool"
+            lane.touched()
+            self._send(out)
+        return event_id, out.future
 
     def write_now(self) -> None:
         """Put on disk what the brokers have not acknowledged."""
         self._delivery.write_now()
-
-    def opened(self, origin: Origin) -> None:
-        """From now on the task is among those that every beat lists."""
-        with self._lock:
-            self._greet(origin)
-            numbers = self._numbers(origin)
-            self._tenants[origin.tenant].open_tasks[numbers.key] = numbers
-
-    def ended(self, origin: Origin) -> None:
-        """From now on it is not."""
-        with self._lock:
-            self._tenants[origin.tenant].open_tasks.pop(partition_key(origin.tenant, origin.task_id), None)
 
     @property
     def is_worn(self) -> bool:
@@ -160,9 +159,10 @@ class Session:
                 for claims in earlier:
                     self._say_beat(tenant, claims)
                 body = {"open_tasks": last, "undelivered": self._owed.count, "adopted_by": None}
-                self._say(tenant.own, "producer_closed", body)
+                self._say(tenant, "producer_closed", body)
             self._said_goodbye = True  # whoever waited for the lock would send what nobody waits for any more
         lost = self._delivery.close(max(0.5, deadline - time.monotonic()))
+        _alive.discard(self)
         left = self._own.rows
         if left and self._own.folder is not None:
             logger.warning(
@@ -201,7 +201,9 @@ class Session:
         if origin.tenant in self._tenants:
             return
         spoken_to = TenantOrigin(origin.tenant, origin.workflow, origin.agent, origin.environment, origin.mode)
-        tenant = self._tenants[origin.tenant] = _Tenant(spoken_to, producer_origin(self.producer_id, spoken_to))
+        own = producer_origin(self.producer_id, spoken_to)
+        numbers = self._own.tally.numbers(partition_key(own.tenant, own.task_id))
+        tenant = _Tenant(spoken_to, Lane(self, None, numbers, Composer(own, self.producer_id)))
         self._keep_tenant(spoken_to)
         body = {
             "host": platform.node(),
@@ -209,11 +211,8 @@ class Session:
             "client": f"counterfoil-python/{version('counterfoil')}",
             "beat_interval": int(self._settings.beat_interval_seconds * _MICROS),
         }
-        try:
-            self._say(tenant.own, "producer_opened", body)
-        except UsageError:
-            del self._tenants[origin.tenant]  # not greeted: the next task says it
-            raise
+        self._say(tenant, "producer_opened", body)
+        self._tenants[origin.tenant] = tenant
 
     def _keep_tenant(self, spoken_to: TenantOrigin) -> None:
         """So that whoever finds this process dead can say goodbye for it."""
@@ -223,43 +222,34 @@ class Session:
             except OSError as error:
                 logger.warning("should this process be killed, nobody can say goodbye for it: %s", error)
 
-    def _say(self, own: Origin, kind: str, body: Mapping[str, Any], speaks_of: Gap | None = None) -> None:
-        self._send(own, kind, body, NOTHING, None, speaks_of=speaks_of)
+    def _new_lane(self, origin: Origin) -> "Lane":
+        numbers = self._own.tally.numbers(partition_key(origin.tenant, origin.task_id))
+        return Lane(self, self._tenants[origin.tenant], numbers, Composer(origin, self.producer_id))
 
-    def _send(
-        self,
-        origin: Origin,
-        kind: str,
-        body: Mapping[str, Any],
-        about: About,
-        future: "Future[None] | None",
-        *,
-        spool_is_enough: bool = False,
-        speaks_of: Gap | None = None,
-    ) -> Id:
-        numbers = self._numbers(origin)
-        seq = numbers.next_seq
-        event_id = about.event_id or new_id()
-        value = compose(origin, kind, body, event_id=event_id, producer_id=self.producer_id, seq=seq, about=about)
-        out = Outgoing(self._own, numbers, seq, headers_of(kind), value, future)
-        out.spool_is_enough = spool_is_enough
+    def _say(self, tenant: _Tenant, kind: str, body: Mapping[str, Any], speaks_of: Gap | None = None) -> None:
+        out = self._number(tenant.own, kind, body, NOTHING, new_id())
         out.speaks_of = speaks_of
-        numbers.take()  # only now: what can't be encoded leaves no hole
+        self._send(out)
+
+    def _number(self, lane: "Lane", kind: str, body: Mapping[str, Any], about: About, event_id: Id) -> Outgoing:
+        numbers = lane.numbers
+        value = lane.composer.compose(kind, body, event_id, numbers.next_seq, about)
+        return Outgoing(
+            self._own, numbers, numbers.take(), headers_of(kind), value
+        )  # what can't be encoded has no number
+
+    def _send(self, out: Outgoing) -> None:
         try:
             pass_by("emit.numbered")
-            is_taken = self._delivery.send(out)
+            if self._delivery.send(out):
+                return
         except BaseException:
-            self._owed.add(numbers, seq, seq + 1, "interrupted")
+            self._owed.add(out.numbers, out.seq, out.seq + 1, "interrupted")
             raise
-        if not is_taken:
-            reason = "the brokers were away, and neither disk nor memory had room"
-            self._owed.add(numbers, seq, seq + 1, reason)
-            if future is not None:
-                future.set_exception(NotDurable(self._delivery.problem or reason))
-        return event_id
-
-    def _numbers(self, origin: Origin) -> Numbers:
-        return self._own.tally.numbers(partition_key(origin.tenant, origin.task_id))
+        reason = "the brokers were away, and neither disk nor memory had room"
+        self._owed.add(out.numbers, out.seq, out.seq + 1, reason)
+        if out.future is not None:
+            out.future.set_exception(NotDurable(self._delivery.problem or reason))
 
     # -- the thread of beats
 
@@ -282,7 +272,7 @@ class Session:
                 return
 
     def _say_beat(self, tenant: _Tenant, claims: list[dict[str, Any]]) -> None:
-        self._say(tenant.own, "producer_beat", {"open_tasks": claims, "spooled": self._delivery.spooled_count})
+        self._say(tenant, "producer_beat", {"open_tasks": claims, "spooled": self._delivery.spooled_count})
 
     def _say_gaps(self) -> None:
         """Those that were given up, once there is room to say so."""
@@ -290,7 +280,7 @@ class Session:
             return
         for gap, reason in self._owed.take():
             tenant = self._tenants[read_partition_key(gap[0].key)[0]]
-            self._say(tenant.own, "gap", gap_body(gap, reason), gap)
+            self._say(tenant, "gap", gap_body(gap, reason), gap)
 
     def _note_damage(self, home: Home, damage: Damage) -> None:
         for numbers, first, end in damage.lost:
@@ -304,7 +294,7 @@ class Session:
             tenants = {read_partition_key(numbers.key)[0] for numbers in home.tally}
             for tenant in self._tenants.values():
                 if tenant.spoken_to.tenant in tenants:
-                    self._say(tenant.own, "finding", _damage_body(damage))
+                    self._say(tenant, "finding", _damage_body(damage))
 
 
 def _damage_body(damage: Damage) -> dict[str, Any]:
@@ -314,3 +304,55 @@ def _damage_body(damage: Damage) -> dict[str, Any]:
         "lost": sum(end - first for _, first, end in damage.lost),
     }
     return {"name": "spool_damaged", "message": to_text(damage.problem), "details": to_json_text(details)}
+
+
+def _leave_to_the_parent() -> None:
+    """In a forked child. Tearing librdkafka down there, where its threads are missing, ends the process (SIGSEGV)."""
+    for session in _alive:
+        session.forget_in_child()
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+    _alive.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+class Lane:
+    """The way of one task's events through one producer: their numbers, and the bytes that they share.
+
+    Thread-safe. `tenant` is None for the producer's own task, of which no beat speaks.
+    """
+
+    __slots__ = ("_tenant", "composer", "numbers", "session")
+
+    def __init__(self, session: Session, tenant: _Tenant | None, numbers: Numbers, composer: Composer) -> None:
+        self.session = session
+        self.numbers = numbers
+        self.composer = composer
+        self._tenant = tenant
+
+    def record(
+        self, kind: str, body: Mapping[str, Any], about: About = NOTHING, durable: Durable | None = None
+    ) -> tuple[Id, "Future[None] | None"]:
+        """Number one event and send it on its way; returns its event_id.
+
+        With `durable`, also a future that ends when the event is acknowledged or, if that is enough, in the spool; its
+        exception is NotDurable. Raises UsageError when the body can't be encoded, or the session is
+        closed; nothing was numbered then.
+        """
+        return self.session.record(self, kind, body, about, durable)
+
+    def opened(self) -> None:
+        """From now on the task is among those that every beat lists."""
+        if self._tenant is not None:
+            self._tenant.open_tasks[self.numbers.key] = self.numbers
+
+    def ended(self) -> None:
+        """From now on it is not."""
+        if self._tenant is not None:
+            self._tenant.open_tasks.pop(self.numbers.key, None)
+
+    def touched(self) -> None:
+        """The next beat speaks of it."""
+        if self._tenant is not None:
+            self._tenant.touched[self.numbers.key] = self.numbers

@@ -22,7 +22,7 @@ from counterfoil.identity import effect_id_of
 from counterfoil.ids import Id, new_id, task_id_of
 from counterfoil.jsontext import error_text, to_json_text, to_text
 from counterfoil.origin import MAX_NAME_CHARACTERS, NOTHING, About, Origin
-from counterfoil.session import Recording
+from counterfoil.session import Lane, Recording
 from counterfoil.settings import Durable, WhenUnavailable
 
 TASK_HEADER = "counterfoil-task"
@@ -56,6 +56,7 @@ class Task:
         self._given = given
         self._leaving = "task_ended" if ends else "task_suspended"
         self._told = False
+        self._known_lane: Lane | None = None
         # No lock: a child forked while another thread held it would wait for ever. What follows is atomic without one.
         self._messages: dict[bytes, object] = {}
         self._attempts: dict[Id, itertools.count[int]] = {}
@@ -72,7 +73,7 @@ class Task:
         return self._origin
 
     def __enter__(self) -> Self:
-        self._recording.session.opened(self._origin)
+        self._lane().opened()
         given = None if self._given is None else to_json_text(self._given)
         self._emit("task_started", {"title": to_text(self._title), "input": given})
         self._told = False
@@ -310,20 +311,30 @@ class Task:
     def _tell(self, kind: str, body: Mapping[str, Any]) -> None:
         self._told = True
         self._emit(kind, body)
-        self._recording.session.ended(self._origin)
+        self._lane().ended()
 
     def record(
         self, kind: str, body: Mapping[str, Any], about: About = NOTHING, durable: Durable | None = None
     ) -> "Future[None] | None":
         """Record an event of this task; the future, if asked for, ends when it is durable."""
-        return self._recording.session.record(self._origin, kind, body, about, durable)[1]
+        return self._lane().record(kind, body, about, durable)[1]
 
     def write_now(self) -> None:
         """Waiting for the brokers is over: put what they have not acknowledged in the spool."""
         self._recording.session.write_now()
 
     def _emit(self, kind: str, body: Mapping[str, Any]) -> Id:
-        return self._recording.session.record(self._origin, kind, body)[0]
+        return self._lane().record(kind, body)[0]
+
+    def _lane(self) -> Lane:
+        """This process's; a fork makes another."""
+        session = self._recording.session
+        lane = self._known_lane
+        if lane is None or lane.session is not session:
+            lane = self._known_lane = session.lane(self._origin)
+            if self._tokens:
+                lane.opened()
+        return lane
 
 
 def _digest(value: Any) -> bytes:

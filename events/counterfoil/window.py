@@ -113,7 +113,7 @@ class Window:
         self._held: dict[tuple[int, int], Outgoing] = {}
         self._bytes = 0
         self._is_fatal = False
-        self._producer = self._new_producer()
+        self._producer: Producer | None = self._new_producer()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -139,6 +139,8 @@ class Window:
         Raises KafkaException for one that it never takes.
         """
         out.answers = answers
+        if self._producer is None:
+            return False
         try:
             self._producer.produce(self._topic, out.value, out.key, on_delivery=out.report, headers=list(out.headers))
         except BufferError:
@@ -164,7 +166,9 @@ class Window:
 
     def poll(self, seconds: float) -> None:
         """Serve delivery reports."""
-        self._producer.poll(seconds)
+        producer = self._producer
+        if producer is not None:
+            producer.poll(seconds)
 
     def renew_if_fatal(self) -> None:
         """After a fatal error an idempotent producer sends nothing any more (KIP-360): another takes its place."""
@@ -174,6 +178,8 @@ class Window:
 
     def cluster_id(self) -> str | None:
         """The cluster's id, once a broker has said it."""
+        if self._producer is None:
+            return None
         try:
             found = self._producer.list_topics(self._topic, timeout=1).cluster_id
         except KafkaException:
@@ -181,9 +187,11 @@ class Window:
         return None if found is None else str(found)
 
     def abandon(self) -> None:
-        """Send nothing more; what is under way may land yet."""
-        self._producer.purge()
-        self._producer.poll(0)
+        """Send nothing more, and let librdkafka go; what is under way may land yet."""
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer.poll(0)
+            self._producer = None  # now, not when cycles are collected: that might be in a forked child
 
     def _new_producer(self) -> Producer:
         return new_producer(

@@ -225,7 +225,7 @@ def raises(*_):
     raise RuntimeError("a callback of the program's own")
 with recorder.task("t", task_ref="T-9") as task:
     effect = task.effect("refund", target="payments", args={"n": 1})
-    future = recorder.session.record(task.origin, "review", {"by": "dana"}, durable="broker")[1]
+    future = task.record("review", {"by": "dana"}, durable="broker")
     future.add_done_callback(raises)
     with effect:
         effect.ok()

@@ -22,13 +22,14 @@ def test_whoever_comes_after_the_goodbye_is_told(recorder_settings: RecorderSett
     recorder = Recorder(recorder_settings)
     session = recorder.session
     stopping = threading.Event()
+    lane = session.lane(origin(task_id_of("acme", "T-9")))
     taken: list[bytes] = []
     refused: list[UsageError] = []
 
     def record() -> None:
         while not stopping.is_set():
             try:
-                taken.append(session.record(origin(task_id_of("acme", "T-9")), "review", {"by": "dana"})[0])
+                taken.append(lane.record("review", {"by": "dana"})[0])
             except UsageError as error:
                 refused.append(error)
                 return
@@ -63,8 +64,9 @@ def test_beats_go_on_with_very_many_open_tasks(recorder_settings: RecorderSettin
     session = Session(recorder_settings.model_copy(update={"beat_interval_seconds": 2, "close_timeout_seconds": 30}))
     ids = [new_id() for _ in range(45_000)]
     for task_id in ids:
-        session.opened(origin(task_id))
-        session.record(origin(task_id), "review", {"by": "dana"})
+        lane = session.lane(origin(task_id))
+        lane.opened()
+        lane.record("review", {"by": "dana"})
     time.sleep(2.5)
     assert session.close(30) == 0
     told = [event for event in logged() if event.kind in ("producer_beat", "producer_closed")]
