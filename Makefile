@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check suite lock clean
+.PHONY: demo test check suite bench soak lock clean
 
 demo: $(INSTALLED) ## an agent meets real trouble, and Counterfoil says what landed
 	$(BIN)/python -m examples.shop
@@ -22,6 +22,13 @@ suite: $(INSTALLED)
 	./ops/install-test-packages.sh
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report --skip-covered --sort=cover
+
+bench: $(INSTALLED) ## what recording costs, beside the peers
+	$(BIN)/python -m bench.emit
+
+soak: $(INSTALLED) ## the longer proofs: ten minutes without brokers at 1,000 events/s, 10,000 damaged spools
+	COUNTERFOIL_TEST_OUTAGE_SECONDS=600 COUNTERFOIL_TEST_DAMAGES=10000 \
+	  $(BIN)/python -m pytest -s --timeout 2400 tests/events/test_memory.py tests/events/test_spool.py
 
 # The lock names every version, with hashes (no resolver: pip before 24 takes a newer one for an extra); the second install adds this checkout without looking further.
 $(INSTALLED): requirements/dev.lock pyproject.toml

@@ -90,11 +90,17 @@ class Delivery:
     # -- what the session calls
 
     def wait_for_room(self) -> None:
-        """Where the window is full though the brokers answer, wait a moment; never in an event loop's thread."""
-        if self._window.room > 0 or self._is_stalled or self._is_broken or _is_in_event_loop():
+        """Where events come faster than brokers or disk take them, wait a moment; never in an event loop's thread."""
+        if (self._window.room > 0 and not self._unwritten) or self._takes_more() or _is_in_event_loop():
             return
         with self._changed:
-            self._changed.wait_for(lambda: self._window.room > 0, _BACKPRESSURE_SECONDS)
+            self._changed.wait_for(self._takes_more, _BACKPRESSURE_SECONDS)
+
+    def _takes_more(self) -> bool:
+        """Whether one more has room now, or waiting would not make any."""
+        if self._is_stalled or self._is_broken or self.own.waiting:  # then the disk is the way
+            return self.problem is not None or self._unwritten_bytes < self._memory_bytes // 2
+        return self._window.room > 0
 
     def send(self, out: Outgoing) -> bool:
         """Take an event; False when brokers, disk and memory are all at their end."""

@@ -1,0 +1,197 @@
+"""What recording costs: `python -m bench.emit [--quick] [--json FILE]`.
+
+Cost of a call on the caller's thread, events a second from one process to the last acknowledgement, processor time,
+and how long the intent of a write waits for the brokers; the peers' clients on the same text in the same rounds.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.rows import Failed, Row, rows_of, show, write_json
+from counterfoil import Recorder, RecorderSettings
+from counterfoil_console.stack import LocalStack, default_directories
+from counterfoil_consumers.topics import admin_client, create_missing
+from counterfoil_schemas import topics
+
+UNITS = {
+    "call_microseconds": "us",
+    "call_p99_microseconds": "us",
+    "cpu_microseconds": "us",
+    "events_per_second": "1/s",
+    "kept_share": "1",
+    "ack_p50_milliseconds": "ms",
+    "ack_p99_milliseconds": "ms",
+}
+_TEXT = "The customer asks for a refund of the second box, which came broken. " * 12  # an event of about 1 KiB
+_ACKS_PER_SECOND = 500  # an intent and a result each: 1,000 events
+Emit = Callable[[int], None]
+Flush = Callable[[], int]
+Measure = Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is done: calls and acknowledgements in a round, and rounds."""
+
+    calls: int
+    acks: int
+    rounds: int
+
+
+QUICK = Plan(calls=20_000, acks=500, rounds=3)
+FULL = Plan(calls=100_000, acks=5_000, rounds=5)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; returns 0."""
+    parser = argparse.ArgumentParser(prog="python -m bench.emit", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer calls and rounds: under five minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, one a line")
+    given = parser.parse_args(arguments)
+    rows = run(QUICK if given.quick else FULL)
+    show("emit: one event of about 1 KiB", rows)
+    for line in ratios(rows):
+        print(line)
+    if given.json is not None:
+        write_json(rows, given.json)
+    return 0
+
+
+def run(plan: Plan) -> list[Row | Failed]:
+    """All contenders, interleaved."""
+    with _stack() as (kafka, prefix, folder):
+        contenders = _contenders(plan, kafka, prefix, folder)
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+        failed: dict[str, str] = {}
+        for _ in range(plan.rounds):
+            for name, measure in contenders.items():
+                if name in failed:
+                    continue
+                try:
+                    found[name].append(measure())
+                except Exception as error:  # noqa: BLE001  # a contender that could not run is a row
+                    failed[name] = f"{type(error).__name__}: {error}"
+    rows: list[Row | Failed] = []
+    for name, rounds in found.items():
+        rows += [Failed(name, failed[name])] if name in failed else rows_of(name, rounds, UNITS)
+    return rows
+
+
+def ratios(rows: Sequence[Row | Failed]) -> Iterator[str]:
+    """How we stand to each peer, by the medians."""
+    medians = {(row.contender, row.metric): row.median for row in rows if isinstance(row, Row)}
+    ours = medians["counterfoil", "call_microseconds"]
+    for peer in ("opentelemetry", "langfuse"):
+        if (peer, "call_microseconds") in medians:
+            yield f"a call costs {medians[peer, 'call_microseconds'] / ours:.1f} times less than {peer}'s"
+    if ("kafka-producer-perf", "events_per_second") in medians:
+        share = medians["counterfoil", "events_per_second"] / medians["kafka-producer-perf", "events_per_second"]
+        yield f"events per second are {share:.2f} of ProducerPerformance's"
+
+
+def _contenders(plan: Plan, kafka: dict[str, str], prefix: str, folder: Path) -> dict[str, Measure]:
+    def peer(name: str) -> Measure:
+        def measure() -> dict[str, float]:
+            from bench import peers  # noqa: PLC0415  # one that is not installed is a row, not the end
+
+            client: Callable[[str], AbstractContextManager[tuple[Emit, Flush]]] = getattr(peers, name)
+            with client(_TEXT) as (emit, flush):
+                return measured(emit, flush, plan.calls)
+
+        return measure
+
+    def perf() -> dict[str, float]:
+        from bench.peers import producer_perf  # noqa: PLC0415  # as above
+
+        topic = topics("local", prefix)["events"].name
+        return {"events_per_second": producer_perf(kafka["bootstrap.servers"], topic, 3 * plan.calls, 1024)}
+
+    settings = RecorderSettings(
+        kafka=kafka, profile="local", topic_prefix=prefix, tenant="acme", identity_key="a key for the bench",
+        spool_directory=folder / "spool",
+    )  # fmt: skip
+    return {
+        "counterfoil": lambda: _counterfoil(settings, plan),
+        "opentelemetry": peer("opentelemetry"),
+        "langfuse": peer("langfuse"),
+        "kafka-producer-perf": perf,
+    }
+
+
+def _counterfoil(settings: RecorderSettings, plan: Plan) -> dict[str, float]:
+    with Recorder(settings) as recorder, recorder.task("bench") as task:
+        recorder.flush(30)  # connected
+
+        def emit(number: int) -> None:
+            task.completion(_TEXT, model="m", usage={"output_tokens": number})
+
+        def flush() -> int:
+            recorder.flush(60)
+            return recorder.session.delivery.acknowledged - before
+
+        before = recorder.session.delivery.acknowledged
+        found = measured(emit, flush, plan.calls)
+        waits = []
+        due = time.perf_counter()
+        for number in range(plan.acks):
+            due += 1 / _ACKS_PER_SECOND
+            time.sleep(max(0.0, due - time.perf_counter()))
+            effect = task.effect("refund", target="payments", args={"n": number})
+            started = time.perf_counter()
+            effect.begin()
+            waits.append((time.perf_counter() - started) * 1e3)
+            effect.ok()
+    waits.sort()
+    return found | {
+        "ack_p50_milliseconds": statistics.median(waits),
+        "ack_p99_milliseconds": waits[len(waits) * 99 // 100],
+    }
+
+
+def measured(emit: Emit, flush: Flush, calls: int) -> dict[str, float]:
+    """The cost of each call, of all of them to the end, and what share of them was kept."""
+    for number in range(200):
+        emit(number)
+    already = flush()
+    costs = [0] * calls
+    cpu, started = time.process_time(), time.perf_counter()
+    for number in range(calls):
+        begun = time.perf_counter_ns()
+        emit(number)
+        costs[number] = time.perf_counter_ns() - begun
+    kept = flush() - already
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    costs.sort()
+    return {
+        "call_microseconds": costs[calls // 2] / 1e3,
+        "call_p99_microseconds": costs[calls * 99 // 100] / 1e3,
+        "cpu_microseconds": cpu * 1e6 / calls,
+        "events_per_second": calls / seconds,
+        "kept_share": min(1.0, kept / calls),
+    }
+
+
+@contextmanager
+def _stack() -> Iterator[tuple[dict[str, str], str, Path]]:
+    """A broker of its own, and topics."""
+    cache = default_directories(os.environ).cache
+    with (
+        tempfile.TemporaryDirectory(prefix="counterfoil-bench-") as folder,
+        LocalStack(Path(folder) / "data", cache, os.environ.get("PATH")).running() as state,
+    ):
+        kafka = {"bootstrap.servers": state.bootstrap_servers}
+        prefix = f"b{uuid.uuid4().hex[:8]}."
+        create_missing(admin_client(kafka), list(topics("local", prefix).values()))
+        yield kafka, prefix, Path(folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

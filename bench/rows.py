@@ -1,0 +1,69 @@
+"""What a benchmark says: one row per contender and metric, one table, and the same as JSON lines."""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+# Where more is better the best is the highest; elsewhere the lowest.
+_MORE_IS_BETTER = {"events_per_second", "kept_share"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric of one contender over `rounds` rounds."""
+
+    contender: str
+    metric: str
+    unit: str
+    best: float
+    median: float
+    worst: float
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A contender that could not run, and why."""
+
+    contender: str
+    error: str
+
+
+def row_of(contender: str, metric: str, unit: str, values: Sequence[float]) -> Row:
+    """The row of one value per round."""
+    low, high = min(values), max(values)
+    best, worst = (high, low) if metric in _MORE_IS_BETTER else (low, high)
+    return Row(contender, metric, unit, best, statistics.median(values), worst, len(values))
+
+
+def rows_of(contender: str, rounds: Sequence[Mapping[str, float]], units: Mapping[str, str]) -> list[Row]:
+    """A row for every metric that the rounds measured."""
+    return [row_of(contender, metric, units[metric], [values[metric] for values in rounds]) for metric in rounds[0]]
+
+
+def write_json(rows: Iterable[Row | Failed], path: Path) -> None:
+    """One row a line."""
+    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+
+
+def show(title: str, rows: Sequence[Row | Failed]) -> None:
+    """Print the table."""
+    table = Table(title=title, title_justify="left")
+    for name in ("contender", "metric", "unit"):
+        table.add_column(name)
+    for name in ("best", "median", "worst"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        if isinstance(row, Failed):
+            table.add_row(row.contender, "error", "", row.error)
+        else:
+            figures = (
+                f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in (row.best, row.median, row.worst)
+            )
+            table.add_row(row.contender, row.metric, row.unit, *figures)
+    Console(width=110).print(table)
