@@ -12,7 +12,7 @@ NOT_FOR_AGENTS = {"psycopg", "apscheduler", "starlette", "typer", "rich", "struc
 
 def test_the_base_dependencies() -> None:
     names = [requirement.partition(">")[0] for requirement in PYPROJECT["project"]["dependencies"]]
-    assert names == ["confluent-kafka", "fastavro", "pydantic", "pydantic-settings", "rfc8785", "uuid-utils"]
+    assert names == ["confluent-kafka", "fastavro", "pydantic", "pydantic-settings", "rfc8785", "stamina", "uuid-utils"]
 
 
 def test_importing_the_recorder_loads_nothing_else() -> None:

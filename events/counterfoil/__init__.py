@@ -11,8 +11,9 @@ from counterfoil.errors import (
 )
 from counterfoil.event import Event, Mode, Outcome
 from counterfoil.recorder import Recorder
-from counterfoil.settings import RecorderSettings
+from counterfoil.settings import RecorderSettings, ToolPolicy
 from counterfoil.task import Task, current_task
+from counterfoil.tools import current_effect
 
 __all__ = [
     "AuditUnavailable",
@@ -28,6 +29,8 @@ __all__ = [
     "RecorderSettings",
     "SettingsError",
     "Task",
+    "ToolPolicy",
     "UsageError",
+    "current_effect",
     "current_task",
 ]

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from counterfoil.definite import is_definite
 from counterfoil.delivery import NotDurable
 from counterfoil.errors import AuditUnavailable, UsageError
 from counterfoil.event import Outcome
@@ -180,6 +181,7 @@ class Effect(Call):
         identity: tuple[str, ...] | None,
         definite: tuple[type[BaseException], ...],
         policy: ToolPolicy,
+        idempotent_until: float | None = None,
         call_id: str | None = None,
     ) -> None:
         super().__init__(records, tool, args, call_id=call_id)
@@ -190,6 +192,7 @@ class Effect(Call):
         self._identity = identity
         self._definite = definite
         self._policy = policy
+        self._idempotent_until = idempotent_until
 
     @property
     def key(self) -> str:
@@ -251,6 +254,19 @@ class Effect(Call):
             raise
         pass_by("call.before_body")
 
+    def may_retry(self) -> bool:
+        """Whether another attempt can't do it twice.
+
+        Yes after a definite failure. After `unknown` or `partial` only where the write was declared idempotent and its
+        window, counted from this process's first attempt, is open; until a reconciler has looked, nobody knows better.
+        """
+        match self.outcome:
+            case "failed":
+                return True
+            case "unknown" | "partial":
+                return self._idempotent_until is not None and time.monotonic() < self._idempotent_until
+        return False
+
     def accepted(self, reply: Any = None, *, deadline: dt.datetime | dt.timedelta) -> None:
         """The target took it and will have applied it by `deadline` (aware, or from now)."""
         moment = dt.datetime.now(dt.UTC) + deadline if isinstance(deadline, dt.timedelta) else deadline
@@ -271,7 +287,7 @@ class Effect(Call):
         self._finish("denied", error=reason)
 
     def _left(self, error: BaseException | None) -> None:
-        if error is not None and isinstance(error, self._definite):
+        if error is not None and (isinstance(error, self._definite) or is_definite(error)):
             self._finish("failed", error=error)
         else:
             self._finish("unknown", error=error)

@@ -6,7 +6,7 @@ import secrets
 import signal
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +19,7 @@ from counterfoil.origin import Origin
 from counterfoil.session import Session
 from counterfoil.settings import RecorderSettings, load_settings
 from counterfoil.task import Task, origin_from_headers
+from counterfoil.tools import Args, Result, tool
 
 logger = logging.getLogger("counterfoil")
 
@@ -148,6 +149,16 @@ class Recorder:
         if not is_tenant(origin.tenant):
             raise UsageError(f"the headers name the tenant {origin.tenant!r}, which is no tenant's name")
         return Task(self, title, origin, ends=False)
+
+    def tool(
+        self, name: str | None = None, *, target: str | None = None, write: bool = False, **named: Any
+    ) -> Callable[[Callable[Args, Result]], Callable[Args, Result]]:
+        """Make a function a tool of this recorder's tasks, see `counterfoil.tools.tool`.
+
+        @recorder.tool(target="payments", write=True)
+        def refund(order: str, amount: str) -> dict: ...
+        """
+        return tool(name, target=target, write=write, **named)
 
     def flush(self, timeout_seconds: float = 10) -> int:
         """Wait until the brokers have every event; returns how many they do not have, spooled ones among them."""

@@ -1,10 +1,12 @@
 """A task: what an agent was given to do, and everything it did about it."""
 
 import contextvars
+import datetime as dt
 import hashlib
 import itertools
 import json
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -15,7 +17,9 @@ from typing import Annotated, Any, Self
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from counterfoil.attempts import Attempts
 from counterfoil.call import Call, Effect
+from counterfoil.completion_stream import CompletionStream
 from counterfoil.errors import UsageError
 from counterfoil.event import Mode
 from counterfoil.identity import effect_id_of
@@ -59,7 +63,7 @@ class Task:
         self._known_lane: Lane | None = None
         # No lock: a child forked while another thread held it would wait for ever. What follows is atomic without one.
         self._messages: dict[bytes, object] = {}
-        self._attempts: dict[Id, itertools.count[int]] = {}
+        self._attempts: dict[Id, tuple[itertools.count[int], float]] = {}  # attempts, and when the first was asked for
         self._tokens: list[contextvars.Token[Task | None]] = []
 
     @property
@@ -137,6 +141,15 @@ class Task:
         }
         return self._emit("prompt", body)
 
+    def completion_stream(self, *, model: str | None = None) -> CompletionStream:
+        """A completion that comes in pieces; one that breaks off is recorded as partial.
+
+        with task.completion_stream(model="m") as stream:
+            for piece in client.stream(...):
+                stream.add(piece.text)
+        """
+        return CompletionStream(self.completion, model)
+
     def completion(
         self,
         text: str,
@@ -204,11 +217,14 @@ class Task:
         call_id: str | None = None,
         durable: Durable | None = None,
         when_unavailable: WhenUnavailable | None = None,
+        idempotent: dt.timedelta | None = None,
     ) -> Effect:
         """A write. The same tool, target, `step` and identity arguments are the same effect, next attempt.
 
         `identity` names the arguments that identify it (all, if not given); `definite` lists the errors
-        after which it certainly did not happen. `durable` and `when_unavailable` stand over the settings of the tool.
+        after which it certainly did not happen, besides those known of httpx, requests, psycopg and botocore. `durable`
+        and `when_unavailable` stand over the settings of the tool. `idempotent` says how long the target takes
+        another call with `effect.key` as the same one.
         Raises UsageError when an identity argument is missing or has no canonical form.
         """
         names = None if identity is None else tuple(identity)
@@ -229,7 +245,7 @@ class Task:
             args=args if names is None else {name: args[name] for name in names},
             step=step,
         )
-        attempt = next(self._attempts.setdefault(effect_id, itertools.count(1)))
+        counter, first_at = self._attempts.setdefault(effect_id, (itertools.count(1), time.monotonic()))
         policy = self._recording.settings.policy_for(tool)
         asked = {"durable": durable, "when_unavailable": when_unavailable}
         return Effect(
@@ -238,13 +254,39 @@ class Task:
             args,
             target=target,
             effect_id=effect_id,
-            attempt=attempt,
+            attempt=next(counter),
             step=step,
             identity=names,
             definite=definite,
             policy=policy.model_copy(update={name: value for name, value in asked.items() if value is not None}),
+            idempotent_until=None if idempotent is None else first_at + idempotent.total_seconds(),
             call_id=call_id,
         )
+
+    def attempts(
+        self,
+        tool: str,
+        *,
+        target: str | None,
+        args: Mapping[str, Any],
+        tries: int = 3,
+        timeout_seconds: float | None = 45,
+        **named: Any,
+    ) -> Attempts:
+        """A write tried again while that can't do it twice; `named` as for `effect`.
+
+            for attempt in task.attempts("refund", target="payments", args=args):
+                with attempt as effect:
+                    effect.ok(api.refund(args, idempotency_key=effect.key))
+
+        With exponential backoff and jitter. After an outcome that is `unknown` there is no other attempt, unless
+        `idempotent` declares how long the target knows a key again.
+        """
+
+        def new_effect() -> Effect:
+            return self.effect(tool, target=target, args=args, **named)
+
+        return Attempts(new_effect, tries=tries, timeout_seconds=timeout_seconds)
 
     def begin_effect(self, tool: str, *, target: str | None, args: Mapping[str, Any], **named: Any) -> Effect:
         """An effect already begun, for callbacks and threads to finish by one of its verbs."""
