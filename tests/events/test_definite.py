@@ -32,8 +32,6 @@ class _Answers(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_PUT = do_POST  # noqa: N815  # the name that http.server looks for
-
     def log_message(self, *_arguments: Any) -> None:
         pass
 
@@ -65,11 +63,10 @@ _BOTOCORE.set_credentials("a", "b")
 
 
 def with_botocore(url: str) -> None:
-    config = Config(read_timeout=0.3, connect_timeout=0.3, retries={"max_attempts": 0}, s3={"addressing_style": "path"})
-    base, _, bucket = url.rpartition("/")
-    client = _BOTOCORE.create_client("s3", region_name="us-east-1", endpoint_url=base, config=config)
+    config = Config(read_timeout=0.3, connect_timeout=0.3, retries={"max_attempts": 0})
+    client = _BOTOCORE.create_client("dynamodb", region_name="us-east-1", endpoint_url=f"{url}/", config=config)
     try:
-        client.put_object(Bucket=bucket, Key="k", Body=b"x")
+        client.put_item(TableName="orders", Item={})
     finally:
         client.close()
 
