@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 from counterfoil.errors import CounterfoilError, SettingsError
 from counterfoil.recorder import Recorder
 from counterfoil_console.away import explained
+from counterfoil_console.lag import ingest_lag
 from counterfoil_console.settings import Settings
 from counterfoil_consumers import migrations, topics
 from counterfoil_consumers.errors import BrokersAway, StoreAway
@@ -159,24 +160,13 @@ def _clocks(settings: Settings) -> Iterator[Finding]:
 
 
 def _ingest(settings: Settings) -> Iterator[Finding]:
-    topic = declared_topics(settings.profile, settings.topic_prefix)["events"]
-    admin = topics.admin_client(settings.kafka)
-    ends = topics.end_offsets(admin, topic.name, topic.partitions)
-    group = {
-        "consumer": settings.topic_prefix + settings.consumer,
-        "cluster_id": topics.cluster_id(admin),
-        "topic_id": topics.describe(admin, [topic.name])[topic.name].topic_id,
-    }
+    lag = ingest_lag(settings)
     with connect(settings.dsn, "operator", application="doctor") as store:
-        stored = {
-            row["partition"]: row["next_offset"] for row in store.execute(queries("console")["stored_offsets"], group)
-        }
         letters = store.execute(queries("console")["dead_letter_counts"]).fetchall()
-    lag = sum(max(0, end - stored.get(partition, 0)) for partition, end in enumerate(ends))
     if lag:
         yield Finding("ingest", "warning", f"{lag} records are not ingested yet", "is `counterfoil ingest` running?")
     else:
-        yield Finding("ingest", "good", f"all {sum(ends)} records of the log are ingested")
+        yield Finding("ingest", "good", "all records of the log are ingested")
     for row in letters:
         many = "1 dead letter is" if row["letters"] == 1 else f"{row['letters']} dead letters are"
         is_effect = row["letter_kind"] == "effect"

@@ -13,7 +13,14 @@ from counterfoil_consumers.errors import BadRecord, Fenced
 from counterfoil_consumers.records import Record, Row
 from counterfoil_consumers.store import Connection, queries
 
-_FOLDS = ("fold_task", "fold_producer", "fold_effect", "fold_effect_resource", "fold_target_change")
+_FOLDS = (
+    "fold_task",
+    "fold_producer",
+    "fold_producer_claim",
+    "fold_effect",
+    "fold_effect_resource",
+    "fold_target_change",
+)
 # SQLSTATE classes that say the data is at fault: data exception, integrity, program limit.
 _PERMANENT = ("22", "23", "54")
 

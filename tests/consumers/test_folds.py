@@ -41,6 +41,8 @@ VERDICTS = st.fixed_dictionaries(
         "evidence": st.sampled_from(["{}", "[1]", "null", ""]),
     }
 )
+SEQS = st.integers(0, 9) | st.sampled_from([-1, 2**63 - 1, 2**63 - 2, -(2**63)])
+CLAIMS = st.lists(st.fixed_dictionaries({"task_id": st.sampled_from(TASKS), "last_seq": SEQS}), max_size=3)
 ARGS = st.sampled_from(['{"a":1}', "[]", "null", "{oops"])
 LETTER = {"letter_id": bytes(16), "letter_kind": "effect", "letter_class": "c", "reason": "r", "attempts": 1}
 BODIES: dict[str, tuple[bool, st.SearchStrategy[Any]]] = {
@@ -55,8 +57,19 @@ BODIES: dict[str, tuple[bool, st.SearchStrategy[Any]]] = {
         False,
         st.fixed_dictionaries({"host": TEXT, "pid": st.just(1), "client": TEXT, "beat_interval": st.integers(1, 9)}),
     ),
-    "producer_beat": (False, st.just({"open_tasks": [], "spooled": 0})),
-    "producer_closed": (False, st.just({"open_tasks": [], "undelivered": 0})),
+    "producer_beat": (False, st.fixed_dictionaries({"open_tasks": CLAIMS, "spooled": st.just(0)})),
+    "producer_closed": (
+        False,
+        st.fixed_dictionaries(
+            {"open_tasks": CLAIMS, "undelivered": st.just(0), "adopted_by": st.none() | st.sampled_from(PRODUCERS)}
+        ),
+    ),
+    "gap": (
+        False,
+        st.fixed_dictionaries(
+            {"gap_task_id": st.sampled_from(TASKS), "first_seq": SEQS, "last_seq": SEQS, "reason": TEXT}
+        ),
+    ),
     "tool_intent": (
         True,
         st.fixed_dictionaries({"tool": TEXT, "target": st.none() | TEXT, "write": st.just(True), "args": ARGS}),
@@ -81,7 +94,7 @@ BODIES: dict[str, tuple[bool, st.SearchStrategy[Any]]] = {
 # Few kinds to a history, so that events meet in one row.
 THEMES = [
     ["task_started", "task_suspended", "task_ended", "completion"],
-    ["producer_opened", "producer_beat", "producer_closed"],
+    ["producer_opened", "producer_beat", "producer_closed", "gap"],
     ["tool_intent", "tool_result"],
     ["tool_result"],
     ["verdict"],
@@ -160,7 +173,7 @@ def store(ingester: Connection, source: Source, records: list[Record]) -> None:
 def folded(operator: Connection, tenant: str) -> dict[str, list[Any]]:
     """All rows of a tenant but its name; an offset of a repetition counts as the first one's."""
     found: dict[str, list[Any]] = {}
-    for table in ("task", "effect", "producer", "effect_resource", "target_change"):
+    for table in ("task", "effect", "producer", "producer_claim", "completeness", "effect_resource", "target_change"):
         query = f"SELECT to_jsonb(t) - 'tenant' AS row FROM {table} AS t WHERE tenant = %s"
         rows = [row["row"] for row in operator.execute(query, [tenant])]
         for row in rows:

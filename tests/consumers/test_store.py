@@ -251,7 +251,7 @@ def filled(recorder: Recorder, produce: Produce, ingest_all: Callable[[], None],
 
 VISIBLE = (
     *("event", "event_astray", "effect", "effect_resource", "target_change", "task", "producer", "duplicate"),
-    *("dead_letter", "tenant", "effect_state", "drift"),
+    *("dead_letter", "tenant", "effect_state", "drift", "producer_claim", "completeness"),
 )
 
 

@@ -13,6 +13,42 @@ SELECT tenant, coalesce(task_ref, replace(task_id::text, '-', '')) AS name, titl
 FROM counterfoil.task WHERE title IS NOT NULL
 ORDER BY last_at DESC LIMIT 5
 
+-- name: completeness_totals
+SELECT count(DISTINCT (tenant, producer_id))::int AS producers, coalesce(sum(emitted), 0)::bigint AS emitted,
+       coalesce(sum(stored), 0)::bigint AS stored, coalesce(sum(given_up_count), 0)::bigint AS gaps,
+       coalesce(sum(missing_count), 0)::bigint AS missing
+FROM counterfoil.completeness WHERE %(tenant)s::text IS NULL OR tenant = %(tenant)s
+
+-- name: incomplete_tasks
+SELECT c.tenant, c.producer_id, c.task_id, coalesce(t.task_ref, p.task_ref, replace(c.task_id::text, '-', '')) AS task,
+       c.emitted, c.stored, c.given_up_count AS gaps, c.given_up::text AS gap_ranges, c.missing_count AS missing,
+       c.missing::text AS missing_ranges, c.is_tail_missing, c.last_at,
+       o.closed, o.last_at AS heard_at, o.beat_interval
+FROM counterfoil.completeness AS c
+LEFT JOIN counterfoil.task AS t USING (tenant, task_id)
+LEFT JOIN LATERAL (
+    SELECT e.task_ref FROM counterfoil.event AS e
+    WHERE e.tenant = c.tenant AND e.task_id = c.task_id AND t.task_id IS NULL LIMIT 1) AS p ON true
+LEFT JOIN LATERAL (
+    SELECT bool_or(closed) AS closed, max(last_at) AS last_at, max(beat_interval) AS beat_interval
+    FROM counterfoil.producer AS r WHERE r.tenant = c.tenant AND r.producer_id = c.producer_id) AS o ON true
+WHERE (%(tenant)s::text IS NULL OR c.tenant = %(tenant)s) AND (c.missing_count > 0 OR c.given_up_count > 0)
+ORDER BY c.missing_count = 0, c.tenant, c.last_at DESC LIMIT %(limit)s
+
+-- name: producers_alive_or_not
+SELECT tenant, producer_id, bool_or(opened) AS opened, bool_or(closed) AS closed, max(adopted_by::text)::uuid AS adopted_by,
+       max(last_at) AS heard_at, max(beat_interval) AS beat_interval
+FROM counterfoil.producer WHERE %(tenant)s::text IS NULL OR tenant = %(tenant)s
+GROUP BY tenant, producer_id
+HAVING bool_or(opened) OR bool_or(closed)
+
+-- name: gap_reasons
+SELECT tenant, producer_id, body ->> 'gap_task_id' AS gap_task_id, (body ->> 'first_seq')::bigint AS first_seq,
+       (body ->> 'last_seq')::bigint AS last_seq, body ->> 'reason' AS reason
+FROM counterfoil.event
+WHERE kind = 'gap' AND NOT unread AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+ORDER BY event_id DESC LIMIT %(limit)s
+
 -- name: task_events
 SELECT event_id, kind, agent, release, principal, on_behalf_of, mode, effect_id, attempt, causation_id, producer_id, seq,
        occurred_at, appended_at, unread, body, partition, "offset"

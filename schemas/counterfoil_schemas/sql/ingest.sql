@@ -129,12 +129,13 @@ ON CONFLICT (tenant, task_id) DO UPDATE SET
 
 -- name: fold_producer
 INSERT INTO counterfoil.producer AS p (
-    tenant, producer_id, task_id, seqs, partition, last_at, opened, closed, beat_offset, beat_interval)
+    tenant, producer_id, task_id, seqs, partition, last_at, opened, closed, beat_offset, beat_interval, adopted_by)
 SELECT
     i.tenant, i.producer_id, i.task_id, range_agg(int8range(i.seq, i.seq + 1)), max(i.partition), max(i.appended_at),
     bool_or(i.kind = 'producer_opened'), bool_or(i.kind = 'producer_closed'),
     max(i."offset") FILTER (WHERE i.kind IN ('producer_opened', 'producer_beat', 'producer_closed')),
-    max((i.body ->> 'beat_interval')::bigint) FILTER (WHERE i.kind = 'producer_opened')
+    max((i.body ->> 'beat_interval')::bigint) FILTER (WHERE i.kind = 'producer_opened'),
+    max(i.body ->> 'adopted_by') FILTER (WHERE i.kind = 'producer_closed')::uuid
 FROM incoming AS i JOIN landed AS l USING (partition, "offset")
 GROUP BY i.tenant, i.producer_id, i.task_id
 ORDER BY i.tenant, i.producer_id, i.task_id
@@ -145,7 +146,35 @@ ON CONFLICT (tenant, producer_id, task_id) DO UPDATE SET
     opened = p.opened OR excluded.opened,
     closed = p.closed OR excluded.closed,
     beat_offset = greatest(p.beat_offset, excluded.beat_offset),
-    beat_interval = greatest(p.beat_interval, excluded.beat_interval)
+    beat_interval = greatest(p.beat_interval, excluded.beat_interval),
+    adopted_by = greatest(p.adopted_by, excluded.adopted_by)
+
+-- name: fold_producer_claim
+-- A number beyond what a multirange holds is left to the event's own row: it is no number that a recorder gives out.
+WITH heard AS (
+    SELECT i.* FROM incoming AS i JOIN landed AS l USING (partition, "offset") WHERE NOT i.unread
+), said AS (
+    SELECT h.tenant, h.producer_id, (c ->> 'task_id')::uuid AS task_id, (c ->> 'last_seq')::bigint AS last_seq,
+           NULL::int8range AS gap, h.appended_at
+    FROM heard AS h, json_array_elements(h.body -> 'open_tasks') AS c
+    WHERE h.kind IN ('producer_beat', 'producer_closed')
+    UNION ALL
+    SELECT h.tenant, h.producer_id, (h.body ->> 'gap_task_id')::uuid, NULL,
+           int8range((h.body ->> 'first_seq')::bigint, (h.body ->> 'last_seq')::bigint, '[]'), h.appended_at
+    FROM heard AS h
+    WHERE h.kind = 'gap' AND (h.body ->> 'first_seq')::bigint BETWEEN 0 AND (h.body ->> 'last_seq')::bigint
+      AND (h.body ->> 'last_seq')::bigint < 9223372036854775806
+)
+INSERT INTO counterfoil.producer_claim AS p (tenant, producer_id, task_id, last_seq, gaps, said_at)
+SELECT tenant, producer_id, task_id, max(last_seq), coalesce(range_agg(gap) FILTER (WHERE gap IS NOT NULL), '{}'),
+       max(appended_at)
+FROM said WHERE coalesce(last_seq, 0) < 9223372036854775806
+GROUP BY tenant, producer_id, task_id
+ORDER BY tenant, producer_id, task_id
+ON CONFLICT (tenant, producer_id, task_id) DO UPDATE SET
+    last_seq = greatest(p.last_seq, excluded.last_seq),
+    gaps = p.gaps + excluded.gaps,
+    said_at = greatest(p.said_at, excluded.said_at)
 
 -- name: fold_effect
 -- An effect is live as soon as one attempt is, and then only its live attempts count: a rehearsal or a replay of the same

@@ -347,9 +347,21 @@ CREATE TABLE producer (
     closed        boolean NOT NULL DEFAULT false, -- or
     beat_offset   bigint,                      -- max over opened, beat and closed
     beat_interval bigint,                      -- max, microseconds
+    adopted_by    uuid,                        -- max; who finished it, if it died
     PRIMARY KEY (tenant, producer_id, task_id)
 );
 CREATE INDEX producer_open ON producer (tenant) WHERE opened AND NOT closed;
+
+-- What a producer says of a task's numbers. It says so on its own reserved task, so this is owned by the partition of that.
+CREATE TABLE producer_claim (
+    tenant      text NOT NULL,
+    producer_id uuid NOT NULL,
+    task_id     uuid NOT NULL,                 -- the task spoken of
+    last_seq    bigint,                        -- max; numbers up to here were given out
+    gaps        int8multirange NOT NULL DEFAULT '{}', -- union; will not come, or nobody knows to have come
+    said_at     timestamptz NOT NULL,          -- max of the broker's time
+    PRIMARY KEY (tenant, producer_id, task_id)
+);
 
 -- ---------------------------------------------------------------------------------------------------
 -- What drift is: this table and nothing else decides it (DESIGN.md section 3).
@@ -404,6 +416,22 @@ SELECT e.*, said(e) AS outcome, coalesce(r.drift AND e.mode = 'live', false) AS 
 FROM effect AS e
 LEFT JOIN drift_rule AS r ON r.outcome = said(e) AND r.verdict = e.verdict;
 
+-- What became of every number that producers gave out: emitted = stored + gaps + missing. What is stored counts first.
+CREATE VIEW completeness WITH (security_invoker) AS
+WITH known AS (
+    SELECT tenant, producer_id, task_id, coalesce(p.seqs, '{}') AS seqs, coalesce(c.gaps, '{}') AS gaps,
+           greatest(upper(p.seqs), upper(c.gaps), c.last_seq + 1, 0) AS emitted, greatest(p.last_at, c.said_at) AS last_at
+    FROM producer AS p FULL JOIN producer_claim AS c USING (tenant, producer_id, task_id)
+), split AS (
+    SELECT *, gaps - seqs AS given_up, int8multirange(int8range(0, emitted)) - seqs - gaps AS missing FROM known
+)
+SELECT tenant, producer_id, task_id, emitted, last_at,
+       (SELECT coalesce(sum(upper(r) - lower(r)), 0) FROM unnest(seqs) AS r)::bigint AS stored,
+       given_up, (SELECT coalesce(sum(upper(r) - lower(r)), 0) FROM unnest(given_up) AS r)::bigint AS given_up_count,
+       missing, (SELECT coalesce(sum(upper(r) - lower(r)), 0) FROM unnest(missing) AS r)::bigint AS missing_count,
+       coalesce(upper(missing) > upper(seqs) OR (missing <> '{}' AND seqs = '{}'), false) AS is_tail_missing
+FROM split;
+
 -- Everything that does not match, from both sides.
 CREATE VIEW drift WITH (security_invoker) AS
 SELECT s.tenant, s.target, s.task_id, s.effect_id, s.tool, s.agent, s.workflow, s.outcome, s.verdict, s.means,
@@ -442,6 +470,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY['event', 'event_astray', 'effect', 'effect_resource', 'target_change', 'task', 'producer',
+                                'producer_claim',
                                 'duplicate', 'dead_letter', 'check_lease', 'check_state', 'target_baseline', 'tenant'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);
@@ -454,15 +483,15 @@ END
 $$;
 CREATE POLICY owner_rows ON tenant TO counterfoil_owner USING (true) WITH CHECK (true);
 
-GRANT SELECT ON event, event_astray, effect, effect_resource, target_change, task, producer, duplicate, dead_letter,
-    tenant, drift_rule, effect_state, drift TO counterfoil_auditor, counterfoil_operator;
+GRANT SELECT ON event, event_astray, effect, effect_resource, target_change, task, producer, producer_claim, duplicate,
+    dead_letter, tenant, drift_rule, effect_state, drift, completeness TO counterfoil_auditor, counterfoil_operator;
 GRANT SELECT ON ingest_offset, log_source, outbox, check_lease, check_state, target_baseline TO counterfoil_operator;
 GRANT INSERT, UPDATE ON tenant TO counterfoil_operator;
 
 GRANT INSERT ON event, event_astray TO counterfoil_ingester;
 GRANT SELECT (tenant, event_id, retention_class, value_sha256, source_id, partition, "offset")
     ON event, event_astray TO counterfoil_ingester;
-GRANT SELECT, INSERT, UPDATE ON effect, effect_resource, target_change, task, producer, duplicate, ingest_offset, outbox
+GRANT SELECT, INSERT, UPDATE ON effect, effect_resource, target_change, task, producer, producer_claim, duplicate, ingest_offset, outbox
     TO counterfoil_ingester;
 GRANT SELECT, INSERT ON dead_letter, log_source TO counterfoil_ingester;
 GRANT SELECT ON tenant TO counterfoil_ingester;
