@@ -11,13 +11,11 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import InvalidStateError
-from itertools import islice
 
 from confluent_kafka import KafkaError, KafkaException
 
+from counterfoil.backlog import Backlog
 from counterfoil.failpoints import pass_by
 from counterfoil.home import Damage, Home
 from counterfoil.spool import SpoolDamaged, SpoolFailed
@@ -61,17 +59,13 @@ class Delivery:
         self.acknowledged = 0
         self._window = window
         self._ack_timeout_seconds = ack_timeout_seconds
-        self._memory_bytes = memory_bytes
         self._given_up = given_up
         self._damaged = damaged
         self.problem = problem  # why there is no spool, or why its disk takes nothing, if so
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._places = 0
-        self._unwritten: deque[Outgoing] = deque()  # behind all that is on disk
-        self._unwritten_bytes = 0
-        self._returned: list[Outgoing] = []
-        self._suspects: set[tuple[int, int]] = set()  # places of events whose batch was refused
+        self._backlog = Backlog(memory_bytes)  # behind all that is on disk
         self._adopted: list[Home] = []
         self._is_asked_to_write = False
         self._is_stalled = False
@@ -91,7 +85,7 @@ class Delivery:
 
     def wait_for_room(self) -> None:
         """Where events come faster than brokers or disk take them, wait a moment; never in an event loop's thread."""
-        if (self._window.room > 0 and not self._unwritten) or self._takes_more() or _is_in_event_loop():
+        if (self._window.room > 0 and not len(self._backlog)) or self._takes_more() or _is_in_event_loop():
             return
         with self._changed:
             self._changed.wait_for(self._takes_more, _BACKPRESSURE_SECONDS)
@@ -99,7 +93,7 @@ class Delivery:
     def _takes_more(self) -> bool:
         """Whether one more has room now, or waiting would not make any."""
         if self._is_stalled or self._is_broken or self.own.waiting:  # then the disk is the way
-            return self.problem is not None or self._unwritten_bytes < self._memory_bytes // 2
+            return self.problem is not None or not self._backlog.is_half_full
         return self._window.room > 0
 
     def send(self, out: Outgoing) -> bool:
@@ -114,11 +108,8 @@ class Delivery:
                         return True
                 except KafkaException as error:
                     refusal = str(error.args[0])
-            if refusal is None:
-                if self._unwritten_bytes + out.size > self._memory_bytes:
-                    return False
-                self._unwritten.append(out)
-                self._unwritten_bytes += out.size
+            if refusal is None and not self._backlog.add(out):
+                return False
         if refusal is not None:
             self._give_up(out, refusal)
         self._wake.set()
@@ -151,7 +142,7 @@ class Delivery:
     def has_room(self) -> bool:
         """Whether more can be said now without giving up something else."""
         with self._lock:
-            return self._unwritten_bytes < self._memory_bytes // 2
+            return not self._backlog.is_half_full
 
     @property
     def open_count(self) -> int:
@@ -188,7 +179,7 @@ class Delivery:
                 thread.join(max(0.2, deadline - time.monotonic()))
         if self._tending.is_alive():  # its disk hangs
             return self.open_count
-        self._merge_returned()
+        self._backlog.merge_returned()
         self._write_all(deadline)
         self._window.abandon()
         return self._leave()
@@ -198,7 +189,7 @@ class Delivery:
             self._is_asked_to_write = True
             self._write_at = 0.0
             is_written = self._write()
-            if is_written and not self._unwritten:
+            if is_written and not len(self._backlog):
                 return
             if not is_written and (self.own.folder is None or time.monotonic() > deadline):
                 return
@@ -209,7 +200,7 @@ class Delivery:
         """What became of an event that librdkafka had."""
         with self._changed:
             # A batch is refused whole: its events are then sent again, each alone.
-            refused = error is not None and is_refusal(error) and out.place in self._suspects
+            refused = error is not None and is_refusal(error) and self._backlog.is_suspect(out)
             if self._stopping.is_set() and error is not None and not refused:
                 return  # purged as we close
             if not self._window.take_out(out, error):
@@ -222,16 +213,16 @@ class Delivery:
                 self._progress_at = time.monotonic()
                 self._is_stalled = False
             if error is None or refused:
-                self._suspects.discard(out.place)
+                self._backlog.clear_suspect(out)
                 if out.is_spooled:
                     out.home.landed.append(out.n)
             else:
                 self._take_back(out, is_refusal(error))
-            if self._has_backlog():
+            if len(self._backlog) or self.own.rows or self._adopted or self._is_broken:
                 self._wake.set()
             self._changed.notify_all()
         if error is None:
-            _settle(out)
+            out.settle()
         elif refused:
             self._give_up(out, str(error))
         else:
@@ -241,39 +232,29 @@ class Delivery:
 
     def _flows(self) -> bool:
         return (
-            not self._unwritten
+            not len(self._backlog)
             and not self.own.waiting
             and not self._is_stalled
             and not self._is_broken
-            and not self._suspects
+            and not self._backlog.has_suspects
             and self._window.room > 0
         )
 
-    def _may_follow(self, out: Outgoing) -> bool:
-        """Whether it may be handed over behind what the window holds; suspects go alone."""
-        if self._suspects and len(self._window):
-            is_alone = any(one.place in self._suspects for one in self._window)
-            return not is_alone and out.place not in self._suspects and self._window.room > 0
-        return self._window.room > 0
-
-    def _has_backlog(self) -> bool:
-        return bool(self._unwritten or self.own.rows or self._adopted or self._is_broken or self._suspects)
-
     def _open_count(self) -> int:
         in_window = sum(out.home is self.own for out in self._window) if self._adopted else len(self._window)
-        return in_window + len(self._unwritten) + len(self._returned) + self.own.waiting
+        return in_window + len(self._backlog) + self.own.waiting
 
     def _take_back(self, out: Outgoing, is_suspect: bool) -> None:
         self._is_broken = True
         if is_suspect:
-            self._suspects.add(out.place)
+            self._backlog.suspect(out)
         else:
             self._retry_at = time.monotonic() + _RETRY_SECONDS
         if out.is_spooled:
             out.home.waiting += 1
             out.home.handed = min(out.home.handed, out.n - 1)
         else:
-            self._returned.append(out)
+            self._backlog.give_back(out)
 
     # -- the threads
 
@@ -296,8 +277,8 @@ class Delivery:
         with self._lock:
             idle_since = max(self._window.oldest_at(), self._progress_at) if len(self._window) else time.monotonic()
             self._is_stalled = time.monotonic() - idle_since > self._ack_timeout_seconds
-        self._tidy()
         self._mend()
+        self._tidy()
         self._feed()
         self._write()
 
@@ -307,14 +288,8 @@ class Delivery:
             if not self._is_broken or len(self._window) or time.monotonic() < self._retry_at:
                 return
             self._window.renew_if_fatal()
+            self._backlog.merge_returned()
             self._is_broken = False
-        self._merge_returned()
-
-    def _merge_returned(self) -> None:
-        with self._lock:
-            self._unwritten_bytes += sum(out.size for out in self._returned)
-            self._unwritten = deque(sorted((*self._returned, *self._unwritten), key=lambda out: out.n))
-            self._returned.clear()
 
     def _feed(self) -> None:
         """Hand over what waits: from disk, then from memory, then the spools of the dead."""
@@ -334,7 +309,11 @@ class Delivery:
             except SpoolDamaged as error:
                 self._set_aside(home, error)
                 continue
+            landed = set(home.landed)  # where the disk takes no deletion
             for row in rows:
+                if row.n in landed:
+                    home.handed = row.n
+                    continue
                 out = Outgoing(home, home.tally.numbers(row.key), row.seq, row.headers, row.value)
                 out.n, out.is_spooled = row.n, True
                 if not self._hand_over_row(out):
@@ -346,7 +325,7 @@ class Delivery:
             if out in self._window:
                 out.home.handed = out.n
                 return True
-            if not self._may_follow(out):
+            if not self._backlog.may_follow(out, self._window):
                 return False
             try:
                 if not self._window.hand_over(out, self):
@@ -364,17 +343,16 @@ class Delivery:
         while True:
             refusal = None
             with self._lock:
-                if not self._unwritten or self.own.waiting or self._is_stalled or self._is_broken:
+                out = self._backlog.first()
+                if out is None or self.own.waiting or self._is_stalled or self._is_broken:
                     return
-                out = self._unwritten[0]
                 try:
-                    if not self._may_follow(out) or not self._window.hand_over(out, self):
+                    if not self._backlog.may_follow(out, self._window) or not self._window.hand_over(out, self):
                         return
                     self.own.handed = out.n
                 except KafkaException as error:
                     refusal = str(error.args[0])
-                self._unwritten.popleft()
-                self._unwritten_bytes -= out.size
+                self._backlog.pop()
             if refusal is not None:
                 self._give_up(out, refusal)
 
@@ -383,19 +361,19 @@ class Delivery:
         with self._lock:
             is_needed = self._is_asked_to_write or self._is_stalled or self._is_broken
             window = [out for out in self._window if out.home is self.own and not out.is_spooled] if is_needed else []
-            waiting = list(islice(self._unwritten, _MOST_AT_ONCE))
+            waiting = self._backlog.head(_MOST_AT_ONCE)
             self._is_asked_to_write = False
         if not window and not waiting:
             return True
         problem = self._append(window + waiting)
         if problem is None:
             self._written(window, waiting)
-            if len(self._unwritten) > 0:
+            if len(self._backlog):
                 self._wake.set()
             return True
         if is_needed:
             for out in (*window, *waiting):
-                _settle(out, NotDurable(problem), of_spool=True)
+                out.settle(NotDurable(problem), of_spool=True)
         return False
 
     def _append(self, outs: Sequence[Outgoing]) -> str | None:
@@ -428,12 +406,11 @@ class Delivery:
                 if out not in self._window:
                     self.own.landed.append(out.n)  # acknowledged meanwhile
             for out in waiting:
-                assert self._unwritten.popleft() is out  # noqa: S101  # others append, and only this thread takes
-                self._unwritten_bytes -= out.size
+                assert self._backlog.pop() is out  # noqa: S101  # others add behind, and only this thread takes
                 self.own.waiting += 1
             self._changed.notify_all()
         for out in (*window, *waiting):
-            _settle(out, of_spool=True)
+            out.settle(of_spool=True)
 
     def _tidy(self) -> None:
         """Take out of the spools what the brokers have; let go of those that are empty."""
@@ -468,14 +445,14 @@ class Delivery:
                 home.folder.release()
             return
         with self._lock:
-            outs = [out for out in (*self._window, *self._unwritten, *self._returned) if out.home is home]
+            outs = [out for out in (*self._window, *self._backlog) if out.home is home]
             handed = {out.n for out in self._window if out.home is home}
+        known = [(out.key, out.seq, out.seq + 1) for out in outs]
         try:
-            damage = home.set_aside(error, [(out.key, out.seq, out.seq + 1) for out in outs], handed)
+            damage = home.set_aside(error, known, handed)
         except (OSError, SpoolFailed) as second:
             _log(logging.ERROR, "%s; and it can't be set aside: %s", error, second)
-            home.rows = home.waiting = 0
-            return
+            damage = home.give_up(error, known)
         for out in outs:
             out.is_spooled = False  # written once more if need be, in its place
         _log(logging.ERROR, "%s; set aside as %s, %d events saved", error, damage.kept, damage.saved)
@@ -490,7 +467,7 @@ class Delivery:
                 home.folder.release()
         with self._lock:
             lost = sum(out.home is self.own and not out.is_spooled for out in self._window)
-            lost += len(self._unwritten) + len(self._returned)
+            lost += len(self._backlog)
         if self.own.folder is not None:
             if lost or self.own.rows:
                 self.own.folder.release()
@@ -500,22 +477,15 @@ class Delivery:
 
     def _give_up(self, out: Outgoing, reason: str) -> None:
         self._given_up(out.numbers, out.seq, out.seq + 1, reason)
-        _settle(out, NotDurable(reason))
-
-
-def _settle(out: Outgoing, error: Exception | None = None, *, of_spool: bool = False) -> None:
-    future = out.future
-    if future is None or (of_spool and not out.spool_is_enough):
-        return
-    with contextlib.suppress(InvalidStateError):  # it was settled by the other way
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
+        out.settle(NotDurable(reason))
 
 
 def _is_in_event_loop() -> bool:
-    return asyncio._get_running_loop() is not None
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _log(level: int, message: str, *arguments: object) -> None:

@@ -102,6 +102,13 @@ class Home:
         saved = self.folder.spool.runs() if self.rows else []
         return Damage(str(error), kept, self.rows, list(unaccounted(self.tally, (*saved, *known))))
 
+    def give_up(self, error: SpoolDamaged, known: Iterable[Run]) -> Damage:
+        """Go on without the damaged spool, which can't even be set aside."""
+        assert self.folder is not None  # noqa: S101  # as above
+        self.landed.clear()
+        self.rows = self.waiting = 0
+        return Damage(str(error), self.folder.path, 0, list(unaccounted(self.tally, known)))
+
     def _save(self, batch: list[Spooled]) -> None:
         if batch:
             self.append(batch)

@@ -1,8 +1,9 @@
 """What librdkafka holds of ours: a bounded number of events, handed over and not yet answered for, in order."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,6 +89,16 @@ class Outgoing:
         """librdkafka's delivery report."""
         assert self.answers is not None  # noqa: S101  # set as it was handed over
         self.answers.answered(self, error)
+
+    def settle(self, error: Exception | None = None, *, of_spool: bool = False) -> None:
+        """Whoever waits is told, if what the disk says is enough or the brokers said it."""
+        if self.future is None or (of_spool and not self.spool_is_enough):
+            return
+        with contextlib.suppress(InvalidStateError):  # it was settled by the other way
+            if error is None:
+                self.future.set_result(None)
+            else:
+                self.future.set_exception(error)
 
     def spooled(self) -> Spooled:
         """As it goes to disk."""
