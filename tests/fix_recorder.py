@@ -12,6 +12,12 @@ from counterfoil_consumers.ingest import Ingest
 IDENTITY_KEY = "an identity key for tests only"
 
 
+@pytest.fixture(autouse=True)
+def _state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left in the home of whoever runs the tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
 @pytest.fixture
 def recorder_settings(kafka: dict[str, str], topic_prefix: str, tmp_path: Path) -> RecorderSettings:
     """Settings of a recorder on the test's own topics, with a spool of its own."""

@@ -19,7 +19,12 @@ from counterfoil_consumers.errors import BrokersAway, TopicsError
 from counterfoil_schemas import Topic
 
 _TIMEOUT_SECONDS = 10.0
-_MOVING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+_MOVING = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+)
 _MOVING_PAUSE_SECONDS = 0.1
 
 
@@ -72,6 +77,8 @@ def describe(admin: AdminClient, names: Sequence[str]) -> dict[str, TopicState]:
         try:
             entries = admin.describe_configs([resource], request_timeout=_TIMEOUT_SECONDS)[resource].result()
         except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                continue  # deleted since
             raise _away(error) from error
         found[name] = TopicState(
             name,

@@ -99,13 +99,12 @@ class EnvelopeEncoder:
         known = {field.name: field.default for field in fields(Event) if field.default is not MISSING} | dict(shared)
         self._parts: list[bytes] = [SINGLE_OBJECT + envelope.fingerprint]
         self._at: dict[str, int] = {}
-        for run in runs_of(envelope.definition, _VARYING):
-            if run[0] in _VARYING:
+        for run, write in _envelope_runs():
+            if write is None:
                 self._at[run[0]] = len(self._parts)
                 self._parts.append(b"")
             else:
-                part = encoder_of(part_of(envelope.definition, run))
-                self._parts.append(_mending(part, {name: known[name] for name in run}))
+                self._parts.append(_mending(write, {name: known[name] for name in run}))
         self._places = tuple(self._at[name] for name in _VARYING)
 
     def encode(
@@ -140,6 +139,14 @@ class EnvelopeEncoder:
         parts[h] = b"\x00" if attempt is None else b"\x02" + long_bytes(attempt)
         parts[i] = b"\x00" if causation_id is None else b"\x02" + causation_id
         return b"".join(parts)
+
+
+@cache
+def _envelope_runs() -> list[tuple[list[str], Encoder | None]]:
+    """The envelope's fields in order: what varies by itself, and the writers of what lies between."""
+    definition = _catalogue().newest["event"].definition
+    runs = runs_of(definition, _VARYING)
+    return [(run, None if run[0] in _VARYING else encoder_of(part_of(definition, run))) for run in runs]
 
 
 @cache

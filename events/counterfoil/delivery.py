@@ -68,6 +68,7 @@ class Delivery:
         self._backlog = Backlog(memory_bytes)  # behind all that is on disk
         self._adopted: list[Home] = []
         self._is_asked_to_write = False
+        self._is_ready = False  # the brokers have told of the topic
         self._is_stalled = False
         self._is_broken = False  # librdkafka gave events back; nothing is handed over until it has given back all
         self._progress_at = self._retry_at = self._write_at = time.monotonic()
@@ -80,6 +81,7 @@ class Delivery:
         """Start the thread that serves delivery reports, and the one that tends the spool."""
         self._polling.start()
         self._tending.start()
+        self._wake.set()
 
     # -- what the session calls
 
@@ -92,7 +94,7 @@ class Delivery:
 
     def _takes_more(self) -> bool:
         """Whether one more has room now, or waiting would not make any."""
-        if self._is_stalled or self._is_broken or self.own.waiting:  # then the disk is the way
+        if not self._is_ready or self._is_stalled or self._is_broken or self.own.waiting:  # then the disk is the way
             return self.problem is not None or not self._backlog.is_half_full
         return self._window.room > 0
 
@@ -234,11 +236,18 @@ class Delivery:
         return (
             not len(self._backlog)
             and not self.own.waiting
+            and self._is_ready
             and not self._is_stalled
             and not self._is_broken
             and not self._backlog.has_suspects
             and self._window.room > 0
         )
+
+    def _waiting_since(self) -> float:
+        """Since when nothing has come from the brokers that should have."""
+        if len(self._window):
+            return max(self._window.oldest_at(), self._progress_at)
+        return time.monotonic() if self._is_ready else self._progress_at
 
     def _open_count(self) -> int:
         in_window = sum(out.home is self.own for out in self._window) if self._adopted else len(self._window)
@@ -274,9 +283,10 @@ class Delivery:
                 self._stopping.wait(_RETRY_SECONDS)
 
     def _round(self) -> None:
+        is_ready = self._is_ready or self._window.is_topic_known()
         with self._lock:
-            idle_since = max(self._window.oldest_at(), self._progress_at) if len(self._window) else time.monotonic()
-            self._is_stalled = time.monotonic() - idle_since > self._ack_timeout_seconds
+            self._is_ready = is_ready
+            self._is_stalled = time.monotonic() - self._waiting_since() > self._ack_timeout_seconds
         self._mend()
         self._tidy()
         self._feed()
@@ -301,7 +311,8 @@ class Delivery:
     def _feed_from(self, home: Home) -> None:
         while True:
             with self._lock:
-                room = 0 if self._is_stalled or self._is_broken else self._window.room
+                is_open = self._is_ready and not self._is_stalled and not self._is_broken
+                room = self._window.room if is_open else 0
             if room <= 0 or not home.waiting:
                 return
             try:
@@ -344,7 +355,8 @@ class Delivery:
             refusal = None
             with self._lock:
                 out = self._backlog.first()
-                if out is None or self.own.waiting or self._is_stalled or self._is_broken:
+                is_open = self._is_ready and not self._is_stalled and not self._is_broken
+                if out is None or self.own.waiting or not is_open:
                     return
                 try:
                     if not self._backlog.may_follow(out, self._window) or not self._window.hand_over(out, self):

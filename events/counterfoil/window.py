@@ -15,6 +15,7 @@ from counterfoil.spool import Headers, Spooled
 from counterfoil.tally import Numbers
 
 _OVERHEAD_BYTES = 300
+_METADATA_SECONDS = 0.5
 # What no retry would change: the brokers will never take this one.
 _REFUSED = {
     KafkaError.MSG_SIZE_TOO_LARGE,
@@ -187,12 +188,26 @@ class Window:
             self._producer = self._new_producer()
             self._is_fatal = False
 
+    def is_topic_known(self) -> bool:
+        """Whether a broker has told of the topic and of leaders for all of it.
+
+        librdkafka loses the order of what it was given before that.
+        """
+        if self._producer is None:
+            return False
+        try:
+            topic = self._producer.list_topics(self._topic, timeout=_METADATA_SECONDS).topics[self._topic]
+        except (KafkaException, KeyError):
+            return False
+        partitions = topic.partitions.values()
+        return topic.error is None and bool(partitions) and all(one.leader >= 0 for one in partitions)
+
     def cluster_id(self) -> str | None:
         """The cluster's id, once a broker has said it."""
         if self._producer is None:
             return None
         try:
-            found = self._producer.list_topics(self._topic, timeout=1).cluster_id
+            found = self._producer.list_topics(self._topic, timeout=_METADATA_SECONDS).cluster_id
         except KafkaException:
             return None
         return None if found is None else str(found)

@@ -143,7 +143,8 @@ def _value_of(field: dict[str, Any]) -> Any:
         return '{"some": ["json"]}'
     if isinstance(kind, dict):
         return [] if kind["type"] == "array" else b"\xab" * kind.get("size", 16)
-    return {"string": "some text", "long": 12, "int": 3, "boolean": True, "double": 0.5}.get(kind, b"\xab" * 32)
+    plain = {"string": "some text", "long": 12, "int": 3, "boolean": True, "double": 0.5, "Id": b"\xab" * 16}
+    return plain.get(kind, b"\xab" * 32)
 
 
 KINDS = sorted({schema.subject for schema in avro_schemas()} - {"event"})

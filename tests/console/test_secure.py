@@ -86,7 +86,7 @@ def test_a_recorder_with_a_wrong_password_runs_no_write(
     del given["COUNTERFOIL_KAFKA__SASL_PASSWORD_FILE"]
     for name, value in (given | {"COUNTERFOIL_KAFKA__SASL_PASSWORD": "wrong"}).items():
         monkeypatch.setenv(name, value)
-    recorder = Recorder.from_env(ack_timeout_seconds=1.5, close_timeout_seconds=0.5)
+    recorder = Recorder.from_env(ack_timeout_seconds=1.5, close_timeout_seconds=0.5, spool_directory=None)
     task = recorder.task("over TLS", tenant="acme")
     with task, pytest.raises(AuditUnavailable, match="so the write must not run"):
         task.begin_effect("refund", target="payments", args={})

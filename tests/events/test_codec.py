@@ -51,7 +51,8 @@ def test_a_changed_byte_shows(original: Event, data: st.DataObject) -> None:
         decoded = decode(bytes(value))
     except DecodeError:
         return
-    assert decoded != decode(encode(original))
+    # Of a union's branch fastavro takes a negative index, too, counted from the end: then the bytes alone tell.
+    assert decoded != decode(encode(original)) or encode(decoded) != bytes(value)
 
 
 @settings(max_examples=200, deadline=None)

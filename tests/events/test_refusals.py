@@ -15,7 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, b
 
 from counterfoil import Recorder, RecorderSettings
 from counterfoil_consumers.store import Connection
-from counterfoil_consumers.topics import admin_client, create_missing
+from counterfoil_consumers.topics import admin_client, create_missing, describe
 from counterfoil_schemas import topics
 from tests.accounts import assert_accounted
 from tests.fix_log import Logged, RecordsOf
@@ -26,6 +26,9 @@ def test_a_topic_that_is_made_later(recorder_settings: RecorderSettings, kafka: 
     topic = topics("local", recorder_settings.topic_prefix)["events"]
     admin = admin_client(kafka)
     admin.delete_topics([topic.name])[topic.name].result()
+    while describe(admin, [topic.name]).get(topic.name) is not None:  # until then it would take events, and lose them
+        time.sleep(0.05)
+    time.sleep(0.5)
     hurried = {"topic.metadata.propagation.max.ms": "300", "topic.metadata.refresh.interval.ms": "300"}
     settings = recorder_settings.model_copy(update={"kafka": kafka | hurried, "ack_timeout_seconds": 0.5})
     recorder = Recorder(settings)
