@@ -26,9 +26,11 @@ CONFLUENT = b"\x00"
 MAX_VALUE_BYTES = 1_000_000
 _HEADER_BYTES = 10
 _ID_BYTES = 16
+_SPAN_BYTES = 8
 # In the order of EnvelopeEncoder.encode's places.
 _VARYING = (
     "event_id", "kind", "body_schema", "body", "seq", "occurred_at", "effect_id", "attempt", "causation_id",
+    "trace_id", "span_id",
 )  # fmt: skip
 _ENVELOPE_FIELDS = tuple(field.name for field in fields(Event) if field.name not in ("body", "raw_body"))
 
@@ -105,6 +107,8 @@ class EnvelopeEncoder:
                 self._parts.append(b"")
             else:
                 self._parts.append(_mending(write, {name: known[name] for name in run}))
+        trace_id = known["trace_id"]
+        self._trace = b"\x00" if trace_id is None else b"\x02" + trace_id
         self._places = tuple(self._at[name] for name in _VARYING)
 
     def encode(
@@ -117,18 +121,22 @@ class EnvelopeEncoder:
         effect_id: bytes | None = None,
         attempt: int | None = None,
         causation_id: bytes | None = None,
+        trace_id: bytes | None = None,
+        span_id: bytes | None = None,
     ) -> bytes:
-        """The Kafka value of one event.
+        """The Kafka value of one event; without a `trace_id` it has the one that is shared.
 
         Raises ValueError or TypeError when the body does not fit its schema.
         """
         prefix, schema = _kind(kind)
         content = _mending(schema.write, body)
-        for fixed in (event_id, effect_id, causation_id):
+        for fixed in (event_id, effect_id, causation_id, trace_id):
             if fixed is not None and len(fixed) != _ID_BYTES:
                 raise ValueError(f"an id has {len(fixed)} bytes, not {_ID_BYTES}")
+        if span_id is not None and len(span_id) != _SPAN_BYTES:
+            raise ValueError(f"a span_id has {len(span_id)} bytes, not {_SPAN_BYTES}")
         parts = self._parts.copy()
-        a, b, c, d, e, f, g, h, i = self._places
+        a, b, c, d, e, f, g, h, i, j, k = self._places
         parts[a] = event_id
         parts[b] = prefix
         parts[c] = schema.fingerprint
@@ -138,6 +146,8 @@ class EnvelopeEncoder:
         parts[g] = b"\x00" if effect_id is None else b"\x02" + effect_id
         parts[h] = b"\x00" if attempt is None else b"\x02" + long_bytes(attempt)
         parts[i] = b"\x00" if causation_id is None else b"\x02" + causation_id
+        parts[j] = self._trace if trace_id is None else b"\x02" + trace_id
+        parts[k] = b"\x00" if span_id is None else b"\x02" + span_id
         return b"".join(parts)
 
 

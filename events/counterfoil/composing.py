@@ -11,6 +11,7 @@ from counterfoil.ids import Id
 from counterfoil.origin import NOTHING, SHARED, About, Origin
 from counterfoil.reduction import encode_within_limit
 from counterfoil.spool import Headers
+from counterfoil.tracing import Span
 
 
 class Composer:
@@ -26,16 +27,25 @@ class Composer:
         except (ValueError, TypeError) as error:
             raise UsageError(f"this task can't be recorded: {error}") from error
 
-    def compose(self, kind: str, body: Mapping[str, Any], event_id: Id, seq: int, about: About = NOTHING) -> bytes:
-        """The Kafka value of one event.
+    def compose(
+        self,
+        kind: str,
+        body: Mapping[str, Any],
+        event_id: Id,
+        seq: int,
+        about: About = NOTHING,
+        span: Span | None = None,
+    ) -> bytes:
+        """The Kafka value of one event, in the trace of `span` if there is one.
 
         Raises UsageError when the body can't be encoded.
         """
         occurred_at = time.time_ns() // 1000
+        traced = span or ()
 
         def encode(body: Mapping[str, Any]) -> bytes:
             return self._envelope.encode(
-                kind, body, event_id, seq, occurred_at, about.effect_id, about.attempt, about.causation_id
+                kind, body, event_id, seq, occurred_at, about.effect_id, about.attempt, about.causation_id, *traced
             )
 
         try:
@@ -44,7 +54,12 @@ class Composer:
             raise UsageError(f"this {kind} can't be recorded: {error}") from error
 
 
-@cache
-def headers_of(kind: str) -> Headers:
+def headers_of(kind: str, span: Span | None = None) -> Headers:
     """The Kafka headers of an event."""
+    plain = _headers(kind)
+    return plain if span is None else (*plain, ("traceparent", span.traceparent))
+
+
+@cache
+def _headers(kind: str) -> Headers:
     return (("counterfoil-kind", kind),)

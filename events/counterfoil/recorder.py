@@ -20,6 +20,7 @@ from counterfoil.session import Session
 from counterfoil.settings import RecorderSettings, load_settings
 from counterfoil.task import Task, origin_from_headers
 from counterfoil.tools import Args, Result, tool
+from counterfoil.tracing import current_span
 
 logger = logging.getLogger("counterfoil")
 
@@ -115,6 +116,7 @@ class Recorder:
 
         `given` is what the task starts from. Raises UsageError when the tenant is missing or ill-named.
         """
+        span = current_span()
         name = tenant or self.settings.tenant
         if name is None or not is_tenant(name):
             raise UsageError(f"the tenant {name!r} is not [a-z0-9_-]{{1,40}}; pass tenant= or set COUNTERFOIL_TENANT")
@@ -131,7 +133,7 @@ class Recorder:
             release=release or self.settings.release,
             principal=principal,
             on_behalf_of=on_behalf_of,
-            trace_id=secrets.token_bytes(16),
+            trace_id=secrets.token_bytes(16) if span is None else span.trace_id,
         )
         return Task(self, title, origin, given=given)
 

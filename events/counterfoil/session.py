@@ -29,6 +29,7 @@ from counterfoil.jsontext import to_json_text, to_text
 from counterfoil.origin import NOTHING, About, Origin, producer_origin
 from counterfoil.settings import Durable, RecorderSettings
 from counterfoil.tally import Numbers
+from counterfoil.tracing import current_span
 from counterfoil.window import Outgoing, Window, WindowLimits
 from counterfoil_schemas import topics
 
@@ -232,10 +233,10 @@ class Session:
         self._send(out)
 
     def _number(self, lane: "Lane", kind: str, body: Mapping[str, Any], about: About, event_id: Id) -> Outgoing:
-        numbers = lane.numbers
-        value = lane.composer.compose(kind, body, event_id, numbers.next_seq, about)
+        numbers, span = lane.numbers, current_span()
+        value = lane.composer.compose(kind, body, event_id, numbers.next_seq, about, span)
         return Outgoing(
-            self._own, numbers, numbers.take(), headers_of(kind), value
+            self._own, numbers, numbers.take(), headers_of(kind, span), value
         )  # what can't be encoded has no number
 
     def _send(self, out: Outgoing) -> None:
@@ -254,22 +255,31 @@ class Session:
     # -- the thread of beats
 
     def _beat(self) -> None:
-        while not self._delivery.acknowledged:  # the first look for the dead comes as soon as the brokers answer
-            if self._closing.wait(_FIRST_LOOK_SECONDS):
-                return
+        interval = self._settings.beat_interval_seconds
+        beat_at, has_looked = time.monotonic() + interval, False
         while True:
+            # The first look for the dead comes as soon as the brokers answer; then one after every beat.
+            pause = beat_at - time.monotonic()
+            if self._closing.wait(max(0.0, pause if has_looked else min(pause, _FIRST_LOOK_SECONDS))):
+                return
             try:
-                with self._lock:
-                    for tenant in self._tenants.values():
-                        for claims in claims_of(tenant.claimed()):
-                            self._say_beat(tenant, claims)
-                    self._say_damage()
-                    self._say_gaps()
-                self._adopter.look()
+                if time.monotonic() >= beat_at:
+                    beat_at = time.monotonic() + interval
+                    has_looked = False
+                    self._say_all()
+                if not has_looked and self._delivery.acknowledged:
+                    has_looked = True
+                    self._adopter.look()
             except Exception as error:  # noqa: BLE001  # beats go on whatever one of them met
                 logger.warning("a beat failed, and the next will come: %r", error)
-            if self._closing.wait(self._settings.beat_interval_seconds):
-                return
+
+    def _say_all(self) -> None:
+        with self._lock:
+            for tenant in self._tenants.values():
+                for claims in claims_of(tenant.claimed()):
+                    self._say_beat(tenant, claims)
+            self._say_damage()
+            self._say_gaps()
 
     def _say_beat(self, tenant: _Tenant, claims: list[dict[str, Any]]) -> None:
         self._say(tenant, "producer_beat", {"open_tasks": claims, "spooled": self._delivery.spooled_count})

@@ -85,7 +85,10 @@ def test_a_missing_field_is_refused(kind: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(events())
 def test_an_envelope_made_in_parts_is_the_same(event: Event) -> None:
-    given_each = ("kind", "body", "event_id", "seq", "occurred_at", "effect_id", "attempt", "causation_id")
+    given_each = (
+        *("kind", "body", "event_id", "seq", "occurred_at", "effect_id", "attempt", "causation_id"),
+        *("trace_id", "span_id"),
+    )
     shared = {
         field.name: getattr(event, field.name)
         for field in dataclasses.fields(event)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from counterfoil import Event, Recorder, RecorderSettings, UsageError, current_task
 from counterfoil.ids import partition_key, task_id_of
@@ -308,3 +309,27 @@ def test_odd_input_stops_no_agent(recorder: Recorder, logged: Logged) -> None:
     events = [event for event in logged() if event.task_id == task.task_id]
     assert len(events) == 11
     assert [event.seq for event in events] == list(range(11))
+
+
+def test_the_trace_of_opentelemetry_goes_with_the_events(
+    recorder: Recorder, logged: Logged, records_of: RecordsOf
+) -> None:
+    tracer = TracerProvider().get_tracer("test")
+    with recorder.task("without") as plain:
+        plain.review(by="nobody")
+    with tracer.start_as_current_span("outer") as outer, recorder.task("with") as task:
+        task.review(by="outer")
+        with tracer.start_as_current_span("inner") as inner:
+            task.review(by="inner")
+    recorder.flush()
+    reviews = {(event.body or {})["by"]: event for event in logged() if event.kind == "review"}
+    assert reviews["nobody"].span_id is None
+    trace_id = outer.get_span_context().trace_id.to_bytes(16, "big")
+    for name, span in (("outer", outer), ("inner", inner)):
+        span_id = span.get_span_context().span_id.to_bytes(8, "big")
+        assert (reviews[name].trace_id, reviews[name].span_id) == (trace_id, span_id)
+        expected = ("traceparent", f"00-{trace_id.hex()}-{span_id.hex()}-01".encode())
+        assert [record for record in records_of("events") if expected in record.headers]
+    assert task.origin.trace_id == trace_id
+    untraced = [record for record in records_of("events") if b"nobody" in (record.value or b"")]
+    assert [len(record.headers) for record in untraced] == [1]
