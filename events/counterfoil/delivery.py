@@ -20,7 +20,7 @@ from counterfoil.failpoints import pass_by
 from counterfoil.home import Damage, Home
 from counterfoil.spool import SpoolDamaged, SpoolFailed
 from counterfoil.tally import Numbers
-from counterfoil.window import Outgoing, Window, is_refusal
+from counterfoil.window import Outgoing, Report, Window, is_refusal
 
 logger = logging.getLogger("counterfoil")
 
@@ -105,7 +105,7 @@ class Delivery:
             out.n = self._places = self._places + 1
             if self._flows():
                 try:
-                    if self._window.hand_over(out, self):
+                    if self._window.hand_over(out):
                         self.own.handed = out.n
                         return True
                 except KafkaException as error:
@@ -198,37 +198,33 @@ class Delivery:
             if not is_written:
                 time.sleep(_ROUND_SECONDS)
 
-    def answered(self, out: Outgoing, error: KafkaError | None) -> None:
-        """What became of an event that librdkafka had."""
+    def _answered(self, reports: Sequence[Report]) -> None:
+        """What became of events that librdkafka had."""
+        done: list[Outgoing] = []
+        refused: list[Report] = []
         with self._changed:
-            # A batch is refused whole: its events are then sent again, each alone.
-            refused = error is not None and is_refusal(error) and self._backlog.is_suspect(out)
-            if self._stopping.is_set() and error is not None and not refused:
-                return  # purged as we close
-            if not self._window.take_out(out, error):
-                return
-            if error is None:
-                out.numbers.acknowledge(out.seq, out.seq + 1)
-                if out.speaks_of is not None:
-                    out.speaks_of[0].acknowledge(*out.speaks_of[1:])
-                self.acknowledged += 1
-                self._progress_at = time.monotonic()
-                self._is_stalled = False
-            if error is None or refused:
-                self._backlog.clear_suspect(out)
-                if out.is_spooled:
-                    out.home.landed.append(out.n)
-            else:
-                self._take_back(out, is_refusal(error))
+            for out, error in reports:
+                # A batch is refused whole: its events are then sent again, each alone.
+                is_refused = error is not None and is_refusal(error) and self._backlog.is_suspect(out)
+                if self._stopping.is_set() and error is not None and not is_refused:
+                    continue  # purged as we close
+                if not self._window.take_out(out, error):
+                    continue
+                if error is None:
+                    self._acknowledge(out)
+                    done.append(out)
+                elif is_refused:
+                    self._landed(out)
+                    refused.append((out, error))
+                else:
+                    self._take_back(out, error)
             if len(self._backlog) or self.own.rows or self._adopted or self._is_broken:
                 self._wake.set()
             self._changed.notify_all()
-        if error is None:
+        for out in done:
             out.settle()
-        elif refused:
+        for out, error in refused:
             self._give_up(out, str(error))
-        else:
-            _log(logging.WARNING, "Kafka did not take an event, which is sent again: %s", error)
 
     # -- under the lock
 
@@ -253,9 +249,25 @@ class Delivery:
         in_window = sum(out.home is self.own for out in self._window) if self._adopted else len(self._window)
         return in_window + len(self._backlog) + self.own.waiting
 
-    def _take_back(self, out: Outgoing, is_suspect: bool) -> None:
+    def _acknowledge(self, out: Outgoing) -> None:
+        out.numbers.acknowledge(out.seq, out.seq + 1)
+        if out.speaks_of is not None:
+            out.speaks_of[0].acknowledge(*out.speaks_of[1:])
+        self.acknowledged += 1
+        self._progress_at = time.monotonic()
+        self._is_stalled = False
+        self._landed(out)
+
+    def _landed(self, out: Outgoing) -> None:
+        """Nothing more is to be done for it."""
+        self._backlog.clear_suspect(out)
+        if out.is_spooled:
+            out.home.landed.append(out.n)
+
+    def _take_back(self, out: Outgoing, error: KafkaError) -> None:
+        _log(logging.WARNING, "Kafka did not take an event, which is sent again: %s", error)
         self._is_broken = True
-        if is_suspect:
+        if is_refusal(error):
             self._backlog.suspect(out)
         else:
             self._retry_at = time.monotonic() + _RETRY_SECONDS
@@ -270,7 +282,7 @@ class Delivery:
     def _poll(self) -> None:
         while not self._stopping.is_set():
             with contextlib.suppress(Exception):  # a callback of the user's, such as error_cb, may raise
-                self._window.poll(_POLL_SECONDS)
+                self._answered(self._window.poll(_POLL_SECONDS))
 
     def _tend(self) -> None:
         while not self._stopping.is_set():
@@ -339,7 +351,7 @@ class Delivery:
             if not self._backlog.may_follow(out, self._window):
                 return False
             try:
-                if not self._window.hand_over(out, self):
+                if not self._window.hand_over(out):
                     return False
             except KafkaException as error:
                 refusal = str(error.args[0])
@@ -359,7 +371,7 @@ class Delivery:
                 if out is None or self.own.waiting or not is_open:
                     return
                 try:
-                    if not self._backlog.may_follow(out, self._window) or not self._window.hand_over(out, self):
+                    if not self._backlog.may_follow(out, self._window) or not self._window.hand_over(out):
                         return
                     self.own.handed = out.n
                 except KafkaException as error:

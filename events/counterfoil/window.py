@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
-from typing import Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -27,18 +26,10 @@ _REFUSED = {
 }
 
 
-class Answers(Protocol):
-    """Who is told what became of an event."""
-
-    def answered(self, out: "Outgoing", error: KafkaError | None) -> None:
-        """On the thread that polls."""
-
-
 class Outgoing:
     """One event on its way. `future` ends when it is acknowledged or, if that is enough, on disk."""
 
     __slots__ = (
-        "answers",
         "future",
         "handed_at",
         "headers",
@@ -47,6 +38,7 @@ class Outgoing:
         "key",
         "n",
         "numbers",
+        "reports",
         "seq",
         "speaks_of",
         "spool_is_enough",
@@ -74,7 +66,7 @@ class Outgoing:
         self.future = future
         self.spool_is_enough = False
         self.speaks_of: tuple[Numbers, int, int] | None = None  # the numbers that a gap event gives up
-        self.answers: Answers | None = None
+        self.reports: list[Report] = []  # of the window that has it
 
     @property
     def place(self) -> tuple[int, int]:
@@ -88,8 +80,7 @@ class Outgoing:
 
     def report(self, error: KafkaError | None, _message: Message) -> None:
         """librdkafka's delivery report."""
-        assert self.answers is not None  # noqa: S101  # set as it was handed over
-        self.answers.answered(self, error)
+        self.reports.append((self, error))
 
     def settle(self, error: Exception | None = None, *, of_spool: bool = False) -> None:
         """Whoever waits is told, if what the disk says is enough or the brokers said it."""
@@ -104,6 +95,9 @@ class Outgoing:
     def spooled(self) -> Spooled:
         """As it goes to disk."""
         return Spooled(self.n, self.key, self.seq, self.headers, self.value)
+
+
+Report = tuple[Outgoing, KafkaError | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +119,7 @@ class Window:
         self._held: dict[tuple[int, int], Outgoing] = {}
         self._bytes = 0
         self._is_fatal = False
+        self._reports: list[Report] = []
         self._producer: Producer | None = self._new_producer()
 
     def __len__(self) -> int:
@@ -145,12 +140,12 @@ class Window:
         """When the oldest event was handed over, by the monotonic clock."""
         return next(iter(self._held.values())).handed_at
 
-    def hand_over(self, out: Outgoing, answers: Answers) -> bool:
+    def hand_over(self, out: Outgoing) -> bool:
         """Give one to librdkafka; False if it takes none now.
 
         Raises KafkaException for one that it never takes.
         """
-        out.answers = answers
+        out.reports = self._reports
         if self._producer is None:
             return False
         try:
@@ -176,11 +171,15 @@ class Window:
             self._is_fatal = True
         return True
 
-    def poll(self, seconds: float) -> None:
-        """Serve delivery reports."""
+    def poll(self, seconds: float) -> "list[Report]":
+        """What became of events: each with its error, if it met one. Of one thread, and without the lock."""
         producer = self._producer
         if producer is not None:
             producer.poll(seconds)
+        # Librdkafka's callbacks run in here alone, so nobody adds to the list meanwhile.
+        reports = self._reports.copy()
+        self._reports.clear()
+        return reports
 
     def renew_if_fatal(self) -> None:
         """After a fatal error an idempotent producer sends nothing any more (KIP-360): another takes its place."""

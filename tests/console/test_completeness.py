@@ -11,6 +11,7 @@ from counterfoil import Recorder
 from counterfoil.codec import encode
 from counterfoil.event import Event
 from counterfoil.ids import new_id, task_id_of
+from counterfoil_consumers import topics
 from tests.consumers.made import event, key_of
 from tests.events.test_crashes import _ADOPTS, _WORKS
 from tests.fix_log import Produce, StartPython
@@ -85,8 +86,11 @@ def test_a_producer_that_fell_silent(call: Call, produce: Produce, database: str
     assert f"producer {event().producer_id.hex()} of acme" in said.out
 
 
-def test_without_brokers_the_store_still_says_what_it_has(call: Call, lost: bytes) -> None:
+def test_without_brokers_the_store_still_says_what_it_has(
+    call: Call, lost: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert call("ingest", "--once").code == 0
+    monkeypatch.setattr(topics, "_TIMEOUT_SECONDS", 1.0)
     said = call("completeness", KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert said.code == 0
     assert "no broker answers" in said.out

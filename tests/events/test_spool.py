@@ -98,7 +98,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path, run_python: C
     spool.close()
 
 
-DAMAGES = int(os.environ.get("COUNTERFOIL_TEST_DAMAGES", "1500"))
+DAMAGES = int(os.environ.get("COUNTERFOIL_TEST_DAMAGES", "500"))
 
 
 def test_damage_shows_and_what_is_whole_is_saved(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_flipped_bit_in_a_tally_shows(tmp_path: Path) -> None:
         expected[key] = (10 + place, 5)
     tally.close()
     content = path.read_bytes()
-    for bit in range(3 * 128 * 8):
+    for bit in range(0, 3 * 128 * 8, 3):
         changed = bytearray(content)
         changed[bit // 8] ^= 1 << (bit % 8)
         path.write_bytes(changed)
