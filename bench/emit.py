@@ -47,7 +47,7 @@ class Plan:
 
 
 QUICK = Plan(calls=20_000, acks=500, rounds=3)
-FULL = Plan(calls=100_000, acks=5_000, rounds=5)
+FULL = Plan(calls=100_000, acks=2_000, rounds=5)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,7 +112,9 @@ def _contenders(plan: Plan, kafka: dict[str, str], prefix: str, folder: Path) ->
         from bench.peers import producer_perf  # noqa: PLC0415  # as above
 
         topic = topics("local", prefix)["events"].name
-        return {"events_per_second": producer_perf(kafka["bootstrap.servers"], topic, 3 * plan.calls, 1024)}
+        return {
+            "events_per_second": producer_perf(kafka["bootstrap.servers"], topic, max(200_000, 5 * plan.calls), 1024)
+        }
 
     settings = RecorderSettings(
         kafka=kafka, profile="local", topic_prefix=prefix, tenant="acme", identity_key="a key for the bench",
