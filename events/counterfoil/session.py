@@ -78,7 +78,7 @@ class Session:
         window = Window(settings.kafka, topic, f"counterfoil-{self.producer_id.hex()[-8:]}", limits)
         self._own = Home(self._new_folder(topic))
         self._owed = OwedGaps()
-        self._damage: list[tuple[Home, Damage]] = []  # not yet said
+        self._damage: list[tuple[list[TenantOrigin], Damage]] = []  # not yet said
         self._delivery = Delivery(
             window,
             self._own,
@@ -154,6 +154,7 @@ class Session:
         if self._beats is not threading.current_thread():
             self._beats.join(min(1, timeout_seconds))  # it may be reading what a dead process left
         with self._lock:
+            self._say_damage()
             self._say_gaps()
             for tenant in self._tenants.values():
                 *earlier, last = claims_of(tenant.claimed())
@@ -275,10 +276,10 @@ class Session:
 
     def _say_all(self) -> None:
         with self._lock:
+            self._say_damage()
             for tenant in self._tenants.values():
                 for claims in claims_of(tenant.claimed()):
                     self._say_beat(tenant, claims)
-            self._say_damage()
             self._say_gaps()
 
     def _say_beat(self, tenant: _Tenant, claims: list[dict[str, Any]]) -> None:
@@ -294,17 +295,17 @@ class Session:
 
     def _note_damage(self, home: Home, damage: Damage) -> None:
         for numbers, first, end in damage.lost:
-            if home is self._own:
+            if home is self._own:  # an adopted one's losses are said in its own name
                 self._owed.add(numbers, first, end, "the spool was damaged")
-        self._damage.append((home, damage))
+        tenants = [] if home.folder is None else list(home.folder.tenants())
+        self._damage.append((tenants, damage))
 
     def _say_damage(self) -> None:
         while self._damage:
-            home, damage = self._damage.pop()
-            tenants = {read_partition_key(numbers.key)[0] for numbers in home.tally}
-            for tenant in self._tenants.values():
-                if tenant.spoken_to.tenant in tenants:
-                    self._say(tenant, "finding", _damage_body(damage))
+            tenants, damage = self._damage.pop()
+            for spoken_to in tenants:
+                self._greet(producer_origin(self.producer_id, spoken_to))
+                self._say(self._tenants[spoken_to.tenant], "finding", _damage_body(damage))
 
 
 def _damage_body(damage: Damage) -> dict[str, Any]:
