@@ -32,6 +32,12 @@ def recorder_settings(kafka: dict[str, str], topic_prefix: str, tmp_path: Path) 
     )
 
 
+def folders(settings: RecorderSettings) -> list[Path]:
+    """What producers have in the spool's directory."""
+    assert settings.spool_directory is not None
+    return list(settings.spool_directory.glob("*/*"))
+
+
 @pytest.fixture
 def recorder(recorder_settings: RecorderSettings) -> Iterator[Recorder]:
     """A recorder; a test may close it before its end."""

@@ -1,9 +1,11 @@
 """The real Kafka and the real Postgres, started once for the whole run by the project's own stack."""
 
 import os
+import signal
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from counterfoil_console.stack import LocalStack, StackState, default_directories
 from counterfoil_consumers.topics import admin_client, create_missing
 from counterfoil_schemas import topics
+
+Outage = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +41,21 @@ def broker_pid(stack: StackState) -> int:
     """The process of the one broker, to stop (SIGSTOP) and continue."""
     assert stack.kafka is not None
     return stack.kafka.pid
+
+
+@pytest.fixture
+def outage(broker_pid: int) -> Outage:
+    """The broker neither answers nor closes its connections for the length of a block."""
+
+    @contextmanager
+    def stop() -> Iterator[None]:
+        os.kill(broker_pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(broker_pid, signal.SIGCONT)
+
+    return stop
 
 
 @pytest.fixture

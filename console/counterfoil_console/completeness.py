@@ -35,9 +35,12 @@ class Completeness:
 
 
 def read_completeness(store: Connection, tenant: str | None, limit: int, lag: int | None) -> Completeness:
-    """As the store has it now; `lag` is how many records ingest had yet to read a moment before."""
+    """As the store has it now, with at most `limit` tasks and gaps in its lists.
+
+    `lag` is how many records ingest had yet to read a moment before.
+    """
     named = queries("console")
-    where = {"tenant": tenant, "limit": limit}
+    where = {"tenant": tenant}
     now = fetch_one(store, named["read_clock"])["now"]
     found = fetch_one(store, named["completeness_totals"], where)
     rows = [
@@ -55,7 +58,8 @@ def read_completeness(store: Connection, tenant: str | None, limit: int, lag: in
         "adopted": sum(row["adopted_by"] is not None for row in producers),
         "silent": len(silent),
     }
-    return Completeness(totals, rows, store.execute(named["gap_reasons"], where).fetchall(), silent, lag)
+    gaps = store.execute(named["gap_reasons"], {"tenant": tenant, "limit": limit}).fetchall()
+    return Completeness(totals, rows[:limit], gaps, silent, lag)
 
 
 def is_silent(producer: Mapping[str, Any], now: dt.datetime) -> bool:
@@ -68,8 +72,6 @@ def is_in_flight(task: Mapping[str, Any], now: dt.datetime, lag: int | None) -> 
     """Whether its missing numbers may yet come: ingest lags, or its producer lives and spoke of them just now."""
     if lag != 0:
         return True
-    if task["heard_at"] is None:  # only claims are there: its own events are all missing
-        return bool(now - task["last_at"] < _GRACE)
-    if task["closed"] or is_silent(task, now):
-        return bool(now - task["heard_at"] < _GRACE)
-    return bool(now - task["last_at"] < _GRACE)
+    # Where only claims are there, the producer's own events are all missing, and nobody knows when it was heard.
+    has_ended = task["heard_at"] is not None and (task["closed"] or is_silent(task, now))
+    return bool(now - task["heard_at" if has_ended else "last_at"] < _GRACE)

@@ -15,7 +15,7 @@ from counterfoil.delivery import Delivery
 from counterfoil.errors import CounterfoilError
 from counterfoil.failpoints import pass_by
 from counterfoil.folder import Cluster, ProducerFolder, TenantOrigin, producers_in, read_cluster
-from counterfoil.home import Damage, Gap, Home, unaccounted
+from counterfoil.home import Damage, Gap, Home, count_of, unaccounted
 from counterfoil.ids import new_id, partition_key, read_partition_key
 from counterfoil.origin import producer_origin
 from counterfoil.spool import SpoolDamaged, Spooled
@@ -57,20 +57,20 @@ class Adopter:
             if path == self._own.path or theirs is None or not ours.is_same(theirs):
                 continue
             try:
-                self._adopt(path, ours)
+                self._adopt(path)
             except (OSError, CounterfoilError) as error:
                 logger.warning("what a dead process left in %s can't be sent yet: %s", path, error)
 
     def _known_cluster(self, own: ProducerFolder) -> Cluster:
         """Our cluster; its id once a broker has said it, which is then kept for whoever adopts us."""
         known = self._cluster or own.cluster() or Cluster("")
-        if known.cluster_id is None and (cluster_id := self._window.cluster_id()) is not None:
-            known = Cluster(known.bootstrap_servers, cluster_id)
+        if known.cluster_id is None and self._window.cluster_id is not None:
+            known = Cluster(known.bootstrap_servers, self._window.cluster_id)
             own.set_cluster(known)
         self._cluster = known
         return known
 
-    def _adopt(self, path: Path, ours: Cluster) -> None:
+    def _adopt(self, path: Path) -> None:
         folder = ProducerFolder.adopt(path, self._limit_bytes)
         if folder is None:
             return
@@ -111,7 +111,7 @@ class Adopter:
             home.folder.spool.check()
         except SpoolDamaged as error:
             damage = home.set_aside(error, (), ())
-            logger.warning("%s; set aside as %s, %d events saved", error, damage.kept, damage.saved)
+            logger.warning("%s", damage)
             self._damaged(home, damage)
 
     def _last_words(self, home: Home, spoken_to: TenantOrigin, gaps: Sequence[Gap]) -> Iterator[Spooled]:
@@ -130,10 +130,8 @@ class Adopter:
         *earlier, last = claims_of(tasks)
         bodies: list[tuple[str, dict[str, Any]]] = [("gap", gap_body(gap, _DIED)) for gap in lost]
         bodies += [("producer_beat", {"open_tasks": claims, "spooled": home.rows}) for claims in earlier]
-        count = sum(end - first for _, first, end in lost)
-        bodies.append(
-            ("producer_closed", {"open_tasks": last, "undelivered": count, "adopted_by": self._own.producer_id})
-        )
+        closed = {"open_tasks": last, "undelivered": count_of(lost), "adopted_by": self._own.producer_id}
+        bodies.append(("producer_closed", closed))
         numbers = home.tally.numbers(own_key)
         composer = Composer(origin, home.folder.producer_id)
         for kind, body in bodies:

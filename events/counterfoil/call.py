@@ -23,7 +23,7 @@ from counterfoil.failpoints import pass_by
 from counterfoil.ids import Id, new_id
 from counterfoil.jsontext import error_text, to_json_text, to_text
 from counterfoil.origin import About
-from counterfoil.settings import Durable, ToolPolicy
+from counterfoil.settings import Durable, Policy
 
 logger = logging.getLogger("counterfoil")
 
@@ -180,7 +180,7 @@ class Effect(Call):
         step: str | None,
         identity: tuple[str, ...] | None,
         definite: tuple[type[BaseException], ...],
-        policy: ToolPolicy,
+        policy: Policy,
         idempotent_until: float | None = None,
         call_id: str | None = None,
     ) -> None:
@@ -234,7 +234,7 @@ class Effect(Call):
 
     def _patience(self) -> Iterator[float]:
         """Seconds to wait: for the brokers and then, where the spool is enough, for the disk."""
-        yield self._ack_timeout_seconds
+        yield self._policy.ack_timeout_seconds
         if self._policy.durable == "spool":
             self._records.write_now()
             yield _DISK_SECONDS
@@ -296,18 +296,13 @@ class Effect(Call):
         identity = None if self._identity is None else list(self._identity)
         return super()._intent() | {"target": self.target, "step": self.step, "identity": identity}
 
-    @property
-    def _ack_timeout_seconds(self) -> float:
-        assert self._policy.ack_timeout_seconds is not None  # noqa: S101  # a policy that the settings completed
-        return self._policy.ack_timeout_seconds
-
     def _unavailable(self, error: BaseException) -> AuditUnavailable:
         # The tool does not run, and that is definite: should the intent reach the log late, this explains it.
         self._finish("failed", error=f"AuditUnavailable: the tool did not run ({_why(error)})")
         disk = ", nor is it in the spool" if self._policy.durable == "spool" else " (durable = broker)"
         return AuditUnavailable(
-            f"the intent of {self.tool} was not acknowledged by Kafka within {self._ack_timeout_seconds:g} s{disk} "
-            f"({_why(error)}), so the write must not run; check the brokers and try again",
+            f"the intent of {self.tool} was not acknowledged by Kafka within {self._policy.ack_timeout_seconds:g} s"
+            f"{disk} ({_why(error)}), so the write must not run; check the brokers and try again",
             self._intent_id,
         )
 

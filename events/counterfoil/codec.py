@@ -32,6 +32,7 @@ _VARYING = (
     "event_id", "kind", "body_schema", "body", "seq", "occurred_at", "effect_id", "attempt", "causation_id",
     "trace_id", "span_id",
 )  # fmt: skip
+_DEFAULTS = {field.name: field.default for field in fields(Event) if field.default is not MISSING}
 _ENVELOPE_FIELDS = tuple(field.name for field in fields(Event) if field.name not in ("body", "raw_body"))
 
 
@@ -97,19 +98,13 @@ class EnvelopeEncoder:
     """
 
     def __init__(self, shared: Mapping[str, Any]) -> None:
-        envelope = _catalogue().newest["event"]
-        known = {field.name: field.default for field in fields(Event) if field.default is not MISSING} | dict(shared)
-        self._parts: list[bytes] = [SINGLE_OBJECT + envelope.fingerprint]
-        self._at: dict[str, int] = {}
+        known = {**_DEFAULTS, **shared}
+        self._parts = [SINGLE_OBJECT + _catalogue().newest["event"].fingerprint]
         for run, write in _envelope_runs():
-            if write is None:
-                self._at[run[0]] = len(self._parts)
-                self._parts.append(b"")
-            else:
-                self._parts.append(_mending(write, {name: known[name] for name in run}))
+            self._parts.append(b"" if write is None else _mending(write, {name: known[name] for name in run}))
         trace_id = known["trace_id"]
         self._trace = b"\x00" if trace_id is None else b"\x02" + trace_id
-        self._places = tuple(self._at[name] for name in _VARYING)
+        self._places = _places()
 
     def encode(
         self,
@@ -157,6 +152,13 @@ def _envelope_runs() -> list[tuple[list[str], Encoder | None]]:
     definition = _catalogue().newest["event"].definition
     runs = runs_of(definition, _VARYING)
     return [(run, None if run[0] in _VARYING else encoder_of(part_of(definition, run))) for run in runs]
+
+
+@cache
+def _places() -> tuple[int, ...]:
+    """Where, behind the fingerprint, what varies stands among the runs."""
+    at = {run[0]: place for place, (run, _) in enumerate(_envelope_runs(), 1)}
+    return tuple(at[name] for name in _VARYING)
 
 
 @cache

@@ -72,7 +72,7 @@ def _is_definite(error: BaseException) -> bool:
     if names & _NEVER_SENT:
         return True
     if names & {"httpx.HTTPStatusError", "requests.HTTPError"}:
-        return _refused(error, "status_code")
+        return getattr(getattr(error, "response", None), "status_code", None) in _REFUSED_STATUS
     if "botocore.ClientError" in names:
         answer: Any = getattr(error, "response", {})
         return answer["ResponseMetadata"]["HTTPStatusCode"] in _REFUSED_STATUS
@@ -80,10 +80,6 @@ def _is_definite(error: BaseException) -> bool:
         code = str(getattr(error, "sqlstate", None) or "")
         return code not in _UNSURE_CODES and (code[:2] in _ROLLED_BACK or code in _ROLLED_BACK_CODES)
     return False
-
-
-def _refused(error: BaseException, name: str) -> bool:
-    return getattr(getattr(error, "response", None), name, None) in _REFUSED_STATUS
 
 
 def _package(kind: type) -> str:

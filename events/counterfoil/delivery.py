@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from counterfoil.backlog import Backlog
 from counterfoil.failpoints import pass_by
+from counterfoil.folder import ProducerFolder
 from counterfoil.home import Damage, Home
 from counterfoil.spool import SpoolDamaged, SpoolFailed
 from counterfoil.tally import Numbers
@@ -94,7 +95,7 @@ class Delivery:
 
     def _takes_more(self) -> bool:
         """Whether one more has room now, or waiting would not make any."""
-        if not self._is_ready or self._is_stalled or self._is_broken or self.own.waiting:  # then the disk is the way
+        if not self._is_open or self.own.waiting:  # then the disk is the way
             return self.problem is not None or not self._backlog.is_half_full
         return self._window.room > 0
 
@@ -200,6 +201,8 @@ class Delivery:
 
     def _answered(self, reports: Sequence[Report]) -> None:
         """What became of events that librdkafka had."""
+        if not reports:
+            return
         done: list[Outgoing] = []
         refused: list[Report] = []
         with self._changed:
@@ -228,13 +231,16 @@ class Delivery:
 
     # -- under the lock
 
+    @property
+    def _is_open(self) -> bool:
+        """Whether the brokers take events now."""
+        return self._is_ready and not self._is_stalled and not self._is_broken
+
     def _flows(self) -> bool:
         return (
             not len(self._backlog)
             and not self.own.waiting
-            and self._is_ready
-            and not self._is_stalled
-            and not self._is_broken
+            and self._is_open
             and not self._backlog.has_suspects
             and self._window.room > 0
         )
@@ -296,9 +302,10 @@ class Delivery:
 
     def _round(self) -> None:
         is_ready = self._is_ready or self._window.is_topic_known()
-        with self._lock:
+        with self._changed:
             self._is_ready = is_ready
             self._is_stalled = time.monotonic() - self._waiting_since() > self._ack_timeout_seconds
+            self._changed.notify_all()
         self._mend()
         self._tidy()
         self._feed()
@@ -323,8 +330,7 @@ class Delivery:
     def _feed_from(self, home: Home) -> None:
         while True:
             with self._lock:
-                is_open = self._is_ready and not self._is_stalled and not self._is_broken
-                room = self._window.room if is_open else 0
+                room = self._window.room if self._is_open else 0
             if room <= 0 or not home.waiting:
                 return
             try:
@@ -367,8 +373,7 @@ class Delivery:
             refusal = None
             with self._lock:
                 out = self._backlog.first()
-                is_open = self._is_ready and not self._is_stalled and not self._is_broken
-                if out is None or self.own.waiting or not is_open:
+                if out is None or self.own.waiting or not self._is_open:
                     return
                 try:
                     if not self._backlog.may_follow(out, self._window) or not self._window.hand_over(out):
@@ -447,26 +452,27 @@ class Delivery:
                 home.take_out(landed)
             except SpoolDamaged as error:
                 self._set_aside(home, error)
+                continue
             except SpoolFailed as error:
                 with self._lock:
                     home.landed += landed
                 _log(logging.ERROR, "%s", error)
-            if home is not self.own and not home.rows:
-                self._let_go(home)
+            if home is not self.own and not home.rows:  # all that a dead producer left is in the log
+                self._part_with(home).remove()
 
-    def _let_go(self, home: Home) -> None:
-        """All that a dead producer left is in the log."""
+    def _part_with(self, home: Home) -> ProducerFolder:
+        """Nothing more is sent from an adopted spool; its folder is the caller's to remove or to release."""
+        assert home.folder is not None  # noqa: S101  # only what has one is adopted
         with self._changed:
+            home.waiting = 0
             self._adopted.remove(home)
             self._changed.notify_all()
-        if home.folder is not None:
-            home.folder.remove()
+        return home.folder
 
     def _set_aside(self, home: Home, error: SpoolDamaged) -> None:
-        if home is not self.own:  # found and mended when it is adopted again
-            self._adopted.remove(home)
-            if home.folder is not None:
-                home.folder.release()
+        if home is not self.own:
+            _log(logging.WARNING, "%s; it is mended when it is adopted again", error)
+            self._part_with(home).release()
             return
         with self._lock:
             outs = [out for out in (*self._window, *self._backlog) if out.home is home]
@@ -479,7 +485,7 @@ class Delivery:
             damage = home.give_up(error, known)
         for out in outs:
             out.is_spooled = False  # written once more if need be, in its place
-        _log(logging.ERROR, "%s; set aside as %s, %d events saved", error, damage.kept, damage.saved)
+        _log(logging.ERROR, "%s", damage)
         self._damaged(home, damage)
 
     def _leave(self) -> int:
@@ -487,8 +493,7 @@ class Delivery:
         with contextlib.suppress(SpoolDamaged, SpoolFailed):
             self._tidy()
         for home in self.adopted:
-            if home.folder is not None:
-                home.folder.release()
+            self._part_with(home).release()
         with self._lock:
             lost = sum(out.home is self.own and not out.is_spooled for out in self._window)
             lost += len(self._backlog)

@@ -12,6 +12,7 @@ Run = tuple[bytes, int, int]  # of the task with this key, the numbers from the 
 Gap = tuple[Numbers, int, int]
 
 _MOST_AT_ONCE = 500
+_BEFORE_ALL = -(2**62)  # a place before every other
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,9 @@ class Damage:
     kept: Path
     saved: int
     lost: Sequence[Gap]
+
+    def __str__(self) -> str:
+        return f"{self.problem}; set aside as {self.kept}, {self.saved} events saved"
 
 
 class Home:
@@ -45,7 +49,7 @@ class Home:
         """
         if self.folder is not None and self.folder.has_spool:
             self.rows = self.waiting = self.folder.spool.count()
-            self.handed = -(2**62)
+            self.handed = _BEFORE_ALL
 
     def append(self, events: Sequence[Spooled]) -> None:
         """Put events on disk, all or none.
@@ -98,7 +102,7 @@ class Home:
             if len(batch) >= _MOST_AT_ONCE:
                 self._save(batch)
         self._save(batch)
-        self.handed = -(2**62)
+        self.handed = _BEFORE_ALL
         saved = self.folder.spool.runs() if self.rows else []
         return Damage(str(error), kept, self.rows, list(unaccounted(self.tally, (*saved, *known))))
 
@@ -130,3 +134,8 @@ def unaccounted(tally: Tally, safe: Iterable[Run]) -> Iterator[Gap]:
             at = max(at, end)
         if at < numbers.next_seq:
             yield numbers, at, numbers.next_seq
+
+
+def count_of(gaps: Iterable[Gap]) -> int:
+    """How many numbers they span."""
+    return sum(end - first for _, first, end in gaps)

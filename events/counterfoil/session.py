@@ -23,7 +23,7 @@ from counterfoil.delivery import Delivery, NotDurable
 from counterfoil.errors import UsageError
 from counterfoil.failpoints import pass_by
 from counterfoil.folder import Cluster, ProducerFolder, TenantOrigin
-from counterfoil.home import Damage, Gap, Home
+from counterfoil.home import Damage, Gap, Home, count_of
 from counterfoil.ids import Id, new_id, partition_key, read_partition_key
 from counterfoil.jsontext import to_json_text, to_text
 from counterfoil.origin import NOTHING, About, Origin, producer_origin
@@ -105,7 +105,7 @@ class Session:
         """
         with self._lock:
             self._greet(origin)
-            return self._new_lane(origin)
+            return self._new_lane(origin, self._tenants[origin.tenant])
 
     def record(
         self, lane: "Lane", kind: str, body: Mapping[str, Any], about: About, durable: Durable | None
@@ -203,9 +203,7 @@ class Session:
         if origin.tenant in self._tenants:
             return
         spoken_to = TenantOrigin(origin.tenant, origin.workflow, origin.agent, origin.environment, origin.mode)
-        own = producer_origin(self.producer_id, spoken_to)
-        numbers = self._own.tally.numbers(partition_key(own.tenant, own.task_id))
-        tenant = _Tenant(spoken_to, Lane(self, None, numbers, Composer(own, self.producer_id)))
+        tenant = _Tenant(spoken_to, self._new_lane(producer_origin(self.producer_id, spoken_to), None))
         self._keep_tenant(spoken_to)
         body = {
             "host": platform.node(),
@@ -213,8 +211,8 @@ class Session:
             "client": f"counterfoil-python/{version('counterfoil')}",
             "beat_interval": int(self._settings.beat_interval_seconds * _MICROS),
         }
+        self._tenants[origin.tenant] = tenant  # first, for should this be interrupted, the gap is said to this tenant
         self._say(tenant, "producer_opened", body)
-        self._tenants[origin.tenant] = tenant
 
     def _keep_tenant(self, spoken_to: TenantOrigin) -> None:
         """So that whoever finds this process dead can say goodbye for it."""
@@ -224,9 +222,9 @@ class Session:
             except OSError as error:
                 logger.warning("should this process be killed, nobody can say goodbye for it: %s", error)
 
-    def _new_lane(self, origin: Origin) -> "Lane":
+    def _new_lane(self, origin: Origin, tenant: _Tenant | None) -> "Lane":
         numbers = self._own.tally.numbers(partition_key(origin.tenant, origin.task_id))
-        return Lane(self, self._tenants[origin.tenant], numbers, Composer(origin, self.producer_id))
+        return Lane(self, tenant, numbers, Composer(origin, self.producer_id))
 
     def _say(self, tenant: _Tenant, kind: str, body: Mapping[str, Any], speaks_of: Gap | None = None) -> None:
         out = self._number(tenant.own, kind, body, NOTHING, new_id())
@@ -312,7 +310,7 @@ def _damage_body(damage: Damage) -> dict[str, Any]:
     details = {
         "kept": str(damage.kept),
         "saved": damage.saved,
-        "lost": sum(end - first for _, first, end in damage.lost),
+        "lost": count_of(damage.lost),
     }
     return {"name": "spool_damaged", "message": to_text(damage.problem), "details": to_json_text(details)}
 

@@ -6,6 +6,7 @@ working directory, the defaults here. Any setting ending in `_FILE` is read from
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,6 +32,15 @@ Durable = Literal["broker", "spool"]
 WhenUnavailable = Literal["fail_closed", "fail_open"]
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What one write asks of the audit."""
+
+    durable: Durable
+    when_unavailable: WhenUnavailable
+    ack_timeout_seconds: float
+
+
 class ToolPolicy(BaseModel):
     """What one tool asks of the audit; what is None is as the recorder's settings say."""
 
@@ -39,6 +49,9 @@ class ToolPolicy(BaseModel):
     durable: Durable | None = None
     when_unavailable: WhenUnavailable | None = None
     ack_timeout_seconds: float | None = Field(None, gt=0)
+
+
+_NOTHING_OWN = ToolPolicy()
 
 
 def _state_directory() -> Path:
@@ -96,13 +109,15 @@ class RecorderSettings(BaseSettings):
     window_bytes: int = Field(16 * 1024**2, ge=1024, description="How many bytes of them; as much may wait for a disk.")
     beat_interval_seconds: float = Field(10, gt=0, description="Seconds between two producer_beat events.")
 
-    def policy_for(self, tool: str) -> ToolPolicy:
-        """What `tool` asks of the audit, nothing left open."""
-        own = self.tools.get(tool, ToolPolicy())
-        return ToolPolicy(
-            durable=own.durable or self.durable,
-            when_unavailable=own.when_unavailable or self.when_unavailable,
-            ack_timeout_seconds=own.ack_timeout_seconds or self.ack_timeout_seconds,
+    def policy_for(
+        self, tool: str, durable: Durable | None = None, when_unavailable: WhenUnavailable | None = None
+    ) -> Policy:
+        """What a call asks for, else what its tool does, else what these settings say."""
+        own = self.tools.get(tool, _NOTHING_OWN)
+        return Policy(
+            durable or own.durable or self.durable,
+            when_unavailable or own.when_unavailable or self.when_unavailable,
+            own.ack_timeout_seconds or self.ack_timeout_seconds,
         )
 
     @field_validator("spool_directory", mode="before")

@@ -246,8 +246,6 @@ class Task:
             step=step,
         )
         counter, first_at = self._attempts.setdefault(effect_id, (itertools.count(1), time.monotonic()))
-        policy = self._recording.settings.policy_for(tool)
-        asked = {"durable": durable, "when_unavailable": when_unavailable}
         return Effect(
             self,
             tool,
@@ -258,7 +256,7 @@ class Task:
             step=step,
             identity=names,
             definite=definite,
-            policy=policy.model_copy(update={name: value for name, value in asked.items() if value is not None}),
+            policy=self._recording.settings.policy_for(tool, durable, when_unavailable),
             idempotent_until=None if idempotent is None else first_at + idempotent.total_seconds(),
             call_id=call_id,
         )

@@ -13,7 +13,6 @@ from counterfoil.task import current_task
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
-Decorated = Callable[[Callable[Args, Result]], Callable[Args, Result]]
 
 _current: contextvars.ContextVar[Effect | None] = contextvars.ContextVar("counterfoil_effect", default=None)
 

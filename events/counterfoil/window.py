@@ -35,7 +35,6 @@ class Outgoing:
         "headers",
         "home",
         "is_spooled",
-        "key",
         "n",
         "numbers",
         "reports",
@@ -45,28 +44,24 @@ class Outgoing:
         "value",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        home: Home,
-        numbers: Numbers,
-        seq: int,
-        headers: Headers,
-        value: bytes,
-        future: "Future[None] | None" = None,
-    ) -> None:
+    def __init__(self, home: Home, numbers: Numbers, seq: int, headers: Headers, value: bytes) -> None:
         self.home = home
         self.numbers = numbers
         self.seq = seq
-        self.key = numbers.key
         self.headers = headers
         self.value = value
         self.n = 0
         self.handed_at = 0.0
         self.is_spooled = False
-        self.future = future
+        self.future: Future[None] | None = None
         self.spool_is_enough = False
         self.speaks_of: tuple[Numbers, int, int] | None = None  # the numbers that a gap event gives up
         self.reports: list[Report] = []  # of the window that has it
+
+    @property
+    def key(self) -> bytes:
+        """Of its task."""
+        return self.numbers.key
 
     @property
     def place(self) -> tuple[int, int]:
@@ -120,6 +115,7 @@ class Window:
         self._bytes = 0
         self._is_fatal = False
         self._reports: list[Report] = []
+        self.cluster_id: str | None = None  # once a broker has said it
         self._producer: Producer | None = self._new_producer()
 
     def __len__(self) -> int:
@@ -195,21 +191,13 @@ class Window:
         if self._producer is None:
             return False
         try:
-            topic = self._producer.list_topics(self._topic, timeout=_METADATA_SECONDS).topics[self._topic]
+            cluster = self._producer.list_topics(self._topic, timeout=_METADATA_SECONDS)
+            topic = cluster.topics[self._topic]
         except (KafkaException, KeyError):
             return False
+        self.cluster_id = cluster.cluster_id
         partitions = topic.partitions.values()
         return topic.error is None and bool(partitions) and all(one.leader >= 0 for one in partitions)
-
-    def cluster_id(self) -> str | None:
-        """The cluster's id, once a broker has said it."""
-        if self._producer is None:
-            return None
-        try:
-            found = self._producer.list_topics(self._topic, timeout=_METADATA_SECONDS).cluster_id
-        except KafkaException:
-            return None
-        return None if found is None else str(found)
 
     def abandon(self) -> None:
         """Send nothing more, and let librdkafka go; what is under way may land yet."""

@@ -71,6 +71,20 @@ def test_losses_are_listed_and_told_apart(call: Call, lost: bytes, database: str
     assert call("completeness", "--tenant", "other").code == 0
 
 
+def test_what_is_on_its_way_counts_beyond_the_rows_shown(call: Call, produce: Produce, database: str) -> None:
+    call("tenant", "add", "acme")
+    for task in ("T-1", "T-2", "T-3"):
+        one = event(seq=1, task_ref=task, task_id=task_id_of("acme", task))
+        produce(encode(one), key_of(one))
+    assert call("ingest", "--once").code == 0
+    said = call("completeness", "--limit", "1", "--json")
+    assert (said.code, len(said.json["tasks"])) == (0, 1)
+    assert (said.json["totals"]["in_flight"], said.json["totals"]["missing"]) == (3, 0)
+    age(database)
+    said = call("completeness", "--limit", "1", "--json")
+    assert (said.code, said.json["totals"]["in_flight"], said.json["totals"]["missing"]) == (1, 0, 3)
+
+
 def test_a_producer_that_fell_silent(call: Call, produce: Produce, database: str) -> None:
     call("tenant", "add", "acme")
     own = task_id_of("acme", f"producer:{event().producer_id.hex()}")

@@ -17,15 +17,9 @@ from counterfoil_consumers.topics import admin_client, check, create_missing, de
 from counterfoil_schemas import topics
 from tests.consumers.made import event, key_of
 from tests.fix_log import Logged, Produce
+from tests.waiting import wait_until
 
 NewIngest = Callable[[], Ingest]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)
 
 
 def owners(operator: Connection) -> int:

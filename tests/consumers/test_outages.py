@@ -11,8 +11,9 @@ from psycopg.conninfo import conninfo_to_dict
 from counterfoil import Recorder
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.store import Connection
-from tests.consumers.test_members import stored, wait_until
+from tests.consumers.test_members import stored
 from tests.fix_log import Logged
+from tests.waiting import wait_until
 
 _END_INGEST = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity

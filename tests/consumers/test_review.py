@@ -3,7 +3,6 @@
 import ctypes
 import dataclasses
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +20,7 @@ from counterfoil_consumers.store import Connection, connect, fetch_one
 from counterfoil_schemas import topics
 from tests.consumers.made import event, intent, key_of, record
 from tests.fix_log import Produce
+from tests.waiting import wait_until
 
 NEVER = Window(0, 0)  # so every id is astray
 ALWAYS = Window(0, 2**60)
@@ -28,13 +28,6 @@ ALWAYS = Window(0, 2**60)
 
 def count(operator: Connection, table: str) -> int:
     return int(fetch_one(operator, f"SELECT count(*) AS n FROM {table}")["n"])  # type: ignore[arg-type]  # a table's name
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)
 
 
 @pytest.fixture

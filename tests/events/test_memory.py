@@ -2,19 +2,21 @@
 
 import json
 import os
+import signal
 
 import pytest
 
 from counterfoil import Recorder, RecorderSettings
 from tests.accounts import assert_accounted
-from tests.events.test_outages import folders, wait_until
 from tests.fix_log import Logged, StartPython
+from tests.fix_recorder import folders
+from tests.waiting import wait_until
 
 SECONDS = int(os.environ.get("COUNTERFOIL_TEST_OUTAGE_SECONDS", "0"))
 EVENTS = SECONDS * 1000 or int(os.environ.get("COUNTERFOIL_TEST_OUTAGE_EVENTS", "20000"))
 
 _RECORDS_ALONE = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 from counterfoil import Recorder
 count, seconds, broker = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -25,7 +27,7 @@ with recorder.task("t", task_ref="T-9") as task:
     for number in range(2000):
         task.completion("x" * 1000)
     recorder.flush()
-    os.kill(broker, 19)
+    os.kill(broker, signal.SIGSTOP)
     before, most, started = resident(), 0, time.monotonic()
     for number in range(count):
         task.completion(f"{number} " + "x" * 1000)
@@ -47,7 +49,7 @@ def test_an_outage_costs_little_memory_and_loses_nothing(
         process = start_python(_RECORDS_ALONE, str(EVENTS), str(SECONDS), str(broker_pid))
         printed, said = process.communicate(timeout=SECONDS + 90)
     finally:
-        os.kill(broker_pid, 18)
+        os.kill(broker_pid, signal.SIGCONT)
     assert process.returncode == 0, said
     found = json.loads(printed)
     print(found)

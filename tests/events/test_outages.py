@@ -2,49 +2,24 @@
 
 import asyncio
 import itertools
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import pytest
 
-from counterfoil import AuditUnavailable, Recorder, RecorderSettings, Task
-from counterfoil_console.stack import StackState
+from counterfoil import AuditUnavailable, Event, Recorder, RecorderSettings, Task
 from tests.accounts import assert_accounted
 from tests.fix_log import Logged
+from tests.fix_recorder import folders
+from tests.fix_stack import Outage
+from tests.waiting import wait_until
 
-Outage = Callable[[], AbstractContextManager[None]]
 ARGS = {"order": "A-17"}
-
-
-@pytest.fixture
-def outage(stack: StackState) -> Outage:
-    """The broker neither answers nor closes its connections for the length of a block."""
-
-    @contextmanager
-    def stop() -> Iterator[None]:
-        assert stack.kafka is not None
-        os.kill(stack.kafka.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(stack.kafka.pid, signal.SIGCONT)
-
-    return stop
 
 
 @pytest.fixture
 def settings(recorder_settings: RecorderSettings) -> RecorderSettings:
     return recorder_settings.model_copy(update={"ack_timeout_seconds": 0.5, "close_timeout_seconds": 20})
-
-
-def folders(settings: RecorderSettings) -> list[Path]:
-    assert settings.spool_directory is not None
-    return [path for base in settings.spool_directory.glob("*") for path in base.iterdir()]
 
 
 def refund(task: Task, number: int) -> None:
@@ -186,15 +161,8 @@ def test_ending_in_an_outage_leaves_all_to_the_next_process(
     assert folders(settings) == []
 
 
-def heir_of(events: list, task_id: bytes) -> bytes:  # type: ignore[type-arg]
-    return next(bytes(event.producer_id) for event in events if event.task_id == task_id)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
+def heir_of(events: list[Event], task_id: bytes) -> bytes:
+    return next(event.producer_id for event in events if event.task_id == task_id)
 
 
 def test_under_load_and_outage_after_outage_each_task_keeps_its_order(

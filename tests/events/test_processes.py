@@ -13,6 +13,9 @@ from counterfoil import Event, Recorder, RecorderSettings
 from counterfoil.ids import task_id_of
 from tests.accounts import assert_accounted
 from tests.fix_log import Logged, StartPython
+from tests.fix_recorder import folders
+from tests.fix_stack import Outage
+from tests.waiting import wait_until
 
 # Forking beside threads is what these tests are about; 3.12 warns of it.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -289,18 +292,16 @@ def test_workers_forked_from_one_that_loaded_it(
     assert not any(account.gaps for account in accounts.values())
     assert len(events_of(events, "review")) == 3 * 101 + (before == "used")
     assert len(events_of(events, "producer_closed")) == 6 + (before == "used")
-    assert recorder_settings.spool_directory is not None
-    assert list(recorder_settings.spool_directory.glob("*/*")) == []
+    assert folders(recorder_settings) == []
 
 
 def test_a_fork_while_events_wait_in_the_spool(
-    recorder_settings: RecorderSettings, broker_pid: int, logged: Logged
+    recorder_settings: RecorderSettings, broker_pid: int, outage: Outage, logged: Logged
 ) -> None:
     recorder = Recorder(recorder_settings.model_copy(update={"ack_timeout_seconds": 0.3}))
     with recorder.task("t", task_ref="T-9") as task:
         recorder.flush()
-        os.kill(broker_pid, signal.SIGSTOP)
-        try:
+        with outage():
             with task.effect("refund", target="payments", args={"n": 1}) as effect:
                 effect.ok()
 
@@ -311,15 +312,7 @@ def test_a_fork_while_events_wait_in_the_spool(
                 recorder.close()
 
             in_child(act)
-        finally:
-            os.kill(broker_pid, signal.SIGCONT)
-        assert recorder_settings.spool_directory is not None
-        deadline = time.monotonic() + 20
-        while (
-            len(list(recorder_settings.spool_directory.glob("*/*"))) > 1
-        ):  # what the child left is the parent's to send
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: len(folders(recorder_settings)) == 1)  # what the child left is the parent's to send
     recorder.close()
     accounts = assert_accounted(logged())
     assert not any(account.gaps for account in accounts.values())

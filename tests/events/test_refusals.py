@@ -1,7 +1,5 @@
 """What Kafka refuses, loses from sight or takes twice: retried, said, or collapsed, and never a hole."""
 
-import os
-import signal
 import time
 from collections.abc import Callable
 
@@ -19,6 +17,9 @@ from counterfoil_consumers.topics import admin_client, create_missing, describe
 from counterfoil_schemas import topics
 from tests.accounts import assert_accounted
 from tests.fix_log import Logged, RecordsOf
+from tests.fix_recorder import folders
+from tests.fix_stack import Outage
+from tests.waiting import wait_until
 
 
 def test_a_topic_that_is_made_later(recorder_settings: RecorderSettings, kafka: dict[str, str], logged: Logged) -> None:
@@ -77,7 +78,7 @@ def narrow(admin: AdminClient, topic: str, size_bytes: int) -> None:
 
 def test_what_was_written_twice_is_stored_once(
     recorder_settings: RecorderSettings,
-    broker_pid: int,
+    outage: Outage,
     records_of: RecordsOf,
     ingest_all: Callable[[], None],
     operator: Connection,
@@ -88,22 +89,15 @@ def test_what_was_written_twice_is_stored_once(
     recorder.connect()
     with recorder.task("t") as task:
         recorder.flush()
-        os.kill(broker_pid, signal.SIGSTOP)
-        try:
+        with outage():
             for number in range(20):
                 task.review(by=str(number))
             task.suspend("an outage")
             recorder.close()
-        finally:
-            os.kill(broker_pid, signal.SIGCONT)
-    assert settings.spool_directory is not None
-    [left] = settings.spool_directory.glob("*/*")
+    [left] = folders(settings)
     heir = Recorder(settings)
     with heir.task("other"):
-        deadline = time.monotonic() + 20
-        while left.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: not left.exists())
     heir.close()
     ingest_all()
     consumed = len(records_of("events"))

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,13 +35,6 @@ def stray(stack: LocalStack) -> list[psutil.Process]:
     """Every process of a stack, wherever it came from."""
     mark = Layout(stack.data_directory.resolve()).mark
     return [process for recognise in recognisers(mark).values() for process in find(recognise)]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -29,8 +29,9 @@ from counterfoil_console.stack import (
 )
 from counterfoil_console.stack.jars import FetchFailed, LockedJar, read_lock
 from counterfoil_console.stack.ports import is_free
+from tests.waiting import wait_until
 
-from .conftest import CACHE, NewStack, RunScript, stray, wait_until
+from .conftest import CACHE, NewStack, RunScript, stray
 
 
 def create_topic(state: StackState, name: str, **config: str) -> None:

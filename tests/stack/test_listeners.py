@@ -11,8 +11,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from counterfoil_console.stack import KafkaOptions, LocalStack, SaslSsl, StackState
+from tests.waiting import wait_until
 
-from .conftest import CACHE, wait_until
+from .conftest import CACHE
 
 Settings = dict[str, str | int | float | bool]
 LOGIN = ("agent", 'p"ss w\\rd=é')

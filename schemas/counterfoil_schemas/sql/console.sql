@@ -33,7 +33,7 @@ LEFT JOIN LATERAL (
     SELECT bool_or(closed) AS closed, max(last_at) AS last_at, max(beat_interval) AS beat_interval
     FROM counterfoil.producer AS r WHERE r.tenant = c.tenant AND r.producer_id = c.producer_id) AS o ON true
 WHERE (%(tenant)s::text IS NULL OR c.tenant = %(tenant)s) AND (c.missing_count > 0 OR c.given_up_count > 0)
-ORDER BY c.missing_count = 0, c.tenant, c.last_at DESC LIMIT %(limit)s
+ORDER BY c.missing_count = 0, c.tenant, c.last_at DESC
 
 -- name: producers_alive_or_not
 SELECT tenant, producer_id, bool_or(opened) AS opened, bool_or(closed) AS closed, max(adopted_by::text)::uuid AS adopted_by,
