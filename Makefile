@@ -26,9 +26,10 @@ suite: $(INSTALLED)
 bench: $(INSTALLED) ## what recording costs, beside the peers
 	$(BIN)/python -m bench.emit
 
-soak: $(INSTALLED) ## the longer proofs: ten minutes without brokers at 1,000 events/s, 10,000 damaged spools
-	COUNTERFOIL_TEST_OUTAGE_SECONDS=600 COUNTERFOIL_TEST_DAMAGES=10000 \
-	  $(BIN)/python -m pytest -s --timeout 2400 tests/events/test_memory.py tests/events/test_spool.py
+soak: $(INSTALLED) ## the longer proofs: ten minutes without brokers, 10,000 damaged spools, 300 orders to 50 clients
+	COUNTERFOIL_TEST_OUTAGE_SECONDS=600 COUNTERFOIL_TEST_DAMAGES=10000 COUNTERFOIL_TEST_ORDERS=300 \
+	  $(BIN)/python -m pytest -s --timeout 2400 \
+	  tests/events/test_memory.py tests/events/test_spool.py tests/events/test_halt_reach.py
 
 # The lock names every version, with hashes (no resolver: pip before 24 takes a newer one for an extra); the second install adds this checkout without looking further.
 $(INSTALLED): requirements/dev.lock pyproject.toml

@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import AdminClient
 
 from counterfoil.failpoints import pass_by
+from counterfoil.ids import OPERATORS
 from counterfoil.kafka import client_config
 from counterfoil_consumers import metrics
 from counterfoil_consumers.assignment import Assignment
@@ -175,7 +176,7 @@ class Ingest:
         named = queries("ingest")
         if self._admit:
             self._store.execute(named["admit_tenants"], {"names": sorted(strangers)})
-        self._tenants = {row["tenant"] for row in self._store.execute(named["find_tenants"])}
+        self._tenants = _known_tenants(self._store)
 
     @staticmethod
     def _count(written: Written, rows: Sequence[Row]) -> None:
@@ -218,7 +219,7 @@ class Ingest:
         dead_letters = self._declared["dead_letters"].name
         self._source = Source(where["consumer"], where["cluster_id"], where["topic_id"], source_id, dead_letters)
         self._window = open_window(connection)
-        self._tenants = {row["tenant"] for row in connection.execute(named["find_tenants"])}
+        self._tenants = _known_tenants(connection)
 
     def _open_window(self) -> None:
         self._window = open_window(self._store)
@@ -323,3 +324,8 @@ def _foreign(row: Row) -> BadRecord:
     return BadRecord(
         f"the tenant {row.event.tenant!r} is not registered; run `counterfoil tenant add {row.event.tenant}`", "foreign"
     )
+
+
+def _known_tenants(store: Connection) -> set[str]:
+    """Those that are registered, and the reserved one."""
+    return {OPERATORS} | {row["tenant"] for row in store.execute(queries("ingest")["find_tenants"])}

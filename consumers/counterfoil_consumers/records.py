@@ -9,7 +9,7 @@ from typing import Any
 from counterfoil.codec import decode
 from counterfoil.errors import DecodeError
 from counterfoil.event import Event
-from counterfoil.ids import is_tenant, partition_key
+from counterfoil.ids import OPERATORS, is_tenant, partition_key
 from counterfoil_consumers.errors import BadRecord
 from counterfoil_consumers.readable import mended_text, readable_body
 
@@ -67,7 +67,7 @@ def row_of(record: Record, source_id: int, window: Window) -> Row:
 
 
 def _check(event: Event, record: Record) -> None:
-    if not is_tenant(event.tenant):
+    if not is_tenant(event.tenant) and event.tenant != OPERATORS:
         raise BadRecord(f"the tenant {event.tenant[:60]!r} is no tenant's name", "foreign")
     if record.key != partition_key(event.tenant, event.task_id):
         raise BadRecord("key and envelope disagree on the tenant or the task", "foreign")

@@ -3,9 +3,12 @@
 from counterfoil.call import Call, Effect
 from counterfoil.errors import (
     AuditUnavailable,
+    ControlAway,
+    ControlStale,
     CounterfoilError,
     DecodeError,
     EventsUndelivered,
+    Halted,
     SettingsError,
     UsageError,
 )
@@ -18,11 +21,14 @@ from counterfoil.tools import current_effect
 __all__ = [
     "AuditUnavailable",
     "Call",
+    "ControlAway",
+    "ControlStale",
     "CounterfoilError",
     "DecodeError",
     "Effect",
     "Event",
     "EventsUndelivered",
+    "Halted",
     "Mode",
     "Outcome",
     "Recorder",

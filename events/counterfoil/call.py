@@ -17,13 +17,14 @@ from typing import Any, Protocol, Self
 
 from counterfoil.definite import is_definite
 from counterfoil.delivery import NotDurable
-from counterfoil.errors import AuditUnavailable, UsageError
+from counterfoil.errors import AuditUnavailable, Halted, UsageError
 from counterfoil.event import Outcome
 from counterfoil.failpoints import pass_by
+from counterfoil.follower import denial_body
 from counterfoil.ids import Id, new_id
 from counterfoil.jsontext import error_text, to_json_text, to_text
 from counterfoil.origin import About
-from counterfoil.settings import Durable, Policy
+from counterfoil.settings import Durable, Policy, WhenStale
 
 logger = logging.getLogger("counterfoil")
 
@@ -41,6 +42,15 @@ class Records(Protocol):
 
     def write_now(self) -> None:
         """Waiting for the brokers is over: put what they have not acknowledged in the spool."""
+
+    def wait_for_orders(self) -> None:
+        """Wait, at the beginning of a process, until it knows the standing orders."""
+
+    async def wait_for_orders_async(self) -> None:
+        """As `wait_for_orders`, without blocking the event loop."""
+
+    def refusal(self, tool: str, when_stale: WhenStale, /) -> Halted | None:
+        """What stops a write by `tool` now, if anything."""
 
 
 class Call:
@@ -202,8 +212,10 @@ class Effect(Call):
     def begin(self) -> Self:
         """Record the intent and wait until it is durable, as the tool's policy has it.
 
-        Raises AuditUnavailable when it can't be, under `fail_closed`; the write must not run then.
+        Raises AuditUnavailable when it can't be, under `fail_closed`, and Halted when a standing order stops this
+        write; it must not run then.
         """
+        self._records.wait_for_orders()
         durable = self._declare_durable()
         with self._guarded():
             for seconds in self._patience():
@@ -214,6 +226,7 @@ class Effect(Call):
 
     async def begin_async(self) -> Self:
         """As `begin`, without blocking the event loop."""
+        await self._records.wait_for_orders_async()
         durable = self._declare_durable()
         with self._guarded():
             waiting = asyncio.wrap_future(durable)
@@ -227,7 +240,21 @@ class Effect(Call):
             waiting.result()
         return self
 
+    def _obey(self) -> None:
+        """Raise Halted when a standing order stops this write."""
+        refusal = self._records.refusal(self.tool, self._policy.when_stale)
+        if refusal is None:
+            return
+        has_begun = "begun" in self._said
+        if has_begun:
+            self._finish("denied", error=refusal)
+        cause = self._intent_id if has_begun else None
+        about = About(effect_id=self.effect_id, attempt=self.attempt, causation_id=cause)
+        self._records.record("denial", denial_body(refusal, to_text(self.tool), self.key), about)
+        raise refusal
+
     def _declare_durable(self) -> "Future[None]":
+        self._obey()
         durable = self._declare(self._policy.durable)
         assert durable is not None  # noqa: S101  # asked for
         return durable
@@ -252,6 +279,7 @@ class Effect(Call):
             # Interrupted while waiting: the body does not run, and nobody else will say so.
             self._finish("failed", error=error)
             raise
+        self._obey()
         pass_by("call.before_body")
 
     def may_retry(self) -> bool:

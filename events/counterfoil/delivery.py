@@ -184,7 +184,7 @@ class Delivery:
             return self.open_count
         self._backlog.merge_returned()
         self._write_all(deadline)
-        self._window.abandon()
+        self._window.abandon(max(0.2, deadline - time.monotonic()))
         return self._leave()
 
     def _write_all(self, deadline: float) -> None:

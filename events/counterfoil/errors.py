@@ -4,6 +4,9 @@ CounterfoilError
 ├── SettingsError         yours: a setting is missing or wrong
 ├── UsageError            yours: a verb was used in the wrong place
 ├── AuditUnavailable      for now: an intent could not be made durable, so the tool did not run
+├── Halted                for now, by a person: a standing order stops this write
+│   └── ControlStale      for now: whether one does could not be known for too long
+├── ControlAway           for now: the control topic can't be read, or did not take an order
 ├── EventsUndelivered     for now: closing gave up on events that no broker acknowledged
 └── DecodeError           theirs: these bytes are not an event that we can read
 """
@@ -30,6 +33,31 @@ class AuditUnavailable(CounterfoilError):
     def __init__(self, message: str, event_id: bytes) -> None:
         super().__init__(message)
         self.event_id = event_id
+
+
+class Halted(CounterfoilError):
+    """A standing order stops this write: it did not run, and may be tried again once the order is lifted.
+
+    `order_id` is 16 bytes; `scope` is what the order stops, `by` and `reason` are whose it is and why.
+    """
+
+    def __init__(self, message: str, *, order_id: bytes | None, scope: str, by: str, reason: str | None) -> None:
+        super().__init__(message)
+        self.order_id = order_id
+        self.scope = scope
+        self.by = by
+        self.reason = reason
+
+
+class ControlStale(Halted):
+    """No order is known to stop this write, but for longer than `stale_after_seconds` none could have been heard of.
+
+    `order_id` is None; `by` names the setting that stops the write then.
+    """
+
+
+class ControlAway(CounterfoilError):
+    """The control topic can't be read to its end, or did not take an order; try again."""
 
 
 class EventsUndelivered(CounterfoilError):

@@ -7,6 +7,7 @@ import uuid_utils
 
 Id = bytes
 
+OPERATORS = "_operators"  # has what concerns every tenant, such as a halt of everything; no tenant may be named so
 _TENANT = re.compile(r"[a-z0-9_-]{1,40}")
 # The namespace of every task id: UUIDv5(NAMESPACE_URL, "https://counterfoil/task").
 _TASKS = uuid.uuid5(uuid.NAMESPACE_URL, "https://counterfoil/task")
@@ -24,8 +25,8 @@ def task_id_of(tenant: str, task_ref: str) -> Id:
 
 
 def is_tenant(name: str) -> bool:
-    """Whether `name` is a tenant's name: `[a-z0-9_-]{1,40}`."""
-    return _TENANT.fullmatch(name) is not None
+    """Whether `name` is a tenant's name: `[a-z0-9_-]{1,40}`, and not the operators' reserved one."""
+    return _TENANT.fullmatch(name) is not None and name != OPERATORS
 
 
 def partition_key(tenant: str, task_id: Id) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from counterfoil.errors import EventsUndelivered, SettingsError, UsageError
 from counterfoil.event import Mode
+from counterfoil.follower import NOTHING_KNOWN
 from counterfoil.ids import is_tenant, new_id, task_id_of
 from counterfoil.kafka import client_config
 from counterfoil.origin import Origin
@@ -42,6 +43,7 @@ class Recorder:
         self.settings = settings
         self.identity_key = _identity_key(settings)
         self._session: Session | None = None
+        self._known_orders = NOTHING_KNOWN  # of the session before
         self._closed = False
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=_Forked(self))
@@ -80,7 +82,7 @@ class Recorder:
         _ = self.session
 
     def _start(self) -> Session:
-        session = Session(self.settings)
+        session = Session(self.settings, self._known_orders)
         # Unlike atexit this also runs at the end of a multiprocessing child, and in no other process.
         arguments = (session, self.settings.close_timeout_seconds)
         self._at_exit = Finalize(None, _close_at_exit, arguments, exitpriority=0)
@@ -91,6 +93,7 @@ class Recorder:
     def _retire(self) -> None:
         """Another session takes the place of one that knows too many tasks; it says goodbye beside."""
         assert self._session is not None  # noqa: S101  # it is the one that is worn
+        self._known_orders = self._session.control.known
         self._at_exit.cancel()
         arguments = (self._session, self.settings.close_timeout_seconds)
         threading.Thread(target=_close_at_exit, args=arguments, name="counterfoil-retire").start()
@@ -193,6 +196,8 @@ class Recorder:
     def forget_session(self) -> None:
         """In a forked child: the parent's producer sends nothing from here, so the next event starts another."""
         self._lock = threading.Lock()
+        if self._session is not None:
+            self._known_orders = self._session.control.known
         self._session = None
 
 

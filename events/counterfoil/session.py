@@ -10,7 +10,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,10 +19,12 @@ from typing import Any, Protocol
 from counterfoil.adoption import Adopter
 from counterfoil.claims import OwedGaps, claims_of, gap_body
 from counterfoil.composing import Composer, headers_of
+from counterfoil.control import ControlLog
 from counterfoil.delivery import Delivery, NotDurable
 from counterfoil.errors import UsageError
 from counterfoil.failpoints import pass_by
 from counterfoil.folder import Cluster, ProducerFolder, TenantOrigin
+from counterfoil.follower import NOTHING_KNOWN, Follower, Knowledge
 from counterfoil.home import Damage, Gap, Home, count_of
 from counterfoil.ids import Id, new_id, partition_key, read_partition_key
 from counterfoil.jsontext import to_json_text, to_text
@@ -68,7 +70,7 @@ class Recording(Protocol):
 class Session:
     """A started producer. Thread-safe."""
 
-    def __init__(self, settings: RecorderSettings) -> None:
+    def __init__(self, settings: RecorderSettings, known: Knowledge = NOTHING_KNOWN) -> None:
         self.producer_id = new_id()
         self.pid = os.getpid()
         self._spool_problem: str | None = None
@@ -94,9 +96,11 @@ class Session:
         self._closing = threading.Event()
         self._said_goodbye = False
         self._beats = threading.Thread(target=self._beat, name="counterfoil-beat", daemon=True)
+        self.control = self._new_follower(known)
         _alive.add(self)
         self._delivery.start()
         self._beats.start()
+        self.control.start()
 
     def lane(self, origin: Origin) -> "Lane":
         """The way of one task's events through this producer; make it once per task.
@@ -124,6 +128,16 @@ class Session:
             self._send(out)
         return event_id, out.future
 
+    def greeted(self) -> Collection[str]:
+        """The tenants for which something was recorded."""
+        return tuple(self._tenants)
+
+    def acknowledge(self, tenant: str, body: Mapping[str, Any]) -> None:
+        """Record that this client knows an order."""
+        with self._lock:
+            if not self._said_goodbye:
+                self._say(self._tenants[tenant], "control_ack", body)
+
     def write_now(self) -> None:
         """Put on disk what the brokers have not acknowledged."""
         self._delivery.write_now()
@@ -150,6 +164,7 @@ class Session:
         if self._closing.is_set():
             return 0
         self._closing.set()
+        self.control.stop()
         deadline = time.monotonic() + timeout_seconds
         if self._beats is not threading.current_thread():
             self._beats.join(min(1, timeout_seconds))  # it may be reading what a dead process left
@@ -164,6 +179,7 @@ class Session:
                 self._say(tenant, "producer_closed", body)
             self._said_goodbye = True  # whoever waited for the lock would send what nobody waits for any more
         lost = self._delivery.close(max(0.5, deadline - time.monotonic()))
+        self.control.join(min(1.0, timeout_seconds))  # it may be asking brokers that are away
         _alive.discard(self)
         left = self._own.rows
         if left and self._own.folder is not None:
@@ -180,6 +196,18 @@ class Session:
         for home in self._delivery.adopted:
             if home.folder is not None:
                 home.folder.forget_in_child()
+
+    def _new_follower(self, known: Knowledge) -> Follower:
+        settings = self._settings
+        topic = topics(settings.profile, settings.topic_prefix)["control"].name
+        client_id = f"counterfoil-control-{self.producer_id.hex()[-8:]}"
+        return Follower(
+            ControlLog(settings.kafka, topic, client_id),
+            self,
+            stale_after_seconds=settings.stale_after_seconds,
+            control_timeout_seconds=settings.control_timeout_seconds,
+            inherited=known,
+        )
 
     def _new_folder(self, topic: str) -> ProducerFolder | None:
         base = self._settings.spool_directory

@@ -30,6 +30,7 @@ Loaded = TypeVar("Loaded", bound="RecorderSettings")
 
 Durable = Literal["broker", "spool"]
 WhenUnavailable = Literal["fail_closed", "fail_open"]
+WhenStale = Literal["stop", "go_on"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Policy:
     durable: Durable
     when_unavailable: WhenUnavailable
     ack_timeout_seconds: float
+    when_stale: WhenStale
 
 
 class ToolPolicy(BaseModel):
@@ -49,6 +51,7 @@ class ToolPolicy(BaseModel):
     durable: Durable | None = None
     when_unavailable: WhenUnavailable | None = None
     ack_timeout_seconds: float | None = Field(None, gt=0)
+    when_stale: WhenStale | None = None
 
 
 _NOTHING_OWN = ToolPolicy()
@@ -92,10 +95,20 @@ class RecorderSettings(BaseSettings):
     )
     tools: dict[str, ToolPolicy] = Field(
         default_factory=dict,
-        description="By tool: durable, when_unavailable, ack_timeout_seconds, as in [tools.refund] durable = 'broker'.",
+        description="By tool: durable, when_unavailable, ack_timeout_seconds, when_stale; as in [tools.refund].",
     )
     ack_timeout_seconds: float = Field(
         5, gt=0, description="How long an intent waits for the brokers before it goes to the spool."
+    )
+    when_stale: WhenStale = Field(
+        "stop",
+        description="A write while standing orders could not be read for too long: stop (does not run) or go_on.",
+    )
+    stale_after_seconds: float = Field(
+        60, gt=0, description="How old the standing orders may be before that: the deadline of a halt without brokers."
+    )
+    control_timeout_seconds: float = Field(
+        5, gt=0, description="How long the first write of a process may wait until it knows the standing orders."
     )
     close_timeout_seconds: float = Field(10, gt=0, description="How long closing may wait for the brokers.")
     exit_on_sigterm: bool = Field(
@@ -110,7 +123,10 @@ class RecorderSettings(BaseSettings):
     beat_interval_seconds: float = Field(10, gt=0, description="Seconds between two producer_beat events.")
 
     def policy_for(
-        self, tool: str, durable: Durable | None = None, when_unavailable: WhenUnavailable | None = None
+        self,
+        tool: str,
+        durable: Durable | None = None,
+        when_unavailable: WhenUnavailable | None = None,
     ) -> Policy:
         """What a call asks for, else what its tool does, else what these settings say."""
         own = self.tools.get(tool, _NOTHING_OWN)
@@ -118,6 +134,7 @@ class RecorderSettings(BaseSettings):
             durable or own.durable or self.durable,
             when_unavailable or own.when_unavailable or self.when_unavailable,
             own.ack_timeout_seconds or self.ack_timeout_seconds,
+            own.when_stale or self.when_stale,
         )
 
     @field_validator("spool_directory", mode="before")

@@ -20,14 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from counterfoil.attempts import Attempts
 from counterfoil.call import Call, Effect
 from counterfoil.completion_stream import CompletionStream
-from counterfoil.errors import UsageError
+from counterfoil.errors import Halted, UsageError
 from counterfoil.event import Mode
 from counterfoil.identity import effect_id_of
 from counterfoil.ids import Id, new_id, task_id_of
 from counterfoil.jsontext import error_text, to_json_text, to_text
 from counterfoil.origin import MAX_NAME_CHARACTERS, NOTHING, About, Origin
+from counterfoil.scope import Acting
 from counterfoil.session import Lane, Recording
-from counterfoil.settings import Durable, WhenUnavailable
+from counterfoil.settings import Durable, WhenStale, WhenUnavailable
 
 TASK_HEADER = "counterfoil-task"
 _MAX_STEP_CHARACTERS = 200
@@ -358,6 +359,20 @@ class Task:
     ) -> "Future[None] | None":
         """Record an event of this task; the future, if asked for, ends when it is durable."""
         return self._lane().record(kind, body, about, durable)[1]
+
+    def wait_for_orders(self) -> None:
+        """Wait, at the beginning of a process, until it knows the standing orders."""
+        self._recording.session.control.wait()
+
+    async def wait_for_orders_async(self) -> None:
+        """As `wait_for_orders`, without blocking the event loop."""
+        await self._recording.session.control.wait_async()
+
+    def refusal(self, tool: str, when_stale: WhenStale) -> Halted | None:
+        """What stops a write by `tool` now, if anything."""
+        own = self._origin
+        acting = Acting(own.tenant, own.workflow, own.agent, tool)
+        return self._recording.session.control.refusal(acting, when_stale)
 
     def write_now(self) -> None:
         """Waiting for the brokers is over: put what they have not acknowledged in the spool."""

@@ -1,6 +1,7 @@
 """What librdkafka holds of ours: a bounded number of events, handed over and not yet answered for, in order."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError
@@ -199,12 +200,20 @@ class Window:
         partitions = topic.partitions.values()
         return topic.error is None and bool(partitions) and all(one.leader >= 0 for one in partitions)
 
-    def abandon(self) -> None:
-        """Send nothing more, and let librdkafka go; what is under way may land yet."""
-        if self._producer is not None:
-            self._producer.purge()
-            self._producer.poll(0)
-            self._producer = None  # now, not when cycles are collected: that might be in a forked child
+    def abandon(self, timeout_seconds: float) -> None:
+        """Send nothing more, and let librdkafka go; what is under way may land yet.
+
+        Now, not when cycles are collected: that might be in a forked child. And in a thread that need not come back: in
+        a child that was forked while some thread resolved a name, every other one hangs that does (glibc, getaddrinfo).
+        """
+        if self._producer is None:
+            return
+        self._producer.purge()
+        self._producer.poll(0)
+        held, self._producer = [self._producer], None
+        letting_go = threading.Thread(target=held.clear, name="counterfoil-letting-go", daemon=True)
+        letting_go.start()
+        letting_go.join(timeout_seconds)
 
     def _new_producer(self) -> Producer:
         return new_producer(

@@ -227,6 +227,7 @@ def test_the_local_stack_that_is_not_up(bare: Call) -> None:
 
 
 def test_a_tenant_that_is_no_name(call: Call) -> None:
+    assert "not _operators" in call("tenant", "add", "_operators").sentence
     assert call("tenant", "add", "Acme Inc").sentence.startswith("'Acme Inc' is no tenant's name; write 1 to 40 of")
 
 

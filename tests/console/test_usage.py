@@ -9,7 +9,7 @@ from .conftest import Call
 
 COMMANDS = [
     "up", "down", "status", "env", "migrate", "topics", "config", "tenant add", "tenant list",
-    "ingest", "reconcile", "timeline", "drift", "doctor",
+    "ingest", "reconcile", "timeline", "drift", "halt", "resume", "halts", "doctor",
 ]  # fmt: skip
 
 

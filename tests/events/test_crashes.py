@@ -15,7 +15,9 @@ from tests.fix_log import Logged, StartPython
 _WORKS = """
 import sys, time
 from counterfoil import AuditUnavailable, Recorder
-recorder = Recorder.from_env(ack_timeout_seconds=0.5, beat_interval_seconds=0.2)
+recorder = Recorder.from_env(
+    ack_timeout_seconds=0.5, beat_interval_seconds=0.2, when_stale="go_on", control_timeout_seconds=0.5
+)
 acted = open(sys.argv[1], "a", buffering=1)
 with recorder.task("t", task_ref="T-9") as task:
     for number in range(40):

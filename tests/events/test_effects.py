@@ -259,6 +259,8 @@ def cut_off(recorder_settings: RecorderSettings) -> RecorderSettings:
         "kafka": {"bootstrap.servers": "127.0.0.1:1"},
         "ack_timeout_seconds": 0.3,
         "close_timeout_seconds": 0.5,
+        "when_stale": "go_on",
+        "control_timeout_seconds": 0.1,
     }
     return recorder_settings.model_copy(update=changes)
 

@@ -4,6 +4,8 @@ import gc
 import multiprocessing
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -128,6 +130,36 @@ def test_a_fork_before_the_first_event(recorder: Recorder, logged: Logged) -> No
     record_one(recorder, "parent")
     recorder.close()
     assert {(event.body or {})["by"] for event in events_of(logged(), "review")} == {"child", "parent"}
+
+
+def test_a_fork_while_a_name_is_resolved(recorder_settings: RecorderSettings, logged: Logged) -> None:
+    """glibc leaves its lock taken in such a child: no thread of librdkafka's there ever resolves a name again."""
+    recorder = Recorder(recorder_settings.model_copy(update={"ack_timeout_seconds": 0.5, "close_timeout_seconds": 1}))
+    enough = threading.Event()
+
+    def resolve() -> None:
+        while not enough.is_set():
+            socket.getaddrinfo("127.0.0.1", 1, flags=socket.AI_ADDRCONFIG)  # as librdkafka does
+
+    resolving = [threading.Thread(target=resolve) for _ in range(4)]
+    for thread in resolving:
+        thread.start()
+    stuck = 0
+    for number in range(3):
+        started = time.monotonic()
+        in_child(lambda by=str(number): record_one(recorder, by))  # type: ignore[misc]  # of this round
+        took = time.monotonic() - started
+        stuck += took > 1.5
+        assert took < 5
+    enough.set()
+    for thread in resolving:
+        thread.join()
+    print(f"{stuck} of 3 children could not resolve a name")
+    with recorder.task("heir"):
+        wait_until(lambda: len(folders(recorder_settings)) == 1)
+    recorder.close()
+    assert_accounted(logged())
+    assert len(events_of(logged(), "review")) == 3
 
 
 def record_one(recorder: Recorder, by: str) -> None:

@@ -144,7 +144,7 @@ def add_tenant(name: Annotated[str, typer.Argument(help="1 to 40 of a-z, 0-9, _ 
     Example: counterfoil tenant add acme
     """
     if not is_tenant(name):
-        raise UsageError(f"{name!r} is no tenant's name; write 1 to 40 of a-z, 0-9, _ and -")
+        raise UsageError(f"{name!r} is no tenant's name; write 1 to 40 of a-z, 0-9, _ and - (but not _operators)")
     with open_store(load()) as store:
         added = store.execute(queries("console")["add_tenant"], {"tenant": name}).rowcount
     typer.echo(f"tenant {name} " + ("added" if added else "is registered already"))

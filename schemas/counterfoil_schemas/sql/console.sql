@@ -102,3 +102,29 @@ INSERT INTO counterfoil.tenant (tenant) VALUES (%(tenant)s) ON CONFLICT DO NOTHI
 
 -- name: list_tenants
 SELECT tenant, login_role, created_at FROM counterfoil.tenant ORDER BY tenant
+
+-- name: open_clients
+-- Producers that have said nothing of an end, with host and process, and whether they have acknowledged the order.
+SELECT p.tenant, p.producer_id, o.body ->> 'host' AS host, (o.body ->> 'pid')::bigint AS pid, p.last_at,
+       p.last_at < clock_timestamp() - greatest(interval '30 seconds', 3 * p.beat_interval * interval '1 microsecond')
+           AS is_silent,
+       EXISTS (SELECT FROM counterfoil.event AS a
+               WHERE a.tenant = p.tenant AND a.task_id = p.task_id AND a.kind = 'control_ack'
+                 AND a.body ->> 'order_id' = %(order_id)s) AS acknowledged
+FROM counterfoil.producer AS p
+LEFT JOIN LATERAL (
+    SELECT body FROM counterfoil.event AS e
+    WHERE e.tenant = p.tenant AND e.task_id = p.task_id AND e.kind = 'producer_opened' AND NOT e.unread LIMIT 1) AS o ON true
+WHERE p.opened AND NOT p.closed AND (%(tenant)s::text IS NULL OR p.tenant = %(tenant)s)
+ORDER BY p.tenant, p.producer_id
+
+-- name: effects_in_flight
+-- Live writes of a scope that have an intent without a result.
+SELECT tenant, workflow, agent, tool, target, task_id, effect_id, intent_at, count(*) OVER () AS total
+FROM counterfoil.effect
+WHERE intents > ok + accepted + partial + unknown + failed + denied
+  AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+  AND CASE %(kind)s::text WHEN 'workflow' THEN workflow = %(name)s WHEN 'agent' THEN agent = %(name)s
+                          WHEN 'tool' THEN tool = %(name)s ELSE true END
+ORDER BY intent_at DESC, effect_id
+LIMIT %(limit)s
