@@ -6,6 +6,7 @@ from counterfoil.errors import (
     CounterfoilError,
     DecodeError,
     EventsUndelivered,
+    RegistryError,
     SettingsError,
     UsageError,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "Outcome",
     "Recorder",
     "RecorderSettings",
+    "RegistryError",
     "SettingsError",
     "Task",
     "ToolPolicy",

@@ -4,6 +4,7 @@ CounterfoilError
 ├── SettingsError         yours: a setting is missing or wrong
 ├── UsageError            yours: a verb was used in the wrong place
 ├── AuditUnavailable      for now: an intent could not be made durable, so the tool did not run
+├── RegistryError         for now, or yours: the Schema Registry does not answer, or refuses
 ├── EventsUndelivered     for now: closing gave up on events that no broker acknowledged
 └── DecodeError           theirs: these bytes are not an event that we can read
 """
@@ -30,6 +31,10 @@ class AuditUnavailable(CounterfoilError):
     def __init__(self, message: str, event_id: bytes) -> None:
         super().__init__(message)
         self.event_id = event_id
+
+
+class RegistryError(CounterfoilError):
+    """The Schema Registry does not answer, or refuses; the message says which, and what to do."""
 
 
 class EventsUndelivered(CounterfoilError):

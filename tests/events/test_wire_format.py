@@ -1,0 +1,361 @@
+"""Confluent's wire format, by the ids of a real Schema Registry."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from counterfoil import DecodeError, Event, Recorder, RecorderSettings, RegistryError, SettingsError
+from counterfoil.codec import EnvelopeEncoder, decode, encode
+from counterfoil.framing import SINGLE_OBJECT, fingerprint_of
+from counterfoil.registry import LEVEL, Registry, register_missing
+from counterfoil.subjects import SHARED_TYPES, Entry, entries, with_types
+from counterfoil.wire_format import ConfluentWireFormat, framing_of
+from counterfoil_schemas import avro_schemas
+from tests.events.generated import events
+from tests.fix_log import RecordsOf
+from tests.fix_registry import NewApicurio
+
+TOPIC = "counterfoil.events"
+NOBODY = {"url": "http://127.0.0.1:1", "max.retries": "0"}
+
+
+@pytest.fixture(scope="module")
+def framing(apicurio: Any) -> Iterator[ConfluentWireFormat]:
+    """A framing that is connected to a registry which has all our schemas."""
+    with closing(ConfluentWireFormat({"url": apicurio.url}, f"module.{TOPIC}", "module.")) as framing:
+        framing.connect()
+        yield framing
+
+
+@pytest.fixture
+def client(schema_registry: dict[str, str]) -> Iterator[SchemaRegistryClient]:
+    """The registry, asked without any code of ours."""
+    with closing(SchemaRegistryClient(dict(schema_registry))) as client:
+        yield client
+
+
+def id_in(value: bytes) -> int:
+    return int.from_bytes(value[1:5], "big")
+
+
+# -- what is registered
+
+
+def fixed_types(node: Any) -> Iterator[tuple[str, int]]:
+    if isinstance(node, list):
+        for branch in node:
+            yield from fixed_types(branch)
+    elif isinstance(node, dict):
+        if node.get("type") == "fixed":
+            yield node["name"], node["size"]
+        for place in ("fields", "type", "items", "values"):
+            yield from fixed_types(node.get(place))
+
+
+def test_a_shared_type_is_the_same_wherever_it_is_defined() -> None:
+    found = [one for schema in avro_schemas() for one in fixed_types(schema.definition)]
+    assert {(name, size) for name, size in found if name in SHARED_TYPES} == set(SHARED_TYPES.items())
+
+
+def test_every_schema_is_registered_under_a_subject_of_its_own() -> None:
+    found = entries("blue.counterfoil.events", "blue.")
+    assert len(found) == len(avro_schemas()) + len(SHARED_TYPES)
+    assert {entry.subject for entry in found} == {
+        "blue.counterfoil.events-value",
+        *(f"blue.counterfoil.{schema.subject}" for schema in avro_schemas() if schema.subject != "event"),
+        *(f"blue.counterfoil.{name}" for name in SHARED_TYPES),
+    }
+    known: set[Entry] = set()
+    for entry in found:  # what is referred to comes first
+        assert known.issuperset(entry.references)
+        known.add(entry)
+
+
+def test_with_its_references_put_in_a_schema_is_the_one_that_we_ship() -> None:
+    shipped = {f"{schema.subject} {schema.version}": schema.definition for schema in avro_schemas()}
+    for entry in entries(TOPIC):
+        if entry.name in shipped:
+            types = {shared.name: json.loads(shared.text) for shared in entry.references}
+            assert types or "Id" not in entry.text
+            whole = with_types(json.loads(entry.text), types)
+            assert fingerprint_of(whole) == fingerprint_of(shipped[entry.name])
+
+
+def test_the_first_recorder_registers_all_and_holds_them_to_backward_transitive(
+    registry_settings: RecorderSettings, topic_prefix: str, client: SchemaRegistryClient
+) -> None:
+    with Recorder(registry_settings) as recorder:
+        recorder.connect()
+    ours = entries(f"{topic_prefix}{TOPIC}", topic_prefix)
+    assert {subject for subject in client.get_subjects() if subject.startswith(topic_prefix)} == {
+        entry.subject for entry in ours
+    }
+    assert {client.get_compatibility(entry.subject) for entry in ours} == {LEVEL}
+    envelope = client.get_latest_version(f"{topic_prefix}{TOPIC}-value").schema
+    assert [(ref.name, ref.subject) for ref in envelope.references or ()] == [
+        ("counterfoil.Id", f"{topic_prefix}counterfoil.Id")
+    ]
+
+
+def test_the_registry_refuses_what_could_not_read_what_was_written(
+    schema_registry: dict[str, str], registry_prefix: str
+) -> None:
+    first, *_ = [entry for entry in entries(TOPIC, registry_prefix) if entry.name == "task_suspended 1"]
+    definition = json.loads(first.text)
+    more = [*definition["fields"], {"name": "until", "type": "long"}]
+    second = Entry(first.subject, "task_suspended 2", json.dumps({**definition, "fields": more}))
+    with Registry(schema_registry) as registry:
+        assert register_missing(registry, [first]) == [first]
+        assert register_missing(registry, [first]) == []
+        with pytest.raises(RegistryError, match=r"answers 409 .*`counterfoil schemas check`"):
+            register_missing(registry, [first, second])
+        more[-1]["default"] = 0
+        third = Entry(first.subject, "task_suspended 3", json.dumps({**definition, "fields": more}))
+        assert register_missing(registry, [first, third]) == [third]
+
+
+def test_a_subject_that_was_not_held_is_held_from_then_on(
+    schema_registry: dict[str, str], registry_prefix: str, client: SchemaRegistryClient
+) -> None:
+    [entry, *_] = entries(TOPIC, registry_prefix)
+    client.register_schema(entry.subject, Schema(entry.text, "AVRO"))
+    client.set_compatibility(entry.subject, "NONE")
+    with Registry(schema_registry) as registry:
+        assert register_missing(registry, [entry]) == []
+    assert client.get_compatibility(entry.subject) == LEVEL
+
+
+# -- bytes
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(original=events())
+def test_what_is_framed_by_an_id_is_decoded_as_what_is_not(framing: ConfluentWireFormat, original: Event) -> None:
+    framed, plain = encode(original, framing), encode(original)
+    assert framed[:1] == b"\x00"
+    assert framed[5:] == plain[10:]
+    assert decode(framed, framing) == decode(plain, framing) == decode(plain)
+    assert encode(decode(framed, framing), framing) == framed
+
+
+def test_the_encoder_of_a_task_frames_likewise(framing: ConfluentWireFormat) -> None:
+    event_id = bytes(range(16))
+    shared = {"task_id": event_id, "producer_id": event_id, "tenant": "acme", "workflow": "w", "agent": "a"}
+    body = {"title": "t", "input": None}
+    framed, plain = (
+        EnvelopeEncoder(shared, by).encode("task_started", body, event_id, 0, 0) for by in (framing, SINGLE_OBJECT)
+    )
+    assert framed == framing.prefix(b"") + plain[10:]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(original=events(), data=st.data())
+def test_a_truncated_value_is_refused(framing: ConfluentWireFormat, original: Event, data: st.DataObject) -> None:
+    value = encode(original, framing)
+    with pytest.raises(DecodeError):
+        decode(value[: data.draw(st.integers(0, len(value) - 1))], framing)
+
+
+@pytest.mark.parametrize(
+    ("start", "reason_class", "message"),
+    [
+        ("00 7f ff ff ff", "incompatible", "has no schema with the id 2147483647"),
+        ("00 00 00 00 00", "incompatible", "has no schema with the id 0"),
+        ("00 ff ff ff ff", "poison", "no schema's id stands"),
+        ("00 00 00", "poison", "no schema's id stands"),
+    ],
+)
+def test_an_id_that_nobody_gave_is_refused(
+    framing: ConfluentWireFormat, start: str, reason_class: str, message: str
+) -> None:
+    for _ in range(2):  # the second time from memory
+        with pytest.raises(DecodeError, match=message) as refused:
+            decode(bytes.fromhex(start), framing)
+        assert refused.value.reason_class == reason_class
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (
+            "AVRO",
+            '{"type": "record", "name": "Order", "fields": [{"name": "id", "type": "string"}]}',
+            "not one of ours",
+        ),
+        ("JSON", '{"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"}', "is JSON, not Avro"),
+    ],
+)
+def test_a_stranger_s_schema_is_refused(
+    framing: ConfluentWireFormat, client: SchemaRegistryClient, registry_prefix: str, kind: str, text: str, message: str
+) -> None:
+    schema_id = client.register_schema(f"{registry_prefix}stranger", Schema(text, kind))
+    with pytest.raises(DecodeError, match=message) as refused:
+        decode(b"\x00" + schema_id.to_bytes(4, "big") + b"anything", framing)
+    assert refused.value.reason_class == "incompatible"
+
+
+def test_our_schema_registered_by_another_s_hand_is_ours(
+    framing: ConfluentWireFormat, client: SchemaRegistryClient, registry_prefix: str
+) -> None:
+    """As our file has it, every type defined inside: another text and another id for the same schema."""
+    [shipped] = [schema.definition for schema in avro_schemas() if schema.subject == "event"]
+    schema_id = client.register_schema(f"{registry_prefix}own-value", Schema(json.dumps(shipped), "AVRO"))
+    plain = encode(decode(bytes.fromhex(_example())))
+    framed = b"\x00" + schema_id.to_bytes(4, "big") + plain[10:]
+    assert schema_id != id_in(framing.prefix(b""))
+    assert decode(framed, framing) == decode(plain)
+
+
+def _example() -> str:
+    from tests.schemas.avro_text import example_of
+
+    [schema] = [schema for schema in avro_schemas() if schema.subject == "event"]
+    return str(example_of(schema)["hex"])
+
+
+# -- a registry that is away, or refuses
+
+
+def test_without_a_registry_at_the_start_there_is_a_clear_error(recorder_settings: RecorderSettings) -> None:
+    recorder = Recorder(recorder_settings.model_copy(update={"schema_registry": NOBODY}))
+    for _ in range(2):
+        with pytest.raises(
+            RegistryError, match=r"http://127.0.0.1:1 does not answer .*COUNTERFOIL_SCHEMA_REGISTRY__URL"
+        ):
+            recorder.connect()
+    ran = []
+    with pytest.raises(RegistryError), recorder.task("t"):
+        ran.append(1)
+    assert not ran
+    recorder.close()
+
+
+def test_one_that_is_silent_is_not_waited_for_without_end(
+    recorder_settings: RecorderSettings, new_apicurio: NewApicurio
+) -> None:
+    registry = new_apicurio()
+    registry.start()
+    patient = {"url": registry.url, "timeout": "0.5", "max.retries": "1", "retries.wait.ms": "1"}
+    recorder = Recorder(recorder_settings.model_copy(update={"schema_registry": patient}))
+    with registry.silent(), pytest.raises(RegistryError, match="does not answer"):
+        recorder.connect()
+    recorder.connect()  # it is back
+    recorder.close()
+    registry.kill()
+
+
+def test_an_address_without_its_path_is_not_taken_for_an_empty_registry(schema_registry: dict[str, str]) -> None:
+    wrong = {"url": schema_registry["url"].removesuffix("/ccompat/v7")}
+    with closing(ConfluentWireFormat(wrong, TOPIC, "")) as framing:
+        with pytest.raises(RegistryError, match=r"answers 404 .*/apis/ccompat/v7"):
+            framing.fingerprint(1)
+        with pytest.raises(RegistryError, match="answers 404"):
+            framing.connect()
+
+
+def test_a_password_in_the_address_is_not_told(recorder_settings: RecorderSettings) -> None:
+    secret = {"url": "http://me:geheim@127.0.0.1:1", "max.retries": "0"}
+    changed = recorder_settings.model_copy(update={"schema_registry": secret})
+    with pytest.raises(RegistryError) as refused:
+        framing_of(changed).connect()
+    assert "http://127.0.0.1:1" in str(refused.value)
+    assert "geheim" not in f"{refused.value} {changed!r}"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"basic.auth.user.info": "a:b"}, "COUNTERFOIL_SCHEMA_REGISTRY__URL"),
+        ({**NOBODY, "no.such": "1"}, "COUNTERFOIL_SCHEMA_REGISTRY__….*no.such"),
+        ({**NOBODY, "timeout": "soon"}, "COUNTERFOIL_SCHEMA_REGISTRY__….*soon"),
+        ({**NOBODY, "ssl.ca.location": "/absent.pem"}, "COUNTERFOIL_SCHEMA_REGISTRY__…"),
+    ],
+)
+def test_a_wrong_setting_is_told(given: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        ConfluentWireFormat(given, TOPIC, "").connect()
+
+
+_WITHOUT_THE_EXTRA = """
+import sys
+sys.modules["authlib"] = None
+from counterfoil import Recorder, SettingsError
+try:
+    Recorder.from_env().connect()
+except SettingsError as error:
+    print(error)
+"""
+
+
+def test_a_missing_extra_is_named(run_python: Callable[..., str]) -> None:
+    said = run_python(_WITHOUT_THE_EXTRA, COUNTERFOIL_SCHEMA_REGISTRY__URL="http://127.0.0.1:1")
+    assert said == "a Schema Registry is set, and its client lacks authlib: pip install 'counterfoil[registry]'\n"
+
+
+# -- through the recorder
+
+
+def test_what_is_recorded_goes_under_the_envelope_s_id(
+    registry_settings: RecorderSettings,
+    topic_prefix: str,
+    client: SchemaRegistryClient,
+    records_of: RecordsOf,
+) -> None:
+    with Recorder(registry_settings) as recorder, recorder.task("t") as task:
+        task.review(by="dana")
+    values = [record.value or b"" for record in records_of("events")]
+    registered = client.get_latest_version(f"{topic_prefix}{TOPIC}-value")
+    assert {value[:5] for value in values} == {b"\x00" + int(registered.schema_id or 0).to_bytes(4, "big")}
+    with closing(framing_of(registry_settings)) as framing:
+        kinds = [decode(value, framing).kind for value in values]
+    assert {"producer_opened", "task_started", "review", "task_ended", "producer_closed"} == set(kinds)
+
+
+def test_the_registry_may_go_once_the_id_is_known(
+    recorder_settings: RecorderSettings,
+    new_apicurio: NewApicurio,
+    records_of: RecordsOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Later tasks, a second session and a forked child need it no more; nothing is lost."""
+    registry = new_apicurio()
+    registry.start()
+    changed = recorder_settings.model_copy(update={"schema_registry": {"url": registry.url, "max.retries": "0"}})
+    with Recorder(changed) as recorder:
+        recorder.connect()
+        registry.kill()
+        with recorder.task("t") as task, task.effect("pay", target="bank", args={}) as effect:
+            effect.ok()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with recorder.task("child"):
+                    pass
+                code = 0 if recorder.flush() == 0 else 2
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        first = recorder.session
+        monkeypatch.setattr("counterfoil.session._MOST_TASKS", 1)
+        assert recorder.session is not first
+        with recorder.task("later"):
+            pass
+    values = [record.value or b"" for record in records_of("events")]
+    assert len({value[:5] for value in values}) == 1
+    assert values[0][:1] == b"\x00"
+    titles = [body["title"] for body in map(_body_of(values[0][:5]), values) if "title" in body]
+    assert sorted(titles) == ["child", "later", "t"]
+
+
+def _body_of(prefix: bytes) -> Callable[[bytes], dict[str, Any]]:
+    """Bodies of values framed by one id, read without the registry."""
+    plain = encode(decode(bytes.fromhex(_example())))[:10]
+    return lambda value: dict(decode(plain + value.removeprefix(prefix)).body or {})
