@@ -56,7 +56,7 @@ class Registry:
             )
         except ImportError as error:
             raise SettingsError(
-                f"a Schema Registry is set, and its client lacks {error.name}: pip install 'counterfoil[registry]'"
+                f"a Schema Registry is set, and its client can't load ({error}): pip install 'counterfoil[registry]'"
             ) from error
         try:
             self._client = SchemaRegistryClient(

@@ -296,7 +296,8 @@ except SettingsError as error:
 
 def test_a_missing_extra_is_named(run_python: Callable[..., str]) -> None:
     said = run_python(_WITHOUT_THE_EXTRA, COUNTERFOIL_SCHEMA_REGISTRY__URL="http://127.0.0.1:1")
-    assert said == "a Schema Registry is set, and its client lacks authlib: pip install 'counterfoil[registry]'\n"
+    assert said.startswith("a Schema Registry is set, and its client can't load")
+    assert said.endswith(": pip install 'counterfoil[registry]'\n")
 
 
 # -- through the recorder
