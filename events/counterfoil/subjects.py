@@ -6,7 +6,7 @@ the others refer to them. See docs/decisions/0012.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,11 @@ class Entry:
     text: str
     references: tuple["Entry", ...] = ()
 
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The schema with a definition of every type it names."""
+        return dict(with_types(json.loads(self.text), {one.name: one.definition for one in self.references}))
+
 
 def entries(topic: str, prefix: str = "") -> tuple[Entry, ...]:
     """Every released schema, for events on `topic`: what others refer to first, then oldest first.
@@ -44,9 +49,9 @@ def entries(topic: str, prefix: str = "") -> tuple[Entry, ...]:
     return tuple(found)
 
 
-def envelope_entry(topic: str, prefix: str = "") -> Entry:
-    """The newest envelope's, with which this version writes."""
-    return [entry for entry in entries(topic, prefix) if entry.subject == f"{topic}-value"][-1]
+def newest_envelope(schemas: Sequence[Entry]) -> Entry:
+    """The envelope that this version writes, among all `entries`."""
+    return [entry for entry in schemas if entry.name.startswith("event ")][-1]
 
 
 def with_types(definition: Any, types: Mapping[str, Any]) -> Any:

@@ -5,29 +5,28 @@ events go on.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from counterfoil.errors import DecodeError, RegistryError
 from counterfoil.framing import ID_MAGIC, SINGLE_OBJECT, Framing, fingerprint_of
 from counterfoil.registry import Registry, register_missing, shown_address
 from counterfoil.settings import RecorderSettings
-from counterfoil.subjects import entries, envelope_entry
+from counterfoil.subjects import Entry, entries, newest_envelope
 from counterfoil_schemas import topics
 
 _FORGET_SECONDS = 10.0  # what was refused is asked for anew
 
 
 class ConfluentWireFormat:
-    """The framing of events on `topic`. Its prefix may be used from any thread, and in a forked child.
+    """The framing by a registry that has these schemas, or gets them. Its prefix serves any thread, and a forked child.
 
     Raises SettingsError when the registry has no address.
     """
 
-    def __init__(self, settings: Mapping[str, str], topic: str, topic_prefix: str) -> None:
+    def __init__(self, settings: Mapping[str, str], schemas: Sequence[Entry]) -> None:
         shown_address(settings)
         self._settings = settings
-        self._topic = topic
-        self._topic_prefix = topic_prefix
+        self._schemas = schemas
         self._prefix: bytes | None = None
         self._fingerprints: dict[int, bytes] = {}
         self._refused: dict[int, str] = {}
@@ -63,10 +62,10 @@ class ConfluentWireFormat:
             self._registry = None
 
     def _envelope_id(self, registry: Registry) -> int:
-        envelope = envelope_entry(self._topic, self._topic_prefix)
+        envelope = newest_envelope(self._schemas)
         found = registry.look_up(envelope)
         if found is None:
-            register_missing(registry, entries(self._topic, self._topic_prefix))
+            register_missing(registry, self._schemas)
             found = registry.look_up(envelope)
         if found is None or found.schema_id is None:
             raise RegistryError(
@@ -105,5 +104,10 @@ def framing_of(settings: RecorderSettings) -> Framing:
     """
     if not settings.schema_registry:
         return SINGLE_OBJECT
+    return ConfluentWireFormat(settings.schema_registry, entries_of(settings))
+
+
+def entries_of(settings: RecorderSettings) -> tuple[Entry, ...]:
+    """Every schema as a Schema Registry has it under these settings."""
     topic = topics(settings.profile, settings.topic_prefix)["events"].name
-    return ConfluentWireFormat(settings.schema_registry, topic, settings.topic_prefix)
+    return entries(topic, settings.topic_prefix)

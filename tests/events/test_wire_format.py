@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -15,7 +16,7 @@ from counterfoil import DecodeError, Event, Recorder, RecorderSettings, Registry
 from counterfoil.codec import EnvelopeEncoder, decode, encode
 from counterfoil.framing import SINGLE_OBJECT, fingerprint_of
 from counterfoil.registry import LEVEL, Registry, register_missing
-from counterfoil.subjects import SHARED_TYPES, Entry, entries, with_types
+from counterfoil.subjects import SHARED_TYPES, Entry, entries
 from counterfoil.wire_format import ConfluentWireFormat, framing_of
 from counterfoil_schemas import avro_schemas
 from tests.events.generated import events
@@ -29,7 +30,7 @@ NOBODY = {"url": "http://127.0.0.1:1", "max.retries": "0"}
 @pytest.fixture(scope="module")
 def framing(apicurio: Any) -> Iterator[ConfluentWireFormat]:
     """A framing that is connected to a registry which has all our schemas."""
-    with closing(ConfluentWireFormat({"url": apicurio.url}, f"module.{TOPIC}", "module.")) as framing:
+    with closing(ConfluentWireFormat({"url": apicurio.url}, entries(f"module.{TOPIC}", "module."))) as framing:
         framing.connect()
         yield framing
 
@@ -82,10 +83,10 @@ def test_with_its_references_put_in_a_schema_is_the_one_that_we_ship() -> None:
     shipped = {f"{schema.subject} {schema.version}": schema.definition for schema in avro_schemas()}
     for entry in entries(TOPIC):
         if entry.name in shipped:
-            types = {shared.name: json.loads(shared.text) for shared in entry.references}
-            assert types or "Id" not in entry.text
-            whole = with_types(json.loads(entry.text), types)
-            assert fingerprint_of(whole) == fingerprint_of(shipped[entry.name])
+            assert fingerprint_of(entry.definition) == fingerprint_of(shipped[entry.name])
+    assert {one.name for entry in entries(TOPIC) for one in entry.references} == {
+        f"counterfoil.{name}" for name in SHARED_TYPES
+    }
 
 
 def test_the_first_recorder_registers_all_and_holds_them_to_backward_transitive(
@@ -253,7 +254,7 @@ def test_one_that_is_silent_is_not_waited_for_without_end(
 
 def test_an_address_without_its_path_is_not_taken_for_an_empty_registry(schema_registry: dict[str, str]) -> None:
     wrong = {"url": schema_registry["url"].removesuffix("/ccompat/v7")}
-    with closing(ConfluentWireFormat(wrong, TOPIC, "")) as framing:
+    with closing(ConfluentWireFormat(wrong, entries(TOPIC))) as framing:
         with pytest.raises(RegistryError, match=r"answers 404 .*/apis/ccompat/v7"):
             framing.fingerprint(1)
         with pytest.raises(RegistryError, match="answers 404"):
@@ -280,7 +281,7 @@ def test_a_password_in_the_address_is_not_told(recorder_settings: RecorderSettin
 )
 def test_a_wrong_setting_is_told(given: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        ConfluentWireFormat(given, TOPIC, "").connect()
+        ConfluentWireFormat(given, entries(TOPIC)).connect()
 
 
 _WITHOUT_THE_EXTRA = """
@@ -345,10 +346,14 @@ def test_the_registry_may_go_once_the_id_is_known(
                 os._exit(code)
         assert os.waitpid(child, 0)[1] == 0
         first = recorder.session
-        monkeypatch.setattr("counterfoil.session._MOST_TASKS", 1)
-        assert recorder.session is not first
+        with monkeypatch.context() as worn:
+            worn.setattr("counterfoil.session._MOST_TASKS", 1)
+            assert recorder.session is not first
         with recorder.task("later"):
             pass
+    for thread in threading.enumerate():
+        if thread.name == "counterfoil-retire":
+            thread.join()
     values = [record.value or b"" for record in records_of("events")]
     assert len({value[:5] for value in values}) == 1
     assert values[0][:1] == b"\x00"
