@@ -1,17 +1,20 @@
 """The real Apicurio Registry, with data in memory; downloaded once, beside Kafka's jars."""
 
+import base64
 import os
 import shutil
 import signal
 import subprocess
 import tarfile
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,7 @@ VERSION = "3.3.3"
 SHA256 = "8bc6751c76d963734224b01d5e7f84ccb3cb61c87d3bd77c36c35f10a5cbed63"
 _DOWNLOAD_SECONDS = 900.0
 _START_SECONDS = 90.0
+_USER = "agent:geheim"
 
 
 class Apicurio:
@@ -134,6 +138,59 @@ def apicurio(new_apicurio: NewApicurio) -> Apicurio:
     registry = new_apicurio()
     registry.start()
     return registry
+
+
+class _Guard(BaseHTTPRequestHandler):
+    """Passes requests on to the registry: of whom it knows, and changes nothing."""
+
+    url = ""
+
+    def do_GET(self) -> None:
+        self._pass_on(None)
+
+    def do_PUT(self) -> None:
+        self._answer(403, b"{}")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if "/versions" in self.path:
+            self._answer(403, b"{}")
+        else:
+            self._pass_on(body)
+
+    def _pass_on(self, body: bytes | None) -> None:
+        if self.headers["Authorization"] != f"Basic {base64.b64encode(_USER.encode()).decode()}":
+            self._answer(401, b"{}")
+            return
+        request = urllib.request.Request(f"{self.url}{self.path}", body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                self._answer(answer.status, answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                self._answer(error.code, error.read())
+
+    def _answer(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def guarded_registry(apicurio: Apicurio) -> Iterator[dict[str, str]]:
+    """The client's settings for the same registry behind a guard: a user is asked for, who may only read."""
+    guard = type("Guard", (_Guard,), {"url": apicurio.url})
+    with ThreadingHTTPServer((HOST, 0), guard) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield {"url": f"http://{HOST}:{server.server_port}", "basic.auth.user.info": _USER}
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture

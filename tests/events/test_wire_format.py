@@ -261,6 +261,23 @@ def test_an_address_without_its_path_is_not_taken_for_an_empty_registry(schema_r
             framing.connect()
 
 
+def test_an_agent_that_may_only_read_finds_what_was_registered_for_it(
+    guarded_registry: dict[str, str], schema_registry: dict[str, str], registry_prefix: str
+) -> None:
+    ours = entries(f"{registry_prefix}{TOPIC}", registry_prefix)
+    with pytest.raises(RegistryError, match=r"answers 403 .*`counterfoil schemas register`"):
+        ConfluentWireFormat(guarded_registry, ours).connect()
+    with Registry(schema_registry) as registry:
+        assert register_missing(registry, ours) == list(ours)
+    framing = ConfluentWireFormat(guarded_registry, ours)
+    framing.connect()
+    with closing(framing):
+        assert decode(encode(decode(bytes.fromhex(_example())), framing), framing).kind == "tool_intent"
+    with pytest.raises(RegistryError, match=r"answers 401 .*BASIC_AUTH_USER_INFO") as refused:
+        ConfluentWireFormat({**guarded_registry, "basic.auth.user.info": "agent:falsch"}, ours).connect()
+    assert "falsch" not in str(refused.value)
+
+
 def test_a_password_in_the_address_is_not_told(recorder_settings: RecorderSettings) -> None:
     secret = {"url": "http://me:geheim@127.0.0.1:1", "max.retries": "0"}
     changed = recorder_settings.model_copy(update={"schema_registry": secret})
