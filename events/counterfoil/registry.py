@@ -76,12 +76,21 @@ class Registry:
         schema = self._schema(entry)
         if schema is None:
             raise RegistryError(f"{entry.name} refers to a schema that is not registered; register that one first")
-        self._ask(self._client.register_schema, entry.subject, schema)
+        try:
+            self._ask(self._client.register_schema, entry.subject, schema)
+        except RegistryError:
+            if self.look_up(entry) is None:  # else another process did the same at the same time
+                raise
 
     def hold(self, subject: str) -> None:
         """Hold a subject to BACKWARD_TRANSITIVE, unless it is."""
-        if self.level(subject) != LEVEL:
+        if self.level(subject) == LEVEL:
+            return
+        try:
             self._ask(self._client.set_compatibility, subject, LEVEL)
+        except RegistryError:
+            if self.level(subject) != LEVEL:  # else another process did the same at the same time
+                raise
 
     def level(self, subject: str) -> str | None:
         """The compatibility that a subject is held to; None when it has none of its own."""
@@ -192,11 +201,12 @@ def register_missing(registry: Registry, entries: Sequence[Entry]) -> list[Entry
 def shown_address(settings: Mapping[str, str]) -> str:
     """Where the registry is, without the password that an address may hold.
 
-    Raises SettingsError when no address is given.
+    Raises SettingsError when no address is given, or one that is none; it does not quote what may hold a password.
     """
-    if not settings.get("url"):
+    urls = [url.strip() for url in settings.get("url", "").split(",")]
+    if not all(url.startswith(("http://", "https://")) for url in urls):
         raise SettingsError(f"the Schema Registry has no address: set {_VARIABLE}URL=http://host:port")
-    return ",".join(_without_password(url.strip()) for url in settings["url"].split(","))
+    return ",".join(map(_without_password, urls))
 
 
 def _without_password(url: str) -> str:

@@ -4,11 +4,14 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.serialization import MessageField, SerializationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,14 +24,14 @@ from counterfoil.wire_format import ConfluentWireFormat, framing_of
 from counterfoil_schemas import avro_schemas
 from tests.events.generated import events
 from tests.fix_log import RecordsOf
-from tests.fix_registry import NewApicurio
+from tests.fix_registry import Apicurio, NewApicurio
 
 TOPIC = "counterfoil.events"
 NOBODY = {"url": "http://127.0.0.1:1", "max.retries": "0"}
 
 
 @pytest.fixture(scope="module")
-def framing(apicurio: Any) -> Iterator[ConfluentWireFormat]:
+def framing(apicurio: Apicurio) -> Iterator[ConfluentWireFormat]:
     """A framing that is connected to a registry which has all our schemas."""
     with closing(ConfluentWireFormat({"url": apicurio.url}, entries(f"module.{TOPIC}", "module."))) as framing:
         framing.connect()
@@ -221,6 +224,49 @@ def _example() -> str:
     return str(example_of(schema)["hex"])
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(original=events())
+def test_confluent_s_own_deserializer_reads_the_envelope(
+    framing: ConfluentWireFormat, deserialize: Callable[[bytes], dict[str, Any]], original: Event
+) -> None:
+    value = encode(original, framing)
+    ours, theirs = decode(value, framing), deserialize(value)
+    assert theirs.pop("body") == ours.raw_body
+    assert theirs == {name: getattr(ours, name) for name in theirs}
+
+
+@pytest.fixture(scope="module")
+def deserialize(apicurio: Apicurio) -> Iterator[Callable[[bytes], dict[str, Any]]]:
+    """What a consumer without any code of ours uses."""
+    with closing(SchemaRegistryClient({"url": apicurio.url})) as client:
+        read = AvroDeserializer(client)
+        yield lambda value: dict(read(value, SerializationContext(f"module.{TOPIC}", MessageField.VALUE)))
+
+
+def test_a_reader_finds_every_body_s_schema_by_kind_and_fingerprint(
+    framing: ConfluentWireFormat, apicurio: Apicurio
+) -> None:
+    framing.connect()
+    with Registry({"url": apicurio.url}) as registry:
+        for schema in avro_schemas():
+            if schema.subject != "event":
+                there = registry.definitions(f"module.counterfoil.{schema.subject}")
+                assert fingerprint_of(schema.definition) in map(fingerprint_of, there.values())
+
+
+def test_recorders_that_start_at_once_on_an_empty_registry_agree(
+    schema_registry: dict[str, str], registry_prefix: str
+) -> None:
+    ours = entries(f"{registry_prefix}{TOPIC}", registry_prefix)
+
+    def prefix() -> bytes:
+        return ConfluentWireFormat(schema_registry, ours).prefix(b"")
+
+    with ThreadPoolExecutor(8) as pool:
+        prefixes = {future.result() for future in [pool.submit(prefix) for _ in range(8)]}
+    assert len(prefixes) == 1
+
+
 # -- a registry that is away, or refuses
 
 
@@ -290,7 +336,8 @@ def test_a_password_in_the_address_is_not_told(recorder_settings: RecorderSettin
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"basic.auth.user.info": "a:b"}, "COUNTERFOIL_SCHEMA_REGISTRY__URL"),
+        ({"basic.auth.user.info": "a:b"}, "set COUNTERFOIL_SCHEMA_REGISTRY__URL"),
+        ({"url": "me:geheim@registry:8081"}, r"^((?!geheim).)*set COUNTERFOIL_SCHEMA_REGISTRY__URL((?!geheim).)*$"),
         ({**NOBODY, "no.such": "1"}, "COUNTERFOIL_SCHEMA_REGISTRY__….*no.such"),
         ({**NOBODY, "timeout": "soon"}, "COUNTERFOIL_SCHEMA_REGISTRY__….*soon"),
         ({**NOBODY, "ssl.ca.location": "/absent.pem"}, "COUNTERFOIL_SCHEMA_REGISTRY__…"),
