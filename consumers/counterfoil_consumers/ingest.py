@@ -88,7 +88,7 @@ class Ingest:
     ) -> None:
         """Ingest until `stopping` is set, or until every partition has reached `until` (end offsets in order).
 
-        `beat` is called whenever the loop comes round.
+        `beat` is called whenever the loop comes round, and after each record that can't be stored.
 
         Raises IngestStopped when going on would lose or repeat events, TopicsError, StoreError and
         SettingsError; StoreAway and BrokersAway at the start only (later they are waited for). A Schema Registry
@@ -98,6 +98,7 @@ class Ingest:
         topic_id = check(admin, self._topic).topic_id
         where = {"consumer": self._group, "cluster_id": cluster_id(admin), "topic_id": topic_id}
         self._where = {**where, "topic": self._topic.name}
+        self._beat = beat
         self._assignment = Assignment(admin, self._topic.name, self._topic.partitions, where)
         self._store = self._connect()
         consumer = Consumer(client_config(self._kafka, "counterfoil-ingest", {**_CONSUMER, "group.id": self._group}))
@@ -173,6 +174,7 @@ class Ingest:
                 rows.append(row_of(record, self._source.source_id, self._window, self._framing))
             except BadRecord as reason:
                 refused.append(Refused(record, reason))
+                self._beat()  # a registry may have been asked about each of thousands
         strangers = {row.event.tenant for row in rows} - self._tenants
         if strangers:
             self._meet(strangers)

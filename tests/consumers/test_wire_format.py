@@ -115,6 +115,18 @@ def test_an_id_that_the_registry_does_not_have_is_a_dead_letter(
     assert stored(operator) == 1
 
 
+def test_a_batch_of_ids_that_nobody_gave_does_not_look_like_a_hang(
+    registry_settings: RecorderSettings, new_ingest: NewIngest, operator: Connection, produce: Produce
+) -> None:
+    for schema_id in range(2**31 - 300, 2**31):
+        produce(b"\x00" + schema_id.to_bytes(4, "big"), partition=0)
+    beats: list[int] = []
+    ingest = new_ingest(framing_of(registry_settings))
+    ingest.run(threading.Event(), until=ingest.end_offsets(), beat=lambda: beats.append(0))
+    assert len(dead_letters(operator)) == 300
+    assert len(beats) > 300
+
+
 def test_without_a_registry_what_is_framed_by_an_id_is_a_dead_letter(
     registry_settings: RecorderSettings, ingest_all: Callable[[], None], operator: Connection, produce: Produce
 ) -> None:

@@ -22,6 +22,7 @@ from counterfoil.registry import LEVEL, Registry, register_missing
 from counterfoil.subjects import SHARED_TYPES, Entry, entries
 from counterfoil.wire_format import ConfluentWireFormat, framing_of
 from counterfoil_schemas import avro_schemas
+from tests.consumers.test_members import wait_until
 from tests.events.generated import events
 from tests.fix_log import RecordsOf
 from tests.fix_registry import Apicurio, NewApicurio
@@ -382,6 +383,36 @@ def test_what_is_recorded_goes_under_the_envelope_s_id(
     with closing(framing_of(registry_settings)) as framing:
         kinds = [decode(value, framing).kind for value in values]
     assert {"producer_opened", "task_started", "review", "task_ended", "producer_closed"} == set(kinds)
+
+
+_DIES = """
+import os
+from counterfoil import Recorder
+recorder = Recorder.from_env()
+with recorder.task("t"):
+    pass
+recorder.flush()
+os._exit(9)
+"""
+
+
+def test_what_a_dead_process_left_is_finished_under_the_same_id(
+    registry_settings: RecorderSettings, start_python: Callable[..., Any], records_of: RecordsOf
+) -> None:
+    process = start_python(_DIES, COUNTERFOIL_SCHEMA_REGISTRY__URL=registry_settings.schema_registry["url"])
+    assert process.wait(60) == 9
+    with Recorder(registry_settings) as recorder, closing(framing_of(registry_settings)) as framing:
+        with recorder.task("another"):
+            pass
+
+        def values() -> list[bytes]:
+            return [record.value or b"" for record in records_of("events")]
+
+        def said() -> list[Event]:
+            return [decode(value, framing) for value in values()]
+
+        wait_until(lambda: any((event.body or {}).get("adopted_by") for event in said()))
+        assert len({value[:5] for value in values()}) == 1
 
 
 def test_the_registry_may_go_once_the_id_is_known(
