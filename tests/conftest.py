@@ -4,6 +4,7 @@ pytest_plugins = [
     "tests.fix_stack",
     "tests.fix_store",
     "tests.fix_recorder",
+    "tests.fix_registry",
     "tests.fix_skips",
     "tests.fix_log",
     "tests.fix_shop",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from counterfoil import Recorder, RecorderSettings
+from counterfoil.framing import SINGLE_OBJECT, Framing
 from counterfoil_consumers.ingest import Ingest
 
 IDENTITY_KEY = "an identity key for tests only"
@@ -49,8 +50,10 @@ def recorder(recorder_settings: RecorderSettings) -> Iterator[Recorder]:
 def new_ingest(kafka: dict[str, str], topic_prefix: str, database: str) -> Callable[[], Ingest]:
     """Makes members of the test's consumer group."""
 
-    def make() -> Ingest:
-        return Ingest(kafka=kafka, dsn=database, profile="local", topic_prefix=topic_prefix, admit_tenants=True)
+    def make(framing: Framing = SINGLE_OBJECT) -> Ingest:
+        return Ingest(
+            kafka=kafka, dsn=database, profile="local", topic_prefix=topic_prefix, admit_tenants=True, framing=framing
+        )
 
     return make
 

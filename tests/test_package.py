@@ -7,7 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 PYPROJECT = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text(encoding="utf-8"))
-NOT_FOR_AGENTS = {"psycopg", "apscheduler", "starlette", "typer", "rich", "structlog", "prometheus_client"}
+NOT_FOR_AGENTS = {
+    *("psycopg", "apscheduler", "starlette", "typer", "rich", "structlog", "prometheus_client"),
+    *("authlib", "avro", "cachetools", "httpx", "httpx2"),
+}
 
 
 def test_the_base_dependencies() -> None:

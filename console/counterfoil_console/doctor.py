@@ -10,8 +10,11 @@ from confluent_kafka import KafkaError, KafkaException
 
 from counterfoil.errors import CounterfoilError, SettingsError
 from counterfoil.recorder import Recorder
+from counterfoil.registry import LEVEL, Registry
+from counterfoil.wire_format import entries_of
 from counterfoil_console.away import explained
 from counterfoil_console.lag import ingest_lag
+from counterfoil_console.schemas import examine as examine_schemas
 from counterfoil_console.settings import Settings
 from counterfoil_consumers import migrations, topics
 from counterfoil_consumers.errors import BrokersAway, StoreAway
@@ -102,6 +105,19 @@ def _topics(settings: Settings) -> Iterator[Finding]:
             yield Finding("topics", "bad", what, todo)
         if not sentences:
             yield Finding("topics", "good", f"{topic.name} is as declared")
+
+
+def _registry(settings: Settings) -> Iterator[Finding]:
+    if not settings.schema_registry:
+        yield Finding("registry", "good", "no Schema Registry is set; events are framed without one")
+        return
+    with Registry(settings.schema_registry) as registry:
+        wrong = [state for state in examine_schemas(registry, entries_of(settings)) if state.problems]
+        for state in wrong:
+            what, _, todo = state.problems[0].partition("; ")
+            yield Finding("registry", "bad", f"{state.subject}: {what}", todo)
+        if not wrong:
+            yield Finding("registry", "good", f"{registry.address} has every schema, held to {LEVEL}")
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
@@ -214,6 +230,7 @@ _CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Settings], Iterator[Finding
     ("keys", (), _keys),
     ("brokers", (), _brokers),
     ("topics", ("brokers",), _topics),
+    ("registry", (), _registry),
     ("database", (), _database),
     ("roles", ("database",), _roles),
     ("clocks", ("database", "roles"), _clocks),

@@ -11,11 +11,13 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from counterfoil.codec import decode
 from counterfoil.control import GROUP
-from counterfoil.errors import CounterfoilError, DecodeError
+from counterfoil.errors import CounterfoilError, DecodeError, RegistryError
+from counterfoil.framing import Framing
 from counterfoil.ids import Id
 from counterfoil.kafka import client_config
 from counterfoil.orders import Order
 from counterfoil.scope import Scope
+from counterfoil.wire_format import framing_of
 from counterfoil_console.settings import Settings
 from counterfoil_consumers.store import Connection, queries
 from counterfoil_consumers.topics import admin_client, end_offsets
@@ -30,8 +32,9 @@ Client = tuple[str, Id]  # tenant, producer_id
 class Acknowledgements:
     """Reads the log's new events for acknowledgements, from the moment at which it was made."""
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: Consumer, framing: Framing) -> None:
         self._consumer = consumer
+        self._framing = framing
 
     def of(self, order_id: Id, seconds: float) -> Iterator[Client]:
         """Each client that acknowledges the order within `seconds`, as it does."""
@@ -40,8 +43,8 @@ class Acknowledgements:
             for message in self._consumer.consume(_MOST_AT_ONCE, min(left, _POLL_SECONDS)):
                 if message.error() is None and _ACK_HEADER in (message.headers() or ()):
                     try:
-                        event = decode(message.value() or b"")
-                    except DecodeError:
+                        event = decode(message.value() or b"", self._framing)
+                    except (DecodeError, RegistryError):
                         continue
                     if event.body is not None and event.body["order_id"] == order_id:
                         yield event.tenant, event.producer_id
@@ -59,9 +62,10 @@ def acknowledgements(settings: Settings) -> Iterator[Acknowledgements | None]:
     except (CounterfoilError, KafkaException):
         yield None
         return
-    with closing(consumer):
+    framing = framing_of(settings)
+    with closing(consumer), closing(framing):
         consumer.assign([TopicPartition(topic.name, partition, end) for partition, end in enumerate(ends)])
-        yield Acknowledgements(consumer)
+        yield Acknowledgements(consumer, framing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ from operator import methodcaller
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from counterfoil.errors import RegistryError
 from counterfoil.failpoints import pass_by
+from counterfoil.framing import SINGLE_OBJECT, Framing
 from counterfoil.ids import OPERATORS
 from counterfoil.kafka import client_config
 from counterfoil_consumers import metrics
@@ -34,6 +36,7 @@ _POLL_SECONDS = 0.1
 _LAG_EVERY_SECONDS = 5.0
 _WINDOW_EVERY_SECONDS = 3600.0
 _RECONNECT_SECONDS = 1.0
+_REGISTRY_SECONDS = 1.0
 _MONTHS_BACK, _MONTHS_AHEAD = 13, 2
 _UNREADABLE_HEADERS = (("counterfoil-headers-unreadable", b"a name is not UTF-8"),)
 # Not message.headers(): where a name is not UTF-8, the client returns a broken list beside the error. Only a call that
@@ -53,7 +56,8 @@ _CONSUMER = {
 class Ingest:
     """One member of the consumer group `consumer`. Run it in one thread.
 
-    `admit_tenants` registers tenants at first sight; otherwise the records of an unknown one are foreign.
+    `admit_tenants` registers tenants at first sight; otherwise the records of an unknown one are foreign. `framing`
+    knows the schemas behind ids; it is of this thread, and closed at the end.
     """
 
     def __init__(
@@ -65,10 +69,12 @@ class Ingest:
         topic_prefix: str = "",
         consumer: str = "counterfoil-ingest",
         admit_tenants: bool = False,
+        framing: Framing = SINGLE_OBJECT,
     ) -> None:
         self._kafka = kafka
         self._dsn = dsn
         self._admit = admit_tenants
+        self._framing = framing
         self._declared = topics(profile, topic_prefix)
         self._topic = self._declared["events"]
         self._group = topic_prefix + consumer
@@ -83,15 +89,17 @@ class Ingest:
     ) -> None:
         """Ingest until `stopping` is set, or until every partition has reached `until` (end offsets in order).
 
-        `beat` is called whenever the loop comes round.
+        `beat` is called whenever the loop comes round, and after each record that can't be stored.
 
         Raises IngestStopped when going on would lose or repeat events, TopicsError, StoreError and
-        SettingsError; StoreAway and BrokersAway at the start only (later they are waited for).
+        SettingsError; StoreAway and BrokersAway at the start only (later they are waited for). A Schema Registry
+        that is away is always waited for.
         """
         admin = admin_client(self._kafka)
         topic_id = check(admin, self._topic).topic_id
         where = {"consumer": self._group, "cluster_id": cluster_id(admin), "topic_id": topic_id}
         self._where = {**where, "topic": self._topic.name}
+        self._beat = beat
         self._assignment = Assignment(admin, self._topic.name, self._topic.partitions, where)
         self._store = self._connect()
         consumer = Consumer(client_config(self._kafka, "counterfoil-ingest", {**_CONSUMER, "group.id": self._group}))
@@ -108,6 +116,7 @@ class Ingest:
         finally:
             consumer.close()
             self._store.close()
+            self._framing.close()
 
     def end_offsets(self) -> list[int]:
         """The events topic's end offsets now, for `run(until=...)`."""
@@ -129,6 +138,11 @@ class Ingest:
             metrics.STORE_RETRIES.inc()
             self._assignment.give_up_claims(consumer)
             self._reconnect(stopping)
+        except RegistryError as error:
+            logger.warning("records wait for the Schema Registry: %s", error)
+            metrics.REGISTRY_RETRIES.inc()
+            self._assignment.give_up_claims(consumer)  # claimed again, they are read again from where the store ends
+            stopping.wait(_REGISTRY_SECONDS)
 
     def _store_and_commit(self, consumer: Consumer, records: Sequence[Record]) -> None:
         if not records:
@@ -158,9 +172,10 @@ class Ingest:
         refused: list[Refused] = []
         for record in records:
             try:
-                rows.append(row_of(record, self._source.source_id, self._window))
+                rows.append(row_of(record, self._source.source_id, self._window, self._framing))
             except BadRecord as reason:
                 refused.append(Refused(record, reason))
+                self._beat()  # a registry may have been asked about each of thousands
         strangers = {row.event.tenant for row in rows} - self._tenants
         if strangers:
             self._meet(strangers)

@@ -18,5 +18,8 @@ LAG = Gauge(
 )
 FENCED = Counter("counterfoil_ingest_fenced_total", "Batches rolled back because another owner had the partition.")
 STORE_RETRIES = Counter("counterfoil_ingest_store_retries_total", "Times the store went away and was connected anew.")
+REGISTRY_RETRIES = Counter(
+    "counterfoil_ingest_registry_retries_total", "Batches put off because the Schema Registry could not be asked."
+)
 OUTBOX_WAITING = Gauge("counterfoil_outbox_waiting", "Outbox rows that no broker has acknowledged yet.")
 OUTBOX_RELAYED = Counter("counterfoil_outbox_relayed_total", "Outbox rows acknowledged by the brokers.")

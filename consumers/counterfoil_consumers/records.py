@@ -1,4 +1,4 @@
-"""One Kafka record to one row of the store, or the reason why not. Pure: no I/O, no clock."""
+"""One Kafka record to one row of the store, or the reason why not. No I/O but what the framing does, no clock."""
 
 import datetime as dt
 import hashlib
@@ -9,6 +9,7 @@ from typing import Any
 from counterfoil.codec import decode
 from counterfoil.errors import DecodeError
 from counterfoil.event import Event
+from counterfoil.framing import SINGLE_OBJECT, Framing
 from counterfoil.ids import OPERATORS, is_tenant, partition_key
 from counterfoil_consumers.errors import BadRecord
 from counterfoil_consumers.readable import mended_text, readable_body
@@ -51,15 +52,16 @@ class Window:
     end: int
 
 
-def row_of(record: Record, source_id: int, window: Window) -> Row:
+def row_of(record: Record, source_id: int, window: Window, framing: Framing = SINGLE_OBJECT) -> Row:
     """Decode and check one record.
 
-    Raises BadRecord when it can't be stored, with the class and reason of its dead letter.
+    Raises BadRecord when it can't be stored, with the class and reason of its dead letter, and RegistryError when
+    nothing can be said of it now.
     """
     if record.value is None:
         raise BadRecord("the record has no value")
     try:
-        event = decode(record.value)
+        event = decode(record.value, framing)
     except DecodeError as error:
         raise BadRecord(str(error), error.reason_class) from error
     _check(event, record)

@@ -9,6 +9,7 @@ from counterfoil.errors import (
     DecodeError,
     EventsUndelivered,
     Halted,
+    RegistryError,
     SettingsError,
     UsageError,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "Outcome",
     "Recorder",
     "RecorderSettings",
+    "RegistryError",
     "SettingsError",
     "Task",
     "ToolPolicy",

@@ -15,6 +15,7 @@ from counterfoil.delivery import Delivery
 from counterfoil.errors import CounterfoilError
 from counterfoil.failpoints import pass_by
 from counterfoil.folder import Cluster, ProducerFolder, TenantOrigin, producers_in, read_cluster
+from counterfoil.framing import Framing
 from counterfoil.home import Damage, Gap, Home, count_of, unaccounted
 from counterfoil.ids import new_id, partition_key, read_partition_key
 from counterfoil.origin import producer_origin
@@ -35,12 +36,14 @@ class Adopter:
         own: ProducerFolder | None,
         delivery: Delivery,
         window: Window,
+        framing: Framing,
         limit_bytes: int,
         damaged: Callable[[Home, Damage], None],
     ) -> None:
         self._own = own
         self._delivery = delivery
         self._window = window
+        self._framing = framing
         self._limit_bytes = limit_bytes
         self._damaged = damaged
         self._cluster: Cluster | None = None
@@ -133,7 +136,7 @@ class Adopter:
         closed = {"open_tasks": last, "undelivered": count_of(lost), "adopted_by": self._own.producer_id}
         bodies.append(("producer_closed", closed))
         numbers = home.tally.numbers(own_key)
-        composer = Composer(origin, home.folder.producer_id)
+        composer = Composer(origin, home.folder.producer_id, self._framing)
         for kind, body in bodies:
             seq = numbers.take()
             yield Spooled(0, own_key, seq, headers_of(kind), composer.compose(kind, body, new_id(), seq))

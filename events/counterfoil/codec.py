@@ -1,9 +1,8 @@
-"""Event to bytes and back: Avro single-object encoding around an Avro envelope around an Avro body.
+"""Event to bytes and back: a framing around an Avro envelope around an Avro body.
 
 The envelope is resolved to the newest version we know; the body is decoded with exactly the schema
 whose fingerprint it names, and left unread where we do not know it, so that agents may be newer than
-ingest. Framing: `C3 01` and the CRC-64-AVRO fingerprint, little-endian (Avro 1.12, "Single-object
-encoding"). A decode must consume every byte.
+ingest. Both framings are decoded always, by their first bytes. A decode must consume every byte.
 """
 
 import io
@@ -13,18 +12,18 @@ from functools import cache, cached_property
 from typing import Any
 
 import fastavro
-from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from counterfoil.encoding import Encoder, encoder_of, long_bytes, part_of, runs_of
 from counterfoil.errors import DecodeError
 from counterfoil.event import Event
+from counterfoil.framing import FINGERPRINT_MAGIC, ID_MAGIC, SINGLE_OBJECT, Framing, fingerprint_of
 from counterfoil.jsontext import to_text
 from counterfoil_schemas import AvroSchema, avro_schemas
 
-SINGLE_OBJECT = b"\xc3\x01"
-CONFLUENT = b"\x00"
 MAX_VALUE_BYTES = 1_000_000
-_HEADER_BYTES = 10
+_FINGERPRINT_END = 10
+_ID_END = 5
+_MAX_SCHEMA_ID = 2**31 - 1
 _ID_BYTES = 16
 _SPAN_BYTES = 8
 # In the order of EnvelopeEncoder.encode's places.
@@ -44,8 +43,7 @@ class _Schema:
         self.subject = schema.subject
         self.version = schema.version
         self.parsed = fastavro.parse_schema(schema.definition)
-        canonical = to_parsing_canonical_form(schema.definition)
-        self.fingerprint = bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO"))
+        self.fingerprint = fingerprint_of(schema.definition)
 
     @cached_property
     def write(self) -> Encoder:
@@ -73,7 +71,7 @@ def kinds() -> frozenset[str]:
     return frozenset(_catalogue().newest) - {"event"}
 
 
-def encode(event: Event) -> bytes:
+def encode(event: Event, framing: Framing = SINGLE_OBJECT) -> bytes:
     """The Kafka value of `event`, body encoded with the newest schema of its kind.
 
     Raises ValueError or TypeError when the body does not fit its schema.
@@ -87,7 +85,7 @@ def encode(event: Event) -> bytes:
         record["body_schema"] = schema.fingerprint
         record["body"] = _mending(schema.write, event.body)
     envelope = catalogue.newest["event"]
-    return SINGLE_OBJECT + envelope.fingerprint + _mending(envelope.write, record)
+    return framing.prefix(envelope.fingerprint) + _mending(envelope.write, record)
 
 
 class EnvelopeEncoder:
@@ -97,9 +95,9 @@ class EnvelopeEncoder:
     ValueError or TypeError when one of them does not fit.
     """
 
-    def __init__(self, shared: Mapping[str, Any]) -> None:
+    def __init__(self, shared: Mapping[str, Any], framing: Framing = SINGLE_OBJECT) -> None:
         known = {**_DEFAULTS, **shared}
-        self._parts = [SINGLE_OBJECT + _catalogue().newest["event"].fingerprint]
+        self._parts = [framing.prefix(_catalogue().newest["event"].fingerprint)]
         for run, write in _envelope_runs():
             self._parts.append(b"" if write is None else _mending(write, {name: known[name] for name in run}))
         trace_id = known["trace_id"]
@@ -184,24 +182,20 @@ def _mended(value: Any) -> Any:
     return value
 
 
-def decode(value: bytes) -> Event:
+def decode(value: bytes, framing: Framing = SINGLE_OBJECT) -> Event:
     """The event in a Kafka value; its body is None when the kind or body schema is unknown here.
 
-    Raises DecodeError when the bytes are no event, or are framed in a way that is not configured.
+    `framing` says what the id of a schema stands for. Raises DecodeError when the bytes are no event, and RegistryError
+    when that can't be known now.
     """
     if len(value) > MAX_VALUE_BYTES:
         raise DecodeError(f"the value has {len(value)} bytes; at most {MAX_VALUE_BYTES} are decoded")
-    if value[:1] == CONFLUENT:
-        raise DecodeError(
-            "the value is in the Confluent wire format, and no Schema Registry is configured", "incompatible"
-        )
-    if value[:2] != SINGLE_OBJECT:
-        raise DecodeError(f"the value starts with {value[:2].hex(' ') or 'nothing'}, not with c3 01")
+    fingerprint, content = _unframed(value, framing)
     catalogue = _catalogue()
-    writer = catalogue.envelopes.get(value[2:_HEADER_BYTES])
+    writer = catalogue.envelopes.get(fingerprint)
     if writer is None:
-        raise DecodeError(f"the envelope's schema {value[2:_HEADER_BYTES].hex()} is not one of ours", "incompatible")
-    record = _read(writer, catalogue.newest["event"], value[_HEADER_BYTES:], "envelope")
+        raise DecodeError(f"the envelope's schema {fingerprint.hex()} is not one of ours", "incompatible")
+    record = _read(writer, catalogue.newest["event"], content, "envelope")
     raw_body = record.pop("body")
     if record["content_encoding"] != "identity" or record["key_id"] is not None:
         return Event(**record, body=None, raw_body=raw_body)
@@ -210,6 +204,18 @@ def decode(value: bytes) -> Event:
         return Event(**record, body=None, raw_body=raw_body)
     newest = catalogue.newest[record["kind"]]
     return Event(**record, body=_read(body_schema, newest, raw_body, "body"), raw_body=raw_body)
+
+
+def _unframed(value: bytes, framing: Framing) -> tuple[bytes, bytes]:
+    """The fingerprint of the envelope's schema, and the envelope."""
+    if value[:2] == FINGERPRINT_MAGIC:
+        return value[2:_FINGERPRINT_END], value[_FINGERPRINT_END:]
+    if value[:1] != ID_MAGIC:
+        raise DecodeError(f"the value starts with {value[:2].hex(' ') or 'nothing'}, not with c3 01 or 00")
+    schema_id = int.from_bytes(value[1:_ID_END], "big")
+    if len(value) < _ID_END or schema_id > _MAX_SCHEMA_ID:
+        raise DecodeError(f"the value starts with {value[:_ID_END].hex(' ')}, in which no schema's id stands")
+    return framing.fingerprint(schema_id), value[_ID_END:]
 
 
 def _read(writer: _Schema, reader: _Schema, content: bytes, what: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from counterfoil.codec import EnvelopeEncoder
 from counterfoil.errors import UsageError
+from counterfoil.framing import Framing
 from counterfoil.ids import Id
 from counterfoil.origin import NOTHING, SHARED, About, Origin
 from counterfoil.reduction import encode_within_limit
@@ -20,10 +21,10 @@ class Composer:
     Raises UsageError when a name in `origin` can't be encoded.
     """
 
-    def __init__(self, origin: Origin, producer_id: Id) -> None:
+    def __init__(self, origin: Origin, producer_id: Id, framing: Framing) -> None:
         shared = {name: getattr(origin, name) for name in SHARED}
         try:
-            self._envelope = EnvelopeEncoder(shared | {"producer_id": producer_id})
+            self._envelope = EnvelopeEncoder(shared | {"producer_id": producer_id}, framing)
         except (ValueError, TypeError) as error:
             raise UsageError(f"this task can't be recorded: {error}") from error
 

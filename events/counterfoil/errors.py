@@ -7,6 +7,7 @@ CounterfoilError
 ├── Halted                for now, by a person: a standing order stops this write
 │   └── ControlStale      for now: whether one does could not be known for too long
 ├── ControlAway           for now: the control topic can't be read, or did not take an order
+├── RegistryError         for now, or yours: the Schema Registry does not answer, or refuses
 ├── EventsUndelivered     for now: closing gave up on events that no broker acknowledged
 └── DecodeError           theirs: these bytes are not an event that we can read
 """
@@ -58,6 +59,10 @@ class ControlStale(Halted):
 
 class ControlAway(CounterfoilError):
     """The control topic can't be read to its end, or did not take an order; try again."""
+
+
+class RegistryError(CounterfoilError):
+    """The Schema Registry does not answer, or refuses; the message says which, and what to do."""
 
 
 class EventsUndelivered(CounterfoilError):

@@ -2,7 +2,7 @@
 
 The order is one event, written twice: first to the control topic, where every client reads it, then to the log of
 record, on the reserved task `control` of the scope's tenant. What is for everything is no tenant's to see: its task is
-that of the reserved tenant `_operators`.
+that of the reserved tenant `_operators`. No Schema Registry is asked either: an order names its schema by fingerprint.
 """
 
 import logging

@@ -22,6 +22,7 @@ from counterfoil.settings import RecorderSettings, load_settings
 from counterfoil.task import Task, origin_from_headers
 from counterfoil.tools import Args, Result, tool
 from counterfoil.tracing import current_span
+from counterfoil.wire_format import framing_of
 
 logger = logging.getLogger("counterfoil")
 
@@ -35,13 +36,14 @@ class Recorder:
     a tenth of a second where it comes faster than the brokers take them. A forked child records under a producer_id of
     its own.
 
-    Raises SettingsError when no broker or no identity key is set.
+    Raises SettingsError when no broker or no identity key is set, or a Schema Registry without its address.
     """
 
     def __init__(self, settings: RecorderSettings) -> None:
         client_config(settings.kafka, "counterfoil", {})  # says now, not at the first event, that no broker is named
         self.settings = settings
         self.identity_key = _identity_key(settings)
+        self._framing = framing_of(settings)
         self._session: Session | None = None
         self._known_orders = NOTHING_KNOWN  # of the session before
         self._closed = False
@@ -60,7 +62,8 @@ class Recorder:
     def session(self) -> Session:
         """This process's producer, started at first use.
 
-        Raises UsageError once the recorder is closed.
+        Raises UsageError once the recorder is closed, and RegistryError when a Schema Registry is set and does not say
+        under which id events go.
         """
         session = self._session
         if session is not None and not session.is_worn:
@@ -77,12 +80,13 @@ class Recorder:
     def connect(self) -> None:
         """Connect now: a fresh producer takes about half a second to its first acknowledgement.
 
-        Entering a task connects too, before its first effect.
+        Entering a task connects too, before its first effect. Raises RegistryError and SettingsError.
         """
         _ = self.session
 
     def _start(self) -> Session:
-        session = Session(self.settings, self._known_orders)
+        self._framing.connect()
+        session = Session(self.settings, self._framing, self._known_orders)
         # Unlike atexit this also runs at the end of a multiprocessing child, and in no other process.
         arguments = (session, self.settings.close_timeout_seconds)
         self._at_exit = Finalize(None, _close_at_exit, arguments, exitpriority=0)

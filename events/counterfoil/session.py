@@ -25,6 +25,7 @@ from counterfoil.errors import UsageError
 from counterfoil.failpoints import pass_by
 from counterfoil.folder import Cluster, ProducerFolder, TenantOrigin
 from counterfoil.follower import NOTHING_KNOWN, Follower, Knowledge
+from counterfoil.framing import Framing
 from counterfoil.home import Damage, Gap, Home, count_of
 from counterfoil.ids import Id, new_id, partition_key, read_partition_key
 from counterfoil.jsontext import to_json_text, to_text
@@ -70,11 +71,12 @@ class Recording(Protocol):
 class Session:
     """A started producer. Thread-safe."""
 
-    def __init__(self, settings: RecorderSettings, known: Knowledge = NOTHING_KNOWN) -> None:
+    def __init__(self, settings: RecorderSettings, framing: Framing, known: Knowledge = NOTHING_KNOWN) -> None:
         self.producer_id = new_id()
         self.pid = os.getpid()
         self._spool_problem: str | None = None
         self._settings = settings
+        self._framing = framing
         topic = topics(settings.profile, settings.topic_prefix)["events"].name
         limits = WindowLimits(settings.window_events, settings.window_bytes)
         window = Window(settings.kafka, topic, f"counterfoil-{self.producer_id.hex()[-8:]}", limits)
@@ -90,7 +92,9 @@ class Session:
             given_up=self._owed.add,
             damaged=self._note_damage,
         )
-        self._adopter = Adopter(self._own.folder, self._delivery, window, settings.spool_limit_bytes, self._note_damage)
+        self._adopter = Adopter(
+            self._own.folder, self._delivery, window, framing, settings.spool_limit_bytes, self._note_damage
+        )
         self._tenants: dict[str, _Tenant] = {}
         self._lock = threading.RLock()
         self._closing = threading.Event()
@@ -252,7 +256,7 @@ class Session:
 
     def _new_lane(self, origin: Origin, tenant: _Tenant | None) -> "Lane":
         numbers = self._own.tally.numbers(partition_key(origin.tenant, origin.task_id))
-        return Lane(self, tenant, numbers, Composer(origin, self.producer_id))
+        return Lane(self, tenant, numbers, Composer(origin, self.producer_id, self._framing))
 
     def _say(self, tenant: _Tenant, kind: str, body: Mapping[str, Any], speaks_of: Gap | None = None) -> None:
         out = self._number(tenant.own, kind, body, NOTHING, new_id())

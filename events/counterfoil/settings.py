@@ -24,6 +24,7 @@ from counterfoil.errors import SettingsError
 
 SETTINGS_FILE = Path("counterfoil.toml")
 _FILE_SUFFIX = "_file"
+_DOTTED = ("kafka", "schema_registry")  # settings of another's client, under that client's names
 
 Loaded = TypeVar("Loaded", bound="RecorderSettings")
 
@@ -76,6 +77,11 @@ class RecorderSettings(BaseSettings):
     kafka: dict[str, str] = Field(
         default_factory=dict,
         description="Any setting of librdkafka: COUNTERFOIL_KAFKA__SECURITY_PROTOCOL is security.protocol.",
+    )
+    schema_registry: dict[str, str] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Any setting of Confluent's SchemaRegistryClient: COUNTERFOIL_SCHEMA_REGISTRY__URL is url.",
     )
     profile: Literal["local", "production"] = Field("production", description="local: one broker, replication 1.")
     topic_prefix: str = Field("", description="Put before every topic's name.")
@@ -142,7 +148,7 @@ class RecorderSettings(BaseSettings):
     def _nowhere(cls, value: Any) -> Any:
         return None if value == "" else value
 
-    @field_validator("kafka", mode="before")
+    @field_validator(*_DOTTED, mode="before")
     @classmethod
     def _dotted(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -173,9 +179,10 @@ class _WithFiles(InitSettingsSource):
         if isinstance(inner, EnvSettingsSource):
             found = _file_variables(settings_cls) | found
         read = _read_files(found)
-        if isinstance(read.get("kafka"), Mapping):
+        for name in _DOTTED:
             # Each source by itself, so that one setting has one name when the stronger source is laid over the weaker.
-            read["kafka"] = _dotted_names(read["kafka"])
+            if isinstance(read.get(name), Mapping):
+                read[name] = _dotted_names(read[name])
         super().__init__(settings_cls, init_kwargs=read)
 
 
@@ -203,8 +210,8 @@ def _read_files(found: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _dotted_names(kafka: Mapping[str, Any]) -> dict[str, str]:
-    return {str(name).lower().replace("_", "."): str(item) for name, item in _flat(kafka)}
+def _dotted_names(given: Mapping[str, Any]) -> dict[str, str]:
+    return {str(name).lower().replace("_", "."): str(item) for name, item in _flat(given)}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from counterfoil.codec import encode
 from counterfoil.event import Event
+from counterfoil.framing import Framing
 from counterfoil.ids import Id, new_id, partition_key, task_id_of
 from counterfoil_consumers import outbox
 from counterfoil_consumers.store import Connection, queries
@@ -56,10 +57,11 @@ def about_target(tenant: str, target: str) -> About:
 class Emitter:
     """Numbers and encodes this process's events. One transaction at a time; `keep` its numbers, or `forget` them."""
 
-    def __init__(self, events_topic: str, dead_letters_topic: str, environment: str) -> None:
+    def __init__(self, events_topic: str, dead_letters_topic: str, environment: str, framing: Framing) -> None:
         self._topic = events_topic
         self._dead_letters_topic = dead_letters_topic
         self._environment = environment
+        self._framing = framing
         self._producer_id = new_id()
         self._seqs: defaultdict[tuple[str, Id], int] = defaultdict(int)
         self._taken: defaultdict[tuple[str, Id], int] = defaultdict(int)
@@ -115,7 +117,7 @@ class Emitter:
             "attempts": attempts,
         }
         event = self._put(store, about, "dead_lettered", body, now)
-        key, value = partition_key(about.tenant, about.task_id), encode(event)
+        key, value = partition_key(about.tenant, about.task_id), encode(event, self._framing)
         headers = [
             ("counterfoil-letter-id", letter_id.hex().encode()),
             ("counterfoil-letter-class", letter_class.encode()),
@@ -167,8 +169,9 @@ class Emitter:
         )
         self._taken[task] += 1
         key = partition_key(about.tenant, about.task_id)
+        value = encode(event, self._framing)
         headers = [("counterfoil-kind", kind.encode())]
-        outbox.put(store, topic=self._topic, key=key, value=encode(event), event_id=event.event_id, headers=headers)
+        outbox.put(store, topic=self._topic, key=key, value=value, event_id=event.event_id, headers=headers)
         return event
 
 

@@ -17,6 +17,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from counterfoil.errors import SettingsError
+from counterfoil.framing import SINGLE_OBJECT, Framing
 from counterfoil_consumers.errors import BrokersAway, StoreAway
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, queries
 from counterfoil_consumers.topics import admin_client, check, end_offsets
@@ -47,6 +48,7 @@ class ReconcilerSettings:
     consumer: str = "counterfoil-ingest"
     environment: str = "production"
     tenant: str | None = None
+    framing: Framing = SINGLE_OBJECT
     interval: dt.timedelta = dt.timedelta(seconds=1)
     policy: Policy = field(default_factory=Policy)
 
@@ -74,11 +76,13 @@ class PassResult:
 class Reconciler:
     """Checks every target of the contracts. Use `once`, or `run`; not both at a time.
 
-    Raises SettingsError when a target has no connection string, StoreAway, StoreError, BrokersAway, TopicsError.
+    Raises SettingsError when a target has no connection string, StoreAway, StoreError, BrokersAway, TopicsError, and
+    RegistryError when a Schema Registry does not say under which id verdicts go.
     """
 
     def __init__(self, settings: ReconcilerSettings) -> None:
         self._settings = settings
+        settings.framing.connect()
         self._owner = f"{platform.node()}:{os.getpid()}:{time.monotonic_ns()}"
         self._adapters = {name: _adapter(settings, name) for name in settings.contracts.targets}
         declared = topics(settings.profile, settings.topic_prefix)
@@ -144,7 +148,7 @@ class Reconciler:
             self._store.close()
 
     def _new_emitter(self) -> Emitter:
-        return Emitter(self._topic.name, self._dead_letters, self._settings.environment)
+        return Emitter(self._topic.name, self._dead_letters, self._settings.environment, self._settings.framing)
 
     def _pass_over(self, store: Connection, target: str, result: PassResult) -> None:
         checker = Checker(

@@ -27,7 +27,7 @@ def test_all_is_good(call: Call, bank: Path, recorder: Recorder, database: str, 
     assert all(line.startswith("ok ") for line in lines), said.out
     checks = [line.split()[1] for line in lines]
     assert sorted(set(checks)) == sorted(
-        ["keys", "brokers", "topics", "database", "roles", "clocks", "ingest", "contracts", "targets"]
+        ["keys", "brokers", "topics", "registry", "database", "roles", "clocks", "ingest", "contracts", "targets"]
     )
     assert not [line for line in lines if line != line.rstrip()]
     found = call("doctor", "--json")

@@ -145,8 +145,9 @@ def test_a_second_consumer_of_the_log_writes_nothing_twice(
     produce(encode(one), key_of(one))
     produce(b"garbage", b"any key")
     for consumer in ("one", "another", "a third"):
-        named = {"profile": "local", "topic_prefix": topic_prefix, "consumer": consumer}
-        ingest = Ingest(kafka=kafka, dsn=database, admit_tenants=True, **named)
+        ingest = Ingest(
+            kafka=kafka, dsn=database, profile="local", topic_prefix=topic_prefix, consumer=consumer, admit_tenants=True
+        )
         ingest.run(threading.Event(), until=ingest.end_offsets())
     tables = ("event", "duplicate", "dead_letter", "outbox")
     assert [count(operator, table) for table in tables] == [1, 1, 1, 1]

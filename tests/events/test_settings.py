@@ -55,6 +55,22 @@ def test_every_librdkafka_setting_by_its_variable(monkeypatch: pytest.MonkeyPatc
     }
 
 
+def test_every_setting_of_the_registry_s_client_by_its_variable(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
+    (bare / "user").write_text("me:geheim\n")
+    (bare / "counterfoil.toml").write_text('[schema_registry]\nurl = "http://toml"\n"ssl.ca.location" = "ca.pem"\n')
+    settings = setting(
+        monkeypatch,
+        SCHEMA_REGISTRY__URL="http://registry:8081",
+        SCHEMA_REGISTRY__BASIC_AUTH_USER_INFO_FILE=str(bare / "user"),
+    )
+    assert settings.schema_registry == {
+        "url": "http://registry:8081",
+        "basic.auth.user.info": "me:geheim",
+        "ssl.ca.location": "ca.pem",
+    }
+    assert "geheim" not in repr(settings)
+
+
 def test_secrets_from_files(monkeypatch: pytest.MonkeyPatch, bare: Path) -> None:
     (bare / "key").write_text("a key of sixteen bytes\n")
     (bare / "password").write_text("geheim\n")
@@ -105,6 +121,7 @@ def test_the_caller_wins_over_variables_and_these_over_the_file(monkeypatch: pyt
         ("ACK_TIMEOUT_SECONDS", "0"),
         ("CLOSE_TIMEOUT_SECONDS", "-1"),
         ("KAFKA", "broker:9092"),
+        ("SCHEMA_REGISTRY", "http://registry:8081"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_it(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

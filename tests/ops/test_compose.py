@@ -25,7 +25,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
-ONE_SHOT = {"migrate", "topics", "cli"}
+ONE_SHOT = {"migrate", "topics", "schemas", "cli"}
 OURS = ONE_SHOT | {"ingest", "reconcile"}
 LONG_RUNNING = sorted(set(SERVICES) - ONE_SHOT)
 
@@ -135,6 +135,7 @@ def test_services_wait_for_what_they_need() -> None:
         assert {name: need["condition"] for name, need in SERVICES[service]["depends_on"].items()} == {
             "migrate": "service_completed_successfully",
             "topics": "service_completed_successfully",
+            "schemas": "service_completed_successfully",
             "kafka": "service_healthy",
             "postgres": "service_healthy",
         }

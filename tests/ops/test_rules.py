@@ -26,7 +26,7 @@ BOARDS = sorted((ROOT / "ops" / "grafana" / "dashboards").glob("*.json"))
 METRIC_MODULES = ["counterfoil_consumers.metrics", "counterfoil_reconcilers.metrics"]
 # What Prometheus itself adds to a sample, and what the rules add to an alert.
 COMMON_LABELS = {"job", "instance", "le", "alertname", "alertstate", "severity", "service"}
-COMMANDS = {"doctor", "drift", "timeline", "topics", "ingest", "migrate", "reconcile", "config"}
+COMMANDS = {"doctor", "drift", "timeline", "topics", "schemas", "ingest", "migrate", "reconcile", "config"}
 
 
 def _metrics() -> dict[str, set[str]]:

@@ -1,19 +1,25 @@
 """Who may speak, when it is over, and what happens when something is away."""
 
+import dataclasses
+import threading
 import time
 import uuid
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from typing import Any, LiteralString
 
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from counterfoil import SettingsError, failpoints
+from counterfoil import RecorderSettings, RegistryError, SettingsError, failpoints
 from counterfoil.codec import decode
+from counterfoil.wire_format import framing_of
+from counterfoil_consumers.ingest import Ingest
 from counterfoil_reconcilers import checking
 from counterfoil_reconcilers.checking import Policy
 from counterfoil_reconcilers.judge import judge
+from counterfoil_reconcilers.reconciler import ReconcilerSettings
 from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from tests.fix_log import RecordsOf
 from tests.fix_shop import CONTRACTS, Shop, body, finish
@@ -336,3 +342,38 @@ def test_what_is_said_is_relayed_once_and_counts_once(shop: Shop) -> None:
     causes = {event.event_id: event.effect_id for event in shop.said("observation")}
     assert all(causes[event.causation_id or b""] == event.effect_id for event in shop.said())
     assert len({uuid.UUID(bytes=event.effect_id or b"") for event in shop.said()}) == 3
+
+
+# -- a Schema Registry -------------------------------------------------------------------------------------------
+
+
+def test_what_is_said_is_framed_by_the_registry_s_id(shop: Shop, registry_settings: RecorderSettings) -> None:
+    shop.settings = dataclasses.replace(shop.settings, framing=framing_of(registry_settings))
+    shop.ingest = partial(ingest_to_the_end, shop.settings)
+    reconciler = shop.reconciler(policy=Policy(sweep_every=timedelta(0), give_up_after=timedelta(0)))
+    reconciler.once()
+    effect = shop.act("set_status", "ok", order="A-1", status="paid")
+    shop.settle(reconciler)
+    [letter] = letters(shop)
+    values = [bytes(row["value"]) for row in shop.operator.execute("SELECT value FROM counterfoil.outbox")]
+    assert {value[:5] for value in (*values, bytes(letter["value"]))} == {shop.settings.framing.prefix(b"")}
+    assert shop.state(effect)["given_up"] == 1  # it came back through the log
+    shop.settings.framing.close()
+
+
+def test_without_the_registry_a_reconciler_does_not_start(shop: Shop, registry_settings: RecorderSettings) -> None:
+    nobody = {"url": "http://127.0.0.1:1", "max.retries": "0"}
+    away = framing_of(registry_settings.model_copy(update={"schema_registry": nobody}))
+    with pytest.raises(RegistryError, match="does not answer"):
+        shop.reconciler(framing=away)
+
+
+def ingest_to_the_end(settings: ReconcilerSettings) -> None:
+    ingest = Ingest(
+        kafka=settings.kafka,
+        dsn=settings.dsn,
+        profile=settings.profile,
+        topic_prefix=settings.topic_prefix,
+        framing=settings.framing,
+    )
+    ingest.run(threading.Event(), until=ingest.end_offsets())

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from counterfoil.errors import CounterfoilError
+from counterfoil.wire_format import framing_of
 from counterfoil_console.cli.output import AsJson, open_store, print_json
 from counterfoil_console.logs import set_up_logs
 from counterfoil_console.monitoring import Heart, Monitoring
@@ -119,6 +120,7 @@ def new_ingest(settings: Settings) -> Ingest:
         topic_prefix=settings.topic_prefix,
         consumer=settings.consumer,
         admit_tenants=settings.admit_tenants,
+        framing=framing_of(settings),
     )
 
 
@@ -135,6 +137,7 @@ def new_reconciler(settings: Settings, contracts: Contracts) -> Reconciler:
             consumer=settings.consumer,
             environment=settings.environment,
             tenant=settings.tenant,
+            framing=framing_of(settings),
             interval=dt.timedelta(seconds=settings.reconcile_interval_seconds),
             policy=Policy(
                 sweep_every=dt.timedelta(seconds=settings.sweep_interval_seconds),

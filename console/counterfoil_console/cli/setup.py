@@ -13,6 +13,7 @@ from rich.text import Text
 
 from counterfoil.errors import UsageError
 from counterfoil.ids import is_tenant
+from counterfoil.registry import shown_address
 from counterfoil.settings import describe
 from counterfoil_console.cli.output import AsJson, console, open_store, print_json
 from counterfoil_console.hostile import shown
@@ -23,7 +24,7 @@ from counterfoil_consumers.topics import TopicState, admin_client, create_missin
 from counterfoil_consumers.topics import describe as describe_topics
 from counterfoil_schemas import topics as declared_topics
 
-_SECRETS = ("password", "passphrase", "secret", "key.pem", "token", "oauthbearer.config")
+_SECRETS = ("password", "passphrase", "secret", "key.pem", "token", "oauthbearer.config", "user.info")
 _SHOWN_OF_A_DSN = ("host", "hostaddr", "port", "dbname", "user")
 _VISIBLE_SECONDS = 10.0
 
@@ -118,15 +119,19 @@ def _shown(settings: Settings, field: str) -> str:
     value = getattr(settings, field)
     if isinstance(value, SecretStr):
         return "(set)"
-    if field == "kafka":
-        return ", ".join(
-            f"{key}={'(set)' if any(word in key for word in _SECRETS) else item}" for key, item in sorted(value.items())
-        )
+    if field in ("kafka", "schema_registry"):
+        return ", ".join(f"{key}={_shown_item(key, item)}" for key, item in sorted(value.items()))
     if field == "store":
         return "" if value.dsn is None else _shown_dsn(value.dsn)
     if field == "targets":
         return "; ".join(f"{name}: {_shown_dsn(target.dsn)}" for name, target in sorted(value.items()))
     return "" if value is None else str(value)
+
+
+def _shown_item(key: str, item: str) -> str:
+    if any(word in key for word in _SECRETS):
+        return "(set)"
+    return shown_address({key: item}) if key == "url" else item
 
 
 def _shown_dsn(dsn: SecretStr) -> str:

@@ -1,0 +1,218 @@
+"""A Schema Registry as this project uses it, through Confluent's client (extra `registry`).
+
+The client is imported where it is needed: an agent without a registry does without its dependencies.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import fastavro
+
+from counterfoil.errors import DecodeError, RegistryError, SettingsError
+from counterfoil.subjects import Entry, with_types
+
+if TYPE_CHECKING:
+    from confluent_kafka.schema_registry import RegisteredSchema, Schema
+
+LEVEL = "BACKWARD_TRANSITIVE"
+_VARIABLE = "COUNTERFOIL_SCHEMA_REGISTRY__"
+# The client's own: no limit of time, and 7 s of retries before it says that nobody listens.
+_DEFAULTS = {"timeout": "5", "max.retries": "2", "retries.wait.ms": "200"}
+_NUMBERS = (
+    "timeout",
+    "cache.capacity",
+    "cache.latest.ttl.sec",
+    "max.retries",
+    "retries.wait.ms",
+    "retries.max.wait.ms",
+)
+# No such subject, version, schema; no compatibility of its own. A 404 without such a code may be a wrong path.
+_ABSENT = (40401, 40402, 40403, 40408)
+_TODO = {
+    401: f"check {_VARIABLE}BASIC_AUTH_USER_INFO",
+    403: "give this user the right, or have one who has it run `counterfoil schemas register`",
+    404: f"check the path in {_VARIABLE}URL (Apicurio's ends in /apis/ccompat/v7)",
+    409: "run `counterfoil schemas check` to see which schema it can't follow",
+}
+_Given = ParamSpec("_Given")
+_Answer = TypeVar("_Answer")
+
+
+class Registry:
+    """A connection to a Schema Registry; close it, or use it as a context.
+
+    Raises SettingsError when the extra is missing, no address is given, or the client refuses a setting. Every method
+    raises RegistryError.
+    """
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self.address = shown_address(settings)
+        try:
+            from confluent_kafka.schema_registry import (  # noqa: PLC0415  # only where there is a registry
+                SchemaRegistryClient,
+            )
+        except ImportError as error:
+            raise SettingsError(
+                f"a Schema Registry is set, and its client can't load ({error}): pip install 'counterfoil[registry]'"
+            ) from error
+        try:
+            self._client = SchemaRegistryClient(
+                {name: _value(name, v) for name, v in {**_DEFAULTS, **settings}.items()}
+            )
+        except (ValueError, TypeError, OSError) as error:
+            raise SettingsError(f"the Schema Registry's client refuses a setting of {_VARIABLE}…: {error}") from error
+
+    def look_up(self, entry: Entry) -> "RegisteredSchema | None":
+        """Its id and version in the registry; None when it is not registered."""
+        schema = self._schema(entry)
+        return None if schema is None else self._ask(self._client.lookup_schema, entry.subject, schema)
+
+    def register(self, entry: Entry) -> None:
+        """Register it, and what it refers to must be; its subject is held to BACKWARD_TRANSITIVE from then on."""
+        self.hold(entry.subject)
+        schema = self._schema(entry)
+        if schema is None:
+            raise RegistryError(f"{entry.name} refers to a schema that is not registered; register that one first")
+        try:
+            self._ask(self._client.register_schema, entry.subject, schema)
+        except RegistryError:
+            if self.look_up(entry) is None:  # else another process did the same at the same time
+                raise
+
+    def hold(self, subject: str) -> None:
+        """Hold a subject to BACKWARD_TRANSITIVE, unless it is."""
+        if self.level(subject) == LEVEL:
+            return
+        try:
+            self._ask(self._client.set_compatibility, subject, LEVEL)
+        except RegistryError:
+            if self.level(subject) != LEVEL:  # else another process did the same at the same time
+                raise
+
+    def level(self, subject: str) -> str | None:
+        """The compatibility that a subject is held to; None when it has none of its own."""
+        return self._ask(self._client.get_compatibility, subject)
+
+    def definitions(self, subject: str) -> dict[int, dict[str, Any]]:
+        """Every version of a subject, as a schema that defines every type it names.
+
+        Raises DecodeError when one is not Avro.
+        """
+        versions = self._ask(self._client.get_versions, subject) or []
+        found = {version: self._ask(self._client.get_version, subject, version) for version in versions}
+        return {version: self._whole(found.schema) for version, found in found.items() if found is not None}
+
+    def definition(self, schema_id: int) -> dict[str, Any] | None:
+        """The schema with this id, with a definition of every type it names; None when there is none.
+
+        Raises DecodeError when it is not Avro.
+        """
+        schema = self._ask(self._client.get_schema, schema_id)
+        return None if schema is None else self._whole(schema)
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _schema(self, entry: Entry) -> "Schema | None":
+        from confluent_kafka.schema_registry import Schema, SchemaReference  # noqa: PLC0415  # as above
+
+        references = []
+        for shared in entry.references:
+            found = self.look_up(shared)
+            if found is None:
+                return None
+            references.append(SchemaReference(shared.name, shared.subject, found.version))
+        return Schema(entry.text, "AVRO", references)
+
+    def _whole(self, schema: "Schema") -> dict[str, Any]:
+        if schema.schema_type != "AVRO":
+            raise DecodeError(f"the Schema Registry's schema is {schema.schema_type}, not Avro", "incompatible")
+        types: dict[str, Any] = {}
+        self._learn_types(schema, types)
+        try:
+            named: dict[str, Any] = {}
+            for name, text in types.items():
+                types[name] = fastavro.parse_schema(json.loads(text), named, _write_hint=False)
+            parsed = fastavro.parse_schema(json.loads(schema.schema_str or ""), named, _write_hint=False)
+            return dict(with_types(parsed, types))
+        except Exception as error:  # of many kinds, on a stranger's schema
+            raise DecodeError(f"the Schema Registry's schema can't be read: {error}", "incompatible") from error
+
+    def _learn_types(self, schema: "Schema", types: dict[str, Any]) -> None:
+        """The texts of what it refers to, by full name; what others refer to first."""
+        for reference in schema.references or ():
+            if reference.name in types:
+                continue
+            found = self._ask(self._client.get_version, str(reference.subject), int(reference.version or 0))
+            if found is not None:
+                self._learn_types(found.schema, types)
+                types[str(reference.name)] = found.schema.schema_str
+
+    def _ask(self, call: Callable[_Given, _Answer], *given: _Given.args, **named: _Given.kwargs) -> _Answer | None:
+        """The answer; None when the registry says that there is no such thing."""
+        from confluent_kafka.schema_registry import SchemaRegistryError  # noqa: PLC0415  # as above
+
+        try:
+            return call(*given, **named)
+        except SchemaRegistryError as error:
+            if error.error_code in _ABSENT:
+                return None
+            status = error.http_status_code
+            raise RegistryError(
+                f"the Schema Registry at {self.address} answers {status} ({error.error_message}); "
+                f"{_TODO.get(status, 'see its log')}"
+            ) from error
+        except Exception as error:  # the HTTP client's own, and there are two of them
+            raise RegistryError(
+                f"the Schema Registry at {self.address} does not answer ({error}); see that it runs, and {_VARIABLE}URL"
+            ) from error
+
+
+def register_missing(registry: Registry, entries: Sequence[Entry]) -> list[Entry]:
+    """Register what is not, in order; returns it. Every subject is held to BACKWARD_TRANSITIVE afterwards.
+
+    Raises RegistryError when the registry refuses, what came before it being registered.
+    """
+    missing = []
+    for entry in entries:
+        if registry.look_up(entry) is None:
+            registry.register(entry)
+            missing.append(entry)
+        else:
+            registry.hold(entry.subject)
+    return missing
+
+
+def shown_address(settings: Mapping[str, str]) -> str:
+    """Where the registry is, without the password that an address may hold.
+
+    Raises SettingsError when no address is given, or one that is none; it does not quote what may hold a password.
+    """
+    urls = [url.strip() for url in settings.get("url", "").split(",")]
+    if not all(url.startswith(("http://", "https://")) for url in urls):
+        raise SettingsError(f"the Schema Registry has no address: set {_VARIABLE}URL=http://host:port")
+    return ",".join(map(_without_password, urls))
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _value(name: str, text: str) -> Any:
+    return float(text) if name in _NUMBERS else text
