@@ -20,8 +20,8 @@ check: $(INSTALLED)
 
 suite: $(INSTALLED)
 	./ops/install-test-packages.sh
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage report --skip-covered --sort=cover
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not alone" --cov --cov-report=
+	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=term:skip-covered
 
 bench: $(INSTALLED) ## what recording costs, beside the peers
 	$(BIN)/python -m bench.emit

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench.rows import Failed, Row, rows_of, show, write_json
 from counterfoil import Recorder, RecorderSettings
+from counterfoil.redaction_policy import RedactionPolicy
 from counterfoil_console.stack import LocalStack, default_directories
 from counterfoil_consumers.topics import admin_client, create_missing
 from counterfoil_schemas import topics
@@ -31,6 +32,7 @@ UNITS = {
     "ack_p99_milliseconds": "ms",
 }
 _TEXT = "The customer asks for a refund of the second box, which came broken. " * 12  # an event of about 1 KiB
+_WITH_A_SECRET = _TEXT[:-40] + " the password is hunter2-or-so"
 _ACKS_PER_SECOND = 500  # an intent and a result each: 1,000 events
 Emit = Callable[[int], None]
 Flush = Callable[[], int]
@@ -88,10 +90,11 @@ def run(plan: Plan) -> list[Row | Failed]:
 def ratios(rows: Sequence[Row | Failed]) -> Iterator[str]:
     """How we stand to each peer, by the medians."""
     medians = {(row.contender, row.metric): row.median for row in rows if isinstance(row, Row)}
-    ours = medians["counterfoil", "call_microseconds"]
-    for peer in ("opentelemetry", "langfuse"):
-        if (peer, "call_microseconds") in medians:
-            yield f"a call costs {medians[peer, 'call_microseconds'] / ours:.1f} times less than {peer}'s"
+    for ours in ("counterfoil", "counterfoil-without-redaction"):
+        for peer in ("opentelemetry", "langfuse"):
+            if (peer, "call_microseconds") in medians and (ours, "call_microseconds") in medians:
+                times = medians[peer, "call_microseconds"] / medians[ours, "call_microseconds"]
+                yield f"a call of {ours} costs {times:.1f} times less than {peer}'s"
     if ("kafka-producer-perf", "events_per_second") in medians:
         share = medians["counterfoil", "events_per_second"] / medians["kafka-producer-perf", "events_per_second"]
         yield f"events per second are {share:.2f} of ProducerPerformance's"
@@ -120,20 +123,23 @@ def _contenders(plan: Plan, kafka: dict[str, str], prefix: str, folder: Path) ->
         kafka=kafka, profile="local", topic_prefix=prefix, tenant="acme", identity_key="a key for the bench",
         spool_directory=folder / "spool",
     )  # fmt: skip
+    without = settings.model_copy(update={"redaction": RedactionPolicy(enabled=False)})
     return {
-        "counterfoil": lambda: _counterfoil(settings, plan),
+        "counterfoil": lambda: _counterfoil(settings, plan, _TEXT),
+        "counterfoil-without-redaction": lambda: _counterfoil(without, plan, _TEXT),
+        "counterfoil-with-a-secret": lambda: _counterfoil(settings, plan, _WITH_A_SECRET),
         "opentelemetry": peer("opentelemetry"),
         "langfuse": peer("langfuse"),
         "kafka-producer-perf": perf,
     }
 
 
-def _counterfoil(settings: RecorderSettings, plan: Plan) -> dict[str, float]:
+def _counterfoil(settings: RecorderSettings, plan: Plan, text: str) -> dict[str, float]:
     with Recorder(settings) as recorder, recorder.task("bench") as task:
         recorder.flush(30)  # connected
 
         def emit(number: int) -> None:
-            task.completion(_TEXT, model="m", usage={"output_tokens": number})
+            task.completion(text, model="m", usage={"output_tokens": number})
 
         def flush() -> int:
             recorder.flush(60)

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from counterfoil import CounterfoilError
+from counterfoil import CounterfoilError, RecorderSettings
+from counterfoil.redaction import Redaction
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.outbox import Relay
 from counterfoil_consumers.topics import admin_client, end_offsets
@@ -88,7 +89,13 @@ def workbench(
     thread = threading.Thread(target=run, name="ingest")
     reconciler = Reconciler(
         ReconcilerSettings(
-            kafka=kafka, dsn=dsn, contracts=contracts, target_dsns=target_dsns, profile="local", policy=policy
+            kafka=kafka,
+            dsn=dsn,
+            contracts=contracts,
+            target_dsns=target_dsns,
+            redaction=Redaction(RecorderSettings(kafka=kafka, identity_key=settings["identity_key"])),
+            profile="local",
+            policy=policy,
         )
     )
     thread.start()

@@ -30,6 +30,7 @@ def recorder_settings(kafka: dict[str, str], topic_prefix: str, tmp_path: Path) 
         identity_key=IDENTITY_KEY,
         beat_interval_seconds=0.2,
         spool_directory=tmp_path / "spool",
+        blob_directory=tmp_path / "blobs",
     )
 
 

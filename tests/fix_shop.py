@@ -12,6 +12,7 @@ import pytest
 
 from counterfoil import Effect, Event, Recorder, RecorderSettings
 from counterfoil.codec import decode
+from counterfoil.redaction import Redaction
 from counterfoil_consumers.outbox import relay_now
 from counterfoil_consumers.store import Connection
 from counterfoil_reconcilers.checking import Policy
@@ -213,6 +214,7 @@ def shop(
             target_dsns={"shop": database},
             profile="local",
             topic_prefix=recorder_settings.topic_prefix,
+            redaction=Redaction(recorder_settings),
             policy=Policy(sweep_every=timedelta(0), give_up_after=timedelta(0)),
         )
         shop = Shop(recorder, ingest_all, operator, settings, tmp_path, target)

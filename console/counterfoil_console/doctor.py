@@ -1,6 +1,7 @@
 """Looks at everything that Counterfoil needs and says of each part whether it is good, and if not, what to do."""
 
 import datetime as dt
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +10,9 @@ import psycopg
 from confluent_kafka import KafkaError, KafkaException
 
 from counterfoil.errors import CounterfoilError, SettingsError
-from counterfoil.recorder import Recorder
+from counterfoil.redaction import Redaction
 from counterfoil.registry import LEVEL, Registry
+from counterfoil.settings import identity_key_of
 from counterfoil.wire_format import entries_of
 from counterfoil_console.away import explained
 from counterfoil_console.lag import ingest_lag
@@ -73,15 +75,40 @@ def kafka_sentence(error: KafkaException) -> str:
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
-    # Nothing is connected to; a broker's name is put in, for it has a check of its own.
-    named = settings.model_copy(update={"kafka": {"bootstrap.servers": "unused"}})
     try:
-        Recorder(named)
+        identity_key_of(settings)
     except SettingsError as error:
         what, _, todo = str(error).partition(": set ")
         yield Finding("keys", "bad", f"{what}, so no recorder can start", f"set {todo}")
     else:
         yield Finding("keys", "good", "an identity key is set")
+
+
+def _redaction(settings: Settings) -> Iterator[Finding]:
+    redaction = Redaction(settings)
+    if redaction.detector is None:
+        yield Finding(
+            "redaction",
+            "warning",
+            "redaction is off: secrets go into the log",
+            "set COUNTERFOIL_REDACTION__ENABLED=true",
+        )
+        return
+    personal = ", ".join(settings.redaction.personal) or "no personal kinds"
+    yield Finding("redaction", "good", f"policy {redaction.stamp} takes out secrets, and {personal}")
+    ids = redaction.keys.key_ids()
+    if redaction.fields.seals and not ids:
+        yield Finding(
+            "redaction",
+            "bad",
+            "the policy seals values, and there is no key",
+            "run `counterfoil key new --tenant TENANT`",
+        )
+    for key_id in ids:
+        assert settings.key_directory is not None  # noqa: S101  # it holds this key
+        mode = (settings.key_directory / key_id).stat().st_mode
+        if mode & stat.S_IROTH:
+            yield Finding("redaction", "warning", f"everybody may read the key {key_id}", f"chmod o-r {key_id}")
 
 
 def _brokers(settings: Settings) -> Iterator[Finding]:
@@ -228,6 +255,7 @@ def _target(settings: Settings, contracts: Contracts, name: str) -> Iterator[Fin
 
 _CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Settings], Iterator[Finding]]], ...] = (
     ("keys", (), _keys),
+    ("redaction", ("keys",), _redaction),
     ("brokers", (), _brokers),
     ("topics", ("brokers",), _topics),
     ("registry", (), _registry),

@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from counterfoil.blobs import claim_in
+from counterfoil.sealing import sealed_in
+
 _LONGEST_VALUE = 200
 _LANDED = {"twice": "landed twice", "half": "landed by half", "no": "did not land", "wrong": "landed otherwise"}
 
@@ -57,5 +60,16 @@ def row_name(row: Mapping[str, Any]) -> str:
 
 
 def compact(value: Any) -> str:
-    """JSON on one line, without quotes around plain text."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    """JSON on one line, without quotes around plain text; what is sealed or kept elsewhere is named, not shown."""
+    brief = _brief(value)
+    return brief if isinstance(brief, str) else json.dumps(brief, ensure_ascii=False, default=str)
+
+
+def _brief(value: Any) -> Any:
+    claim = claim_in(value)
+    if claim is not None:
+        return f"({claim.size_bytes} bytes, see `counterfoil blob {claim.sha256}`)"
+    if isinstance(value, Mapping):
+        sealed = sealed_in(value)
+        return f"[sealed:{sealed.token}]" if sealed else {name: _brief(item) for name, item in value.items()}
+    return [_brief(item) for item in value] if isinstance(value, list) else value

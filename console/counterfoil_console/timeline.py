@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from counterfoil.errors import CounterfoilError
+from counterfoil.ids import task_id_of
 from counterfoil_consumers.store import Connection, queries
 
 _PREFIX_DIGITS = 8
@@ -57,7 +58,10 @@ def read_timeline(store: Connection, name: str, tenant: str | None = None) -> Ti
 def _find(store: Connection, name: str, tenant: str | None) -> dict[str, Any]:
     digits = name.replace("-", "").lower()
     is_prefix = len(digits) >= _PREFIX_DIGITS and all(digit in "0123456789abcdef" for digit in digits)
-    params = {"name": name, "tenant": tenant, "prefix": f"{digits}%" if is_prefix else ""}
+    # A name that was redacted is not in the store; the id that was made of it is.
+    tenants = [tenant] if tenant else [row["tenant"] for row in store.execute(queries("console")["list_tenants"])]
+    ids = [uuid.UUID(bytes=task_id_of(one, name)) for one in tenants]
+    params = {"name": name, "tenant": tenant, "prefix": f"{digits}%" if is_prefix else "", "ids": ids}
     tasks = store.execute(queries("console")["find_tasks"], params).fetchall()
     if not tasks:
         recent = store.execute(queries("console")["recent_tasks"]).fetchall()
@@ -66,7 +70,11 @@ def _find(store: Connection, name: str, tenant: str | None) -> dict[str, Any]:
             f"the store has no task {name!r}{f' of tenant {tenant}' if tenant else ''}; "
             + (f"the latest are {known}" if known else "it has none at all: is `counterfoil ingest` running?")
         )
-    named = [task for task in tasks if name in (task["task_ref"], task["task_id"].hex, str(task["task_id"]))]
+    named = [
+        task
+        for task in tasks
+        if name in (task["task_ref"], task["task_id"].hex, str(task["task_id"])) or task["task_id"] in ids
+    ]
     tasks = named or tasks  # a name in full outranks the first digits of another's id
     if len(tasks) > 1:
         found = ", ".join(f"{task['task_id'].hex} of {task['tenant']}" for task in tasks)

@@ -8,39 +8,17 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-from counterfoil_schemas import avro_schemas
+from counterfoil_schemas import json_fields
 
 _MAX_DEPTH = 200
 _REFUSED = re.compile("[\x00\ud800-\udfff]")
 
 
-@cache
-def _json_fields(kind: str) -> frozenset[str]:
-    """Names of the fields, at any depth, that hold JSON text."""
-    found: set[str] = set()
-    for schema in avro_schemas():
-        if schema.subject == kind:
-            _collect(schema.definition, found)
-    return frozenset(found)
-
-
-def _collect(node: Any, found: set[str]) -> None:
-    if isinstance(node, dict):
-        if node.get("json"):
-            found.add(node["name"])
-        for part in node.values():
-            _collect(part, found)
-    elif isinstance(node, list):
-        for part in node:
-            _collect(part, found)
-
-
 def readable_body(kind: str, body: Mapping[str, Any]) -> str:
     """JSON text of a decoded body: ids and bytes as hex, fields that hold JSON text as that JSON."""
-    fields = _json_fields(kind)
+    fields = json_fields(kind)
     return json.dumps({name: _mend(item, name in fields, fields) for name, item in body.items()}, ensure_ascii=False)
 
 

@@ -19,6 +19,7 @@ from counterfoil.framing import Framing
 from counterfoil.home import Damage, Gap, Home, count_of, unaccounted
 from counterfoil.ids import new_id, partition_key, read_partition_key
 from counterfoil.origin import producer_origin
+from counterfoil.redaction import Redaction
 from counterfoil.spool import SpoolDamaged, Spooled
 from counterfoil.window import Window
 
@@ -37,6 +38,7 @@ class Adopter:
         delivery: Delivery,
         window: Window,
         framing: Framing,
+        redaction: Redaction,
         limit_bytes: int,
         damaged: Callable[[Home, Damage], None],
     ) -> None:
@@ -44,6 +46,7 @@ class Adopter:
         self._delivery = delivery
         self._window = window
         self._framing = framing
+        self._redaction = redaction
         self._limit_bytes = limit_bytes
         self._damaged = damaged
         self._cluster: Cluster | None = None
@@ -136,10 +139,12 @@ class Adopter:
         closed = {"open_tasks": last, "undelivered": count_of(lost), "adopted_by": self._own.producer_id}
         bodies.append(("producer_closed", closed))
         numbers = home.tally.numbers(own_key)
-        composer = Composer(origin, home.folder.producer_id, self._framing)
+        redactor = self._redaction.of_task(origin.tenant, origin.workflow)
+        composer = Composer(origin, home.folder.producer_id, self._framing, redactor)
         for kind, body in bodies:
             seq = numbers.take()
-            yield Spooled(0, own_key, seq, headers_of(kind), composer.compose(kind, body, new_id(), seq))
+            value = composer.compose(kind, redactor.body(kind, body), new_id(), seq)
+            yield Spooled(0, own_key, seq, headers_of(kind), value)
 
 
 def _at(place: int, word: Spooled) -> Spooled:

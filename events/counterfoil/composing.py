@@ -10,28 +10,33 @@ from counterfoil.errors import UsageError
 from counterfoil.framing import Framing
 from counterfoil.ids import Id
 from counterfoil.origin import NOTHING, SHARED, About, Origin
+from counterfoil.redaction import Redacted, Redactor
 from counterfoil.reduction import encode_within_limit
 from counterfoil.spool import Headers
 from counterfoil.tracing import Span
 
 
 class Composer:
-    """Makes the events of one task and one producer; what they share is encoded once.
+    """Makes the events of one task and one producer; what they share is redacted and encoded once.
 
     Raises UsageError when a name in `origin` can't be encoded.
     """
 
-    def __init__(self, origin: Origin, producer_id: Id, framing: Framing) -> None:
-        shared = {name: getattr(origin, name) for name in SHARED}
+    def __init__(self, origin: Origin, producer_id: Id, framing: Framing, redactor: Redactor) -> None:
+        self.redactor = redactor
+        told = redactor.origin(origin)
+        shared = {name: getattr(told, name) for name in SHARED}
         try:
-            self._envelope = EnvelopeEncoder(shared | {"producer_id": producer_id}, framing)
+            self._envelope = EnvelopeEncoder(
+                shared | {"producer_id": producer_id, "redaction": redactor.stamp}, framing
+            )
         except (ValueError, TypeError) as error:
             raise UsageError(f"this task can't be recorded: {error}") from error
 
     def compose(
         self,
         kind: str,
-        body: Mapping[str, Any],
+        body: Redacted,
         event_id: Id,
         seq: int,
         about: About = NOTHING,

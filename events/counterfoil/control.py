@@ -6,7 +6,7 @@ joined, and no offset is committed.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, Self
 
@@ -38,9 +38,10 @@ class ControlLog:
 
     def __init__(self, kafka: Mapping[str, str], topic: str, client_id: str) -> None:
         self.checked_at: float | None = None
-        self.problem: str | None = None
+        self._problem: str | None = None
+        self._connection_problem: str | None = None  # says more than that no broker is up
         self._topic = topic
-        self._consumer = _new_consumer(kafka, client_id)
+        self._consumer = _new_consumer(kafka, client_id, self._note)
         self._next_offset: int | None = None
         self._awaited: tuple[int, float] | None = None  # an end that was asked for, and when
         self._asked_at = now()
@@ -51,6 +52,11 @@ class ControlLog:
         self.ask(timeout_seconds)
         self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
         return self
+
+    @property
+    def problem(self) -> str | None:
+        """Why it can't be read, since it was last read to its end."""
+        return self._problem and (self._connection_problem or self._problem)
 
     def _begin(self) -> None:
         self._next_offset = self._awaited = None
@@ -70,9 +76,9 @@ class ControlLog:
         if error.code() == KafkaError._PARTITION_EOF:
             self._reached(message.offset() or 0)
             self._checked(self._asked_at)
-        elif error.str() != self.problem:
-            self.problem = error.str()
-            logger.warning("the control topic %s can't be read: %s", self._topic, self.problem)
+        elif error.str() != self._problem:
+            self._problem = error.str()
+            logger.warning("the control topic %s can't be read: %s", self._topic, self._problem)
         return None
 
     def ask(self, timeout_seconds: float) -> None:
@@ -84,7 +90,7 @@ class ControlLog:
         try:
             begin, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), timeout=timeout_seconds)
         except KafkaException as error:
-            self.problem = str(error.args[0].str())
+            self._problem = str(error.args[0].str())
             return
         if self._next_offset is not None and end < self._next_offset:
             logger.warning("the control topic %s is another one than before; it is read anew", self._topic)
@@ -109,7 +115,12 @@ class ControlLog:
     def _checked(self, moment: float) -> None:
         if self.checked_at is None or moment > self.checked_at:
             self.checked_at = moment
-        self.problem = None
+        self._problem = self._connection_problem = None
+
+    def _note(self, error: KafkaError) -> None:
+        """librdkafka's error_cb."""
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._connection_problem = error.str()
 
     def _order_in(self, message: Message) -> Order | None:
         headers: Any = message.headers() or ()
@@ -123,8 +134,9 @@ class ControlLog:
         return order
 
 
-def _new_consumer(kafka: Mapping[str, str], client_id: str) -> Consumer:
+def _new_consumer(kafka: Mapping[str, str], client_id: str, failed: Callable[[KafkaError], None]) -> Consumer:
     ours = {
+        "error_cb": failed,
         "group.id": GROUP,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,

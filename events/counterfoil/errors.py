@@ -7,6 +7,9 @@ CounterfoilError
 ├── Halted                for now, by a person: a standing order stops this write
 │   └── ControlStale      for now: whether one does could not be known for too long
 ├── ControlAway           for now: the control topic can't be read, or did not take an order
+├── BlobMissing           theirs: a text that was kept outside of its event is not there, or is another one
+├── BlobsAway             for now, or yours: the blob store does not answer, or refuses
+├── SealedAway            for now, or yours: a sealed value can't be opened: its key is not at hand, or it was altered
 ├── RegistryError         for now, or yours: the Schema Registry does not answer, or refuses
 ├── EventsUndelivered     for now: closing gave up on events that no broker acknowledged
 └── DecodeError           theirs: these bytes are not an event that we can read
@@ -59,6 +62,18 @@ class ControlStale(Halted):
 
 class ControlAway(CounterfoilError):
     """The control topic can't be read to its end, or did not take an order; try again."""
+
+
+class BlobMissing(CounterfoilError):
+    """The text that a claim check stands for is not where it should be, or not what its digest says."""
+
+
+class BlobsAway(CounterfoilError):
+    """The blob store does not answer, or refuses; the message says what it said."""
+
+
+class SealedAway(CounterfoilError):
+    """A sealed value can't be opened: its key is not at hand, or it was altered; the message says which."""
 
 
 class RegistryError(CounterfoilError):

@@ -6,10 +6,12 @@ that of the reserved tenant `_operators`. No Schema Registry is asked either: an
 """
 
 import logging
+import secrets
 import time
 from collections.abc import Iterable
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from pydantic import SecretStr
 
 from counterfoil.codec import encode
 from counterfoil.control import read_standing_orders
@@ -19,6 +21,7 @@ from counterfoil.ids import OPERATORS, new_id, partition_key, task_id_of
 from counterfoil.jsontext import to_text
 from counterfoil.kafka import new_producer
 from counterfoil.orders import ACTION_HEADER, KIND, Order, StandingOrders, breaker_named, is_breaker
+from counterfoil.redaction import Redaction
 from counterfoil.scope import Scope
 from counterfoil.settings import RecorderSettings
 from counterfoil_schemas import topics
@@ -46,6 +49,7 @@ class OrderDesk:
         self._producer_id = new_id()
         self._seqs: dict[str, int] = {}
         self._producer: Producer | None = None
+        self._redactor = _redaction(settings).of_task(OPERATORS, CONTROL_TASK)
 
     def standing(self) -> StandingOrders:
         """All orders there are now.
@@ -116,7 +120,7 @@ class OrderDesk:
         return Event(
             event_id=new_id(),
             kind=KIND,
-            body=order.body() | {"by": to_text(order.by), "reason": to_text(order.reason or "")},
+            body=order.body() | {"by": to_text(order.by), "reason": self._redactor.text(to_text(order.reason or ""))},
             tenant=tenant,
             workflow=CONTROL_TASK,
             task_id=task_id_of(tenant, CONTROL_TASK),
@@ -126,6 +130,7 @@ class OrderDesk:
             producer_id=self._producer_id,
             seq=seq,
             occurred_at=order.issued_at,
+            redaction=self._redactor.stamp,
         )
 
     def _send(self, records: list[tuple[str, bytes, bytes]], headers: Headers) -> str | None:
@@ -188,6 +193,13 @@ def refuse_breaker(by: str) -> str:
 def halts_of_people(halts: Iterable[Order], scope: Scope) -> list[Order]:
     """Those of exactly this scope that people gave."""
     return [halt for halt in halts if halt.scope == str(scope) and not halt.is_of_breaker]
+
+
+def _redaction(settings: RecorderSettings) -> Redaction:
+    """The policy. Whoever halts needs no identity key; without it, tokens of secrets in reasons join to nothing."""
+    if settings.identity_key is None:
+        settings = settings.model_copy(update={"identity_key": SecretStr(secrets.token_hex())})
+    return Redaction(settings)
 
 
 def _micros() -> int:

@@ -11,22 +11,21 @@ from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any, Self
 
-from counterfoil.errors import EventsUndelivered, SettingsError, UsageError
+from counterfoil.errors import EventsUndelivered, UsageError
 from counterfoil.event import Mode
 from counterfoil.follower import NOTHING_KNOWN
 from counterfoil.ids import is_tenant, new_id, task_id_of
 from counterfoil.kafka import client_config
 from counterfoil.origin import Origin
+from counterfoil.redaction import Redaction
 from counterfoil.session import Session
-from counterfoil.settings import RecorderSettings, load_settings
+from counterfoil.settings import RecorderSettings, identity_key_of, load_settings
 from counterfoil.task import Task, origin_from_headers
 from counterfoil.tools import Args, Result, tool
 from counterfoil.tracing import current_span
 from counterfoil.wire_format import framing_of
 
 logger = logging.getLogger("counterfoil")
-
-_MIN_KEY_BYTES = 16
 
 
 class Recorder:
@@ -36,14 +35,16 @@ class Recorder:
     a tenth of a second where it comes faster than the brokers take them. A forked child records under a producer_id of
     its own.
 
-    Raises SettingsError when no broker or no identity key is set, or a Schema Registry without its address.
+    Raises SettingsError when no broker or no identity key is set, a Schema Registry without its address, or a redaction
+    policy that can't be read.
     """
 
     def __init__(self, settings: RecorderSettings) -> None:
         client_config(settings.kafka, "counterfoil", {})  # says now, not at the first event, that no broker is named
         self.settings = settings
-        self.identity_key = _identity_key(settings)
+        self.identity_key = identity_key_of(settings)
         self._framing = framing_of(settings)
+        self._redaction = Redaction(settings)
         self._session: Session | None = None
         self._known_orders = NOTHING_KNOWN  # of the session before
         self._closed = False
@@ -86,7 +87,7 @@ class Recorder:
 
     def _start(self) -> Session:
         self._framing.connect()
-        session = Session(self.settings, self._framing, self._known_orders)
+        session = Session(self.settings, self._framing, self._redaction, self._known_orders)
         # Unlike atexit this also runs at the end of a multiprocessing child, and in no other process.
         arguments = (session, self.settings.close_timeout_seconds)
         self._at_exit = Finalize(None, _close_at_exit, arguments, exitpriority=0)
@@ -242,13 +243,3 @@ def _exit_on_sigterm() -> None:
 
 def _exit(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
-
-
-def _identity_key(settings: RecorderSettings) -> bytes:
-    key = b"" if settings.identity_key is None else settings.identity_key.get_secret_value().encode()
-    if len(key) < _MIN_KEY_BYTES:
-        raise SettingsError(
-            f"the identity key has {len(key)} bytes, and {_MIN_KEY_BYTES} are the least: set COUNTERFOIL_IDENTITY_KEY, "
-            "or COUNTERFOIL_IDENTITY_KEY_FILE, to the same random text in every process that records"
-        )
-    return key

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import fastavro
 
 from counterfoil.errors import DecodeError, RegistryError, SettingsError
 from counterfoil.subjects import Entry, with_types
+from counterfoil.urls import without_password
 
 if TYPE_CHECKING:
     from confluent_kafka.schema_registry import RegisteredSchema, Schema
@@ -206,12 +206,7 @@ def shown_address(settings: Mapping[str, str]) -> str:
     urls = [url.strip() for url in settings.get("url", "").split(",")]
     if not all(url.startswith(("http://", "https://")) for url in urls):
         raise SettingsError(f"the Schema Registry has no address: set {_VARIABLE}URL=http://host:port")
-    return ",".join(map(_without_password, urls))
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return ",".join(map(without_password, urls))
 
 
 def _value(name: str, text: str) -> Any:

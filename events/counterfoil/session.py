@@ -17,6 +17,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from counterfoil.adoption import Adopter
+from counterfoil.blobs import Blobs, all_done
 from counterfoil.claims import OwedGaps, claims_of, gap_body
 from counterfoil.composing import Composer, headers_of
 from counterfoil.control import ControlLog
@@ -30,6 +31,7 @@ from counterfoil.home import Damage, Gap, Home, count_of
 from counterfoil.ids import Id, new_id, partition_key, read_partition_key
 from counterfoil.jsontext import to_json_text, to_text
 from counterfoil.origin import NOTHING, About, Origin, producer_origin
+from counterfoil.redaction import Redacted, Redaction
 from counterfoil.settings import Durable, RecorderSettings
 from counterfoil.tally import Numbers
 from counterfoil.tracing import current_span
@@ -71,12 +73,19 @@ class Recording(Protocol):
 class Session:
     """A started producer. Thread-safe."""
 
-    def __init__(self, settings: RecorderSettings, framing: Framing, known: Knowledge = NOTHING_KNOWN) -> None:
+    def __init__(
+        self,
+        settings: RecorderSettings,
+        framing: Framing,
+        redaction: Redaction,
+        known: Knowledge = NOTHING_KNOWN,
+    ) -> None:
         self.producer_id = new_id()
         self.pid = os.getpid()
         self._spool_problem: str | None = None
         self._settings = settings
         self._framing = framing
+        self._redaction = redaction
         topic = topics(settings.profile, settings.topic_prefix)["events"].name
         limits = WindowLimits(settings.window_events, settings.window_bytes)
         window = Window(settings.kafka, topic, f"counterfoil-{self.producer_id.hex()[-8:]}", limits)
@@ -93,7 +102,13 @@ class Session:
             damaged=self._note_damage,
         )
         self._adopter = Adopter(
-            self._own.folder, self._delivery, window, framing, settings.spool_limit_bytes, self._note_damage
+            self._own.folder,
+            self._delivery,
+            window,
+            framing,
+            redaction,
+            settings.spool_limit_bytes,
+            self._note_damage,
         )
         self._tenants: dict[str, _Tenant] = {}
         self._lock = threading.RLock()
@@ -101,10 +116,12 @@ class Session:
         self._said_goodbye = False
         self._beats = threading.Thread(target=self._beat, name="counterfoil-beat", daemon=True)
         self.control = self._new_follower(known)
+        self._blobs = Blobs(settings)
         _alive.add(self)
         self._delivery.start()
         self._beats.start()
         self.control.start()
+        self._blobs.start()
 
     def lane(self, origin: Origin) -> "Lane":
         """The way of one task's events through this producer; make it once per task.
@@ -116,11 +133,12 @@ class Session:
             return self._new_lane(origin, self._tenants[origin.tenant])
 
     def record(
-        self, lane: "Lane", kind: str, body: Mapping[str, Any], about: About, durable: Durable | None
+        self, lane: "Lane", kind: str, body: Redacted, about: About, durable: Durable | None
     ) -> tuple[Id, "Future[None] | None"]:
         """See `Lane.record`."""
         self._delivery.wait_for_room()
         event_id = about.event_id or new_id()
+        body, carried = self._blobs.lightened(lane.redactor.tenant, kind, body)
         with self._lock:
             if self._said_goodbye:
                 raise UsageError("this recorder is closed; open another one")
@@ -130,7 +148,8 @@ class Session:
                 out.spool_is_enough = durable == "spool"
             lane.touched()
             self._send(out)
-        return event_id, out.future
+        # This disk is not enough for an intent that wants the brokers: nor is it for its texts.
+        return event_id, all_done(out.future, carried) if out.future and durable == "broker" else out.future
 
     def greeted(self) -> Collection[str]:
         """The tenants for which something was recorded."""
@@ -183,6 +202,7 @@ class Session:
                 self._say(tenant, "producer_closed", body)
             self._said_goodbye = True  # whoever waited for the lock would send what nobody waits for any more
         lost = self._delivery.close(max(0.5, deadline - time.monotonic()))
+        self._blobs.close(max(0.2, deadline - time.monotonic()))
         self.control.join(min(1.0, timeout_seconds))  # it may be asking brokers that are away
         _alive.discard(self)
         left = self._own.rows
@@ -256,14 +276,15 @@ class Session:
 
     def _new_lane(self, origin: Origin, tenant: _Tenant | None) -> "Lane":
         numbers = self._own.tally.numbers(partition_key(origin.tenant, origin.task_id))
-        return Lane(self, tenant, numbers, Composer(origin, self.producer_id, self._framing))
+        redactor = self._redaction.of_task(origin.tenant, origin.workflow)
+        return Lane(self, tenant, numbers, Composer(origin, self.producer_id, self._framing, redactor))
 
     def _say(self, tenant: _Tenant, kind: str, body: Mapping[str, Any], speaks_of: Gap | None = None) -> None:
-        out = self._number(tenant.own, kind, body, NOTHING, new_id())
+        out = self._number(tenant.own, kind, tenant.own.redactor.body(kind, body), NOTHING, new_id())
         out.speaks_of = speaks_of
         self._send(out)
 
-    def _number(self, lane: "Lane", kind: str, body: Mapping[str, Any], about: About, event_id: Id) -> Outgoing:
+    def _number(self, lane: "Lane", kind: str, body: Redacted, about: About, event_id: Id) -> Outgoing:
         numbers, span = lane.numbers, current_span()
         value = lane.composer.compose(kind, body, event_id, numbers.next_seq, about, span)
         return Outgoing(
@@ -364,16 +385,17 @@ class Lane:
     Thread-safe. `tenant` is None for the producer's own task, of which no beat speaks.
     """
 
-    __slots__ = ("_tenant", "composer", "numbers", "session")
+    __slots__ = ("_tenant", "composer", "numbers", "redactor", "session")
 
     def __init__(self, session: Session, tenant: _Tenant | None, numbers: Numbers, composer: Composer) -> None:
         self.session = session
         self.numbers = numbers
         self.composer = composer
+        self.redactor = composer.redactor
         self._tenant = tenant
 
     def record(
-        self, kind: str, body: Mapping[str, Any], about: About = NOTHING, durable: Durable | None = None
+        self, kind: str, body: Redacted, about: About = NOTHING, durable: Durable | None = None
     ) -> tuple[Id, "Future[None] | None"]:
         """Number one event and send it on its way; returns its event_id.
 

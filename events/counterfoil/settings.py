@@ -21,9 +21,11 @@ from pydantic_settings import (
 )
 
 from counterfoil.errors import SettingsError
+from counterfoil.redaction_policy import RedactionPolicy, StorePrompts, WorkflowPolicy
 
 SETTINGS_FILE = Path("counterfoil.toml")
 _FILE_SUFFIX = "_file"
+_MIN_KEY_BYTES = 16
 _DOTTED = ("kafka", "schema_registry")  # settings of another's client, under that client's names
 
 Loaded = TypeVar("Loaded", bound="RecorderSettings")
@@ -61,7 +63,7 @@ _NOTHING_OWN = ToolPolicy()
 def _state_directory() -> Path:
     """Where a user's programs keep what must outlive them (XDG Base Directory Specification)."""
     named = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(named).expanduser() / "counterfoil" / "spool"
+    return Path(named).expanduser() / "counterfoil"
 
 
 class RecorderSettings(BaseSettings):
@@ -91,7 +93,7 @@ class RecorderSettings(BaseSettings):
     release: str | None = Field(None, description="Version of the agent's code, prompt and policy.")
     environment: str = Field("production", description="production, staging, ...")
     identity_key: SecretStr | None = Field(
-        None, description="Key of the HMAC behind every effect_id; the same in every process of a tenant."
+        None, description="Key of the HMAC behind every effect_id and token; the same in every process of a tenant."
     )
     durable: Durable = Field(
         "spool", description="What makes an intent durable: broker (acknowledged), or spool (that, or on this disk)."
@@ -121,11 +123,40 @@ class RecorderSettings(BaseSettings):
         True, description="Without a handler of the program's own, SIGTERM ends it as SystemExit(143) does: in order."
     )
     spool_directory: Path | None = Field(
-        default_factory=_state_directory, description="Where events wait while no broker answers; empty: nowhere."
+        default_factory=lambda: _state_directory() / "spool",
+        description="Where events wait while no broker answers; empty: nowhere.",
     )
     spool_limit_bytes: int = Field(2 * 1024**3, ge=1024**2, description="How large one process's spool may grow.")
     window_events: int = Field(10_000, ge=1, description="How many events may be unacknowledged before others wait.")
     window_bytes: int = Field(16 * 1024**2, ge=1024, description="How many bytes of them; as much may wait for a disk.")
+    inline_limit_bytes: int = Field(
+        65_536, ge=4096, description="How large an event's texts may be together; larger ones are kept outside of it."
+    )
+    blob_directory: Path = Field(
+        default_factory=lambda: _state_directory() / "blobs",
+        description="Where large texts are kept, or wait for COUNTERFOIL_BLOB_STORE.",
+    )
+    blob_store: str | None = Field(
+        None, description="Where they go: a URL that fsspec knows, such as s3://bucket/folder or file:///mnt/blobs."
+    )
+    blob_store_options: dict[str, Any] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Options of that file system of fsspec's, as its class names them.",
+    )
+    redaction: RedactionPolicy = Field(
+        default_factory=RedactionPolicy,
+        description="What is taken out of events before they leave the process, as in [redaction] (docs/redaction.md).",
+    )
+    key_directory: Path | None = Field(
+        None, description="Keys that seal values, a file TENANT.NAME each, made by `counterfoil key new`."
+    )
+    store_prompts: StorePrompts = Field(
+        "redacted", description="What is kept of what a model read and wrote: none, digest, redacted or full."
+    )
+    workflows: dict[str, WorkflowPolicy] = Field(
+        default_factory=dict, description="By workflow: store_prompts; as in [workflows.support]."
+    )
     beat_interval_seconds: float = Field(10, gt=0, description="Seconds between two producer_beat events.")
 
     def policy_for(
@@ -143,7 +174,12 @@ class RecorderSettings(BaseSettings):
             own.when_stale or self.when_stale,
         )
 
-    @field_validator("spool_directory", mode="before")
+    def prompts_of(self, workflow: str) -> StorePrompts:
+        """How much of a workflow's prompts is kept."""
+        own = self.workflows.get(workflow)
+        return self.store_prompts if own is None or own.store_prompts is None else own.store_prompts
+
+    @field_validator("spool_directory", "key_directory", mode="before")
     @classmethod
     def _nowhere(cls, value: Any) -> Any:
         return None if value == "" else value
@@ -247,6 +283,20 @@ def _sentence(error: ValidationError) -> str:
         got = f" (got {mistake['input']!r})" if len(mistake["loc"]) == 1 and mistake["type"] != "dict_type" else ""
         parts.append(f"{variable}: {mistake['msg']}{got}")
     return "wrong setting: " + "; ".join(parts)
+
+
+def identity_key_of(settings: RecorderSettings) -> bytes:
+    """The key of effects' ids and of tokens.
+
+    Raises SettingsError when it is missing or short.
+    """
+    key = b"" if settings.identity_key is None else settings.identity_key.get_secret_value().encode()
+    if len(key) < _MIN_KEY_BYTES:
+        raise SettingsError(
+            f"the identity key has {len(key)} bytes, and {_MIN_KEY_BYTES} are the least: set COUNTERFOIL_IDENTITY_KEY, "
+            "or COUNTERFOIL_IDENTITY_KEY_FILE, to the same random text in every process that records"
+        )
+    return key
 
 
 def describe(model: type[BaseModel]) -> list[tuple[str, str, str]]:

@@ -63,7 +63,7 @@ class Task:
         self._told = False
         self._known_lane: Lane | None = None
         # No lock: a child forked while another thread held it would wait for ever. What follows is atomic without one.
-        self._messages: dict[bytes, object] = {}
+        self._messages: dict[bytes, bytes] = {}  # by the digest of what was given, that of what is recorded
         self._attempts: dict[Id, tuple[itertools.count[int], float]] = {}  # attempts, and when the first was asked for
         self._tokens: list[contextvars.Token[Task | None]] = []
 
@@ -130,7 +130,8 @@ class Task:
         parameters: Mapping[str, Any] | None = None,
     ) -> Id:
         """A call of a model. Each message ({"role": ..., "content": ...}) travels once per task, then as its digest."""
-        digests = [self._message(message) for message in messages]
+        lane = self._lane()
+        digests = [self._message(lane, message) for message in messages] if lane.redactor.stores_messages else []
         body = {
             "model": model,
             "messages": digests,
@@ -139,6 +140,7 @@ class Task:
             "region": region,
             "route": route,
             "parameters": None if parameters is None else to_json_text(parameters),
+            "omitted": None,
         }
         return self._emit("prompt", body)
 
@@ -188,7 +190,7 @@ class Task:
         """
         known = ("version", "as_of", "digest", "uri", "score")
         listed = [{"id": str(source["id"])} | {name: source.get(name) for name in known} for source in sources]
-        return self._emit("retrieval", {"query": to_text(query), "sources": listed})
+        return self._emit("retrieval", {"query": to_text(query), "sources": listed, "omitted": None})
 
     def approval(self, *, by: str, about: str | None = None, reason: str | None = None, details: Any = None) -> Id:
         """A person or policy allowed something."""
@@ -331,14 +333,18 @@ class Task:
             headers["traceparent"] = f"00-{own.trace_id.hex()}-{new_id()[-8:].hex()}-01"
         return headers
 
-    def _message(self, message: Mapping[str, Any]) -> bytes:
+    def _message(self, lane: Lane, message: Mapping[str, Any]) -> bytes:
+        """The digest under which a message stands in prompts; one that comes for the first time is recorded."""
         content = to_json_text(message.get("content"))
         role = to_text(str(message.get("role", "user")))
-        digest = hashlib.sha256(f"{role}\n{content}".encode()).digest()
-        mine = object()
-        if self._messages.setdefault(digest, mine) is mine:
-            self._emit("message", {"digest": digest, "role": role, "content": content})
-        return digest
+        seen = hashlib.sha256(f"{role}\n{content}".encode()).digest()
+        known = self._messages.get(seen)
+        if known is None:
+            digest, body = lane.redactor.message(role, content)
+            known = self._messages.setdefault(seen, digest)
+            if known is digest:
+                lane.record("message", body)
+        return known
 
     def _decision(self, kind: str, by: str, about: str | None, reason: str | None, details: Any) -> Id:
         body = {
@@ -358,7 +364,8 @@ class Task:
         self, kind: str, body: Mapping[str, Any], about: About = NOTHING, durable: Durable | None = None
     ) -> "Future[None] | None":
         """Record an event of this task; the future, if asked for, ends when it is durable."""
-        return self._lane().record(kind, body, about, durable)[1]
+        lane = self._lane()
+        return lane.record(kind, lane.redactor.body(kind, body), about, durable)[1]
 
     def wait_for_orders(self) -> None:
         """Wait, at the beginning of a process, until it knows the standing orders."""
@@ -379,7 +386,8 @@ class Task:
         self._recording.session.write_now()
 
     def _emit(self, kind: str, body: Mapping[str, Any]) -> Id:
-        return self._lane().record(kind, body)[0]
+        lane = self._lane()
+        return lane.record(kind, lane.redactor.body(kind, body))[0]
 
     def _lane(self) -> Lane:
         """This process's; a fork makes another."""

@@ -4,13 +4,17 @@ Everything that a pass decides is written in one transaction, which first makes 
 """
 
 import datetime as dt
+import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from counterfoil.errors import CounterfoilError
+from counterfoil.blobs import BlobReader, claim_in
+from counterfoil.errors import BlobMissing, BlobsAway, CounterfoilError
 from counterfoil.failpoints import pass_by
+from counterfoil.redaction import Redaction
 from counterfoil_consumers.store import Connection, queries
 from counterfoil_reconcilers.baseline import (
     Baseline,
@@ -23,16 +27,20 @@ from counterfoil_reconcilers.baseline import (
 )
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.deciding import Decision, Member, decide, digest_of_rows, fence_of
+from counterfoil_reconcilers.disclosure import Disclosure
 from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_target
 from counterfoil_reconcilers.judge import Judgement, Unattributed, judge, sweep
 from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.looking import look, look_at_all, touch
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.settling import Progress, Sighting, is_change_settled, sighted
-from counterfoil_reconcilers.targets.port import Target
+from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
 from counterfoil_reconcilers.touched import Touched, connected
 
+logger = logging.getLogger("counterfoil.reconcile")
+
 _LEASE_SECONDS = 60.0
+_TEXT_ON_ITS_WAY = dt.timedelta(hours=1)  # from an agent's disk to the blob store
 
 
 class LeaseLost(CounterfoilError):
@@ -75,7 +83,9 @@ class _Seen:
     lease: _Lease
     baseline: Baseline
     observed: Rows
+    effects: Sequence[Effect]
     touched: Sequence[Touched]
+    disclosure: Disclosure
     fence: tuple[int, ...]
     progress: Progress
     swept: bool
@@ -104,8 +114,12 @@ class Checker:
         owner: str,
         policy: Policy,
         log: LogProgress,
+        blobs: BlobReader,
+        redaction: Redaction,
     ) -> None:
         self._store = store
+        self._blobs = blobs
+        self._redaction = redaction
         self._contracts = contracts
         self._declared = contracts.targets[target]
         self._adapter = adapter
@@ -135,17 +149,17 @@ class Checker:
         if not found and not sweeps:
             return Checked()
         baseline = read_baseline(self._store, tenant, self._declared, lease.first_fence if is_swept else None)
-        effects = [_effect(row, tenant) for row in found]
-        seen = self._see(tenant, lease, baseline, progress, effects, sweeps)
+        found = [self._opened(row, tenant) for row in found]
+        seen = self._see(tenant, lease, baseline, progress, found, sweeps)
         if is_swept and lease.first_fence is None:
             with self._writing(where, lease):
                 set_first_baseline(self._store, tenant, self._declared, baseline, seen.observed, seen.fence)
                 self._store.execute(self._named["mark_swept"], {**where, "fence": list(seen.fence)})
                 return Checked(open=len(found))
         # Judging may take its time, and a transaction may not.
-        judged = self._judge(seen, found, effects)
+        judged = self._judge(seen, found)
         with self._writing(where, lease):
-            return self._decide(seen, found, effects, judged)
+            return self._decide(seen, found, judged)
 
     def _see(
         self,
@@ -153,19 +167,25 @@ class Checker:
         lease: _Lease,
         baseline: Baseline,
         progress: Progress,
-        effects: Sequence[Effect],
+        found: Sequence[Mapping[str, Any]],
         sweeps: bool,
     ) -> _Seen:
         """Look at the target, and only then read how far the log goes."""
         known = Rows(baseline.rows)
+        disclosure = Disclosure(self._redaction.of_task(tenant, self._declared.name))
+        noted = [_effect(row, tenant, disclosure) for row in found]
+        disclosure.learn(baseline.rows.values())
         if sweeps:
             observed = look_at_all(self._adapter, self._declared, tenant)
+            disclosure.learn(observed.rows.values())
+            effects = [disclosure.opened(effect) for effect in noted]
             touched = touch(self._contracts, effects, known, observed)
         else:
-            observed, touched = look(self._adapter, self._contracts, self._declared, tenant, effects, known)
-        return _Seen(tenant, lease, baseline, observed, touched, self._log.read_ends(), progress, sweeps)
+            observed, touched, effects = look(self._adapter, self._contracts, self._declared, disclosure, noted, known)
+        ends = self._log.read_ends()
+        return _Seen(tenant, lease, baseline, observed, effects, touched, disclosure, ends, progress, sweeps)
 
-    def _judge(self, seen: _Seen, found: Sequence[Mapping[str, Any]], effects: Sequence[Effect]) -> _Judged:
+    def _judge(self, seen: _Seen, found: Sequence[Mapping[str, Any]]) -> _Judged:
         needed = [
             (key, row["intent_partition"], row["intent_offset"])
             for row, one in zip(found, seen.touched, strict=True)
@@ -177,25 +197,22 @@ class Checker:
             for search in one.searches
         ]
         before = seen.baseline.usable_for(self._declared.resources, needed, created)
-        judgement = judge(self._contracts, self._declared.name, effects, before, seen.observed)
+        name, effects, veil = self._declared.name, seen.effects, seen.disclosure
+        judgement = judge(self._contracts, name, effects, before, seen.observed, veil)
         if not seen.swept:
             return _Judged(judgement)
-        elsewhere = sweep(self._contracts, self._declared.name, before, seen.observed, judgement)
+        elsewhere = sweep(self._contracts, name, before, seen.observed, judgement, veil)
         spoken_for = judgement.explained | {change.row for change in elsewhere}
         adopted = _changed_rows(seen, spoken_for) if self._declared.writers == "ours" else {}
         return _Judged(judgement, elsewhere, adopted)
 
-    def _decide(
-        self, seen: _Seen, found: Sequence[Mapping[str, Any]], effects: Sequence[Effect], judged: _Judged
-    ) -> Checked:
-        judgement = judged.judgement
+    def _decide(self, seen: _Seen, found: Sequence[Mapping[str, Any]], judged: _Judged) -> Checked:
+        judgement, effects = judged.judgement, seen.effects
         done = Checked(effects=len(effects))
         swept_before = self._swept_before(seen, judged.elsewhere)
         for group in connected(seen.touched):
             members = [
-                Member(
-                    found[i], effects[i], judgement.verdicts[i], seen.touched[i], self._settle_window(effects[i].tool)
-                )
+                Member(found[i], effects[i], judgement.verdicts[i], seen.touched[i], self._settle_window(found[i]))
                 for i in group
             ]
             keys = frozenset[RowKey]().union(*(seen.touched[i].writes | judgement.group_rows[i] for i in group))
@@ -325,22 +342,41 @@ class Checker:
         rows: Sequence[tuple[RowKey, str | None]],
         evidence: Mapping[str, Any],
     ) -> Ruling:
+        said = seen.disclosure.over
         return Ruling(
             self._declared.name,
             tool,
             verdict,
-            reason,
+            said(reason),
             seen.lease.check_seq,
             self._contracts.version,
             self._contracts.digest,
-            rows,
-            evidence,
+            [(RowKey(row.resource, tuple(map(said, row.key))), version) for row, version in rows],
+            said(evidence),
         )
 
-    def _settle_window(self, tool: str) -> dt.timedelta:
-        known = self._contracts.tools.get(tool)
+    def _settle_window(self, row: Mapping[str, Any]) -> dt.timedelta:
+        known = self._contracts.tools.get(row["tool"])
         own = None if known is None else known.settle_seconds
-        return dt.timedelta(seconds=self._declared.settle_seconds if own is None else own)
+        window = dt.timedelta(seconds=self._declared.settle_seconds if own is None else own)
+        return window if claim_in(row["args"]) is None else max(window, _TEXT_ON_ITS_WAY)
+
+    def _opened(self, row: dict[str, Any], tenant: str) -> dict[str, Any]:
+        """With the texts that were too large for their event; where one is nowhere, its claim check stays.
+
+        Raises TargetUnavailable when that can't be known now.
+        """
+        texts = {name: claim for name in ("args", "reply") if (claim := claim_in(row[name])) is not None}
+        opened = dict(row)
+        for name, claim in texts.items():
+            try:
+                opened[name] = json.loads(self._blobs.open(tenant, claim))
+            except BlobsAway as error:
+                raise TargetUnavailable(self._declared.name, str(error)) from error
+            except (BlobMissing, ValueError) as error:
+                logger.warning("the %s of effect %s can't be compared: %s", name, row["effect_id"].hex, error)
+                opened["reply"] = None if name == "reply" else opened["reply"]
+        return opened
 
     def _take_lease(self, tenant: str) -> _Lease | None:
         params = {"tenant": tenant, "target": self._declared.name, "owner": self._owner, "seconds": _LEASE_SECONDS}
@@ -397,8 +433,8 @@ def _present(observed: Rows, keys: Iterable[RowKey]) -> dict[RowKey, Row | None]
     return rows
 
 
-def _effect(row: Mapping[str, Any], tenant: str) -> Effect:
-    return Effect(
+def _effect(row: Mapping[str, Any], tenant: str, disclosure: Disclosure) -> Effect:
+    effect = Effect(
         effect_id=row["effect_id"].bytes,
         tool=row["tool"],
         args=row["args"],
@@ -409,6 +445,7 @@ def _effect(row: Mapping[str, Any], tenant: str) -> Effect:
         step=row["step"],
         tenant=tenant,
     )
+    return effect if row["redaction"] is None else disclosure.noted(effect)
 
 
 def _about(tenant: str, row: Mapping[str, Any]) -> About:

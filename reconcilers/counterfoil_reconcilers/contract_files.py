@@ -37,6 +37,7 @@ class WrittenFieldRule(Written):
     ignore_case: bool = False
     time: bool = False
     ignore: bool = False
+    redact: bool = False
 
 
 class WrittenOurs(Written):

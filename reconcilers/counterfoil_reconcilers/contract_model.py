@@ -20,13 +20,14 @@ VARIABLES = frozenset({"args", "result", "before", "old", "effect", "step", "ten
 
 @dataclass(frozen=True)
 class FieldRule:
-    """How one field is compared. `tolerance` is absolute and in the field's own unit."""
+    """How one field is compared, and shown. `tolerance` is absolute and in the field's own unit."""
 
     tolerance: float = 0.0
     unordered: bool = False
     ignore_case: bool = False
     time: bool = False
     ignore: bool = False
+    redact: bool = False
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,7 @@ class _Compiler:
                     rule.ignore_case,
                     rule.time,
                     rule.ignore,
+                    rule.redact,
                 ),
             )
             for path, rule in written.fields.items()

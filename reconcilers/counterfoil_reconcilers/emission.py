@@ -12,6 +12,7 @@ from counterfoil.codec import encode
 from counterfoil.event import Event
 from counterfoil.framing import Framing
 from counterfoil.ids import Id, new_id, partition_key, task_id_of
+from counterfoil.redaction import Redaction
 from counterfoil_consumers import outbox
 from counterfoil_consumers.store import Connection, queries
 from counterfoil_reconcilers.rows import RowKey
@@ -57,11 +58,14 @@ def about_target(tenant: str, target: str) -> About:
 class Emitter:
     """Numbers and encodes this process's events. One transaction at a time; `keep` its numbers, or `forget` them."""
 
-    def __init__(self, events_topic: str, dead_letters_topic: str, environment: str, framing: Framing) -> None:
+    def __init__(
+        self, events_topic: str, dead_letters_topic: str, environment: str, framing: Framing, redaction: Redaction
+    ) -> None:
         self._topic = events_topic
         self._dead_letters_topic = dead_letters_topic
         self._environment = environment
         self._framing = framing
+        self._redaction = redaction
         self._producer_id = new_id()
         self._seqs: defaultdict[tuple[str, Id], int] = defaultdict(int)
         self._taken: defaultdict[tuple[str, Id], int] = defaultdict(int)
@@ -151,10 +155,11 @@ class Emitter:
         causation_id: Id | None = None,
     ) -> Event:
         task = (about.tenant, about.task_id)
+        redactor = self._redaction.of_task(about.tenant, about.workflow)
         event = Event(
             event_id=new_id(),
             kind=kind,
-            body=body,
+            body=redactor.body(kind, body, ours=True),
             tenant=about.tenant,
             workflow=about.workflow,
             task_id=about.task_id,
@@ -166,6 +171,7 @@ class Emitter:
             environment=self._environment,
             effect_id=about.effect_id,
             causation_id=causation_id or about.causation_id,
+            redaction=redactor.stamp,
         )
         self._taken[task] += 1
         key = partition_key(about.tenant, about.task_id)

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 from counterfoil_reconcilers.compare import Difference, agree, differences
+from counterfoil_reconcilers.contract_model import Resource
 from counterfoil_reconcilers.explain import Explanation, Misfit
 from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey
 from counterfoil_reconcilers.values import MISSING, Path, at, overlap, path_text, shown
+from counterfoil_reconcilers.veil import Veil, veiled
 from counterfoil_reconcilers.world import Part, Surroundings, Touch
 
 VerdictName = Literal["applied", "not_applied", "partial", "duplicated", "mismatched", "unknowable"]
@@ -177,23 +179,24 @@ class Evidence:
         key = touches[-1].row
         row = self._around.observed.get(key)
         before, after = self._span(part, touches)
+        resource = self._around.target.resources[key.resource]
+        expected, observed = veiled(self._around.veil, resource, after, self._observed(key, part.path), part.path)
         entry: dict[str, Any] = {
             "resource": key.resource,
             "key": list(part.row.key if key.key[:1] == ("?",) else key.key),
             "field": path_text(part.path),
             "landed": state,
-            "expected": short(after),
-            "observed": short(self._observed(key, part.path)),
+            "expected": short(expected),
+            "observed": short(observed),
             "version": row.version if isinstance(row, Row) else None,
         }
         reason = next((touch.open for touch in touches if touch.open), None)
         if reason:
             entry["left_open"] = reason
         if state in ("wrong", "half"):
-            resource = self._around.target.resources[key.resource]
             found = list(differences(resource, after, self._observed(key, part.path), part.path))
-            entry.update(capped(found))
-            entry["before"] = short(before)
+            entry.update(capped(found, resource, self._around.veil))
+            entry["before"] = short(veiled(self._around.veil, resource, after, before, part.path)[1])
         return entry
 
     def _observed(self, key: RowKey, path: Path) -> Any:
@@ -222,20 +225,26 @@ def differences_shown(around: Surroundings, key: RowKey, misfits: Iterable[Misfi
         "resource": key.resource,
         "key": list(key.key),
         "version": row.version if isinstance(row, Row) else None,
-        **capped([Difference(m.path, m.expected, m.observed) for m in misfits]),
+        **capped(
+            [Difference(m.path, m.expected, m.observed) for m in misfits],
+            around.target.resources[key.resource],
+            around.veil,
+        ),
         "contract": {"version": around.contracts.version, "digest": around.contracts.digest},
     }
 
 
-def capped(found: Sequence[Difference]) -> dict[str, Any]:
+def capped(found: Sequence[Difference], resource: Resource, veil: Veil) -> dict[str, Any]:
     """The first differences and their number."""
     return {
-        "differences": [
-            {"field": path_text(d.path), "expected": short(d.expected), "observed": short(d.observed)}
-            for d in found[:_MOST_PARTS]
-        ],
+        "differences": [_difference(one, resource, veil) for one in found[:_MOST_PARTS]],
         "difference_count": len(found),
     }
+
+
+def _difference(one: Difference, resource: Resource, veil: Veil) -> dict[str, Any]:
+    expected, observed = veiled(veil, resource, one.expected, one.observed, one.path)
+    return {"field": path_text(one.path), "expected": short(expected), "observed": short(observed)}
 
 
 def short(value: Any) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 from cel_expr_python import cel
@@ -56,12 +56,13 @@ class Unevaluable(Exception):
 class Expression:
     """One compiled expression.
 
-    `names` are the variables that it mentions, `looked_up` the resources that it names; `asks_absence` if it may
-    ask whether a field is there, which a row that is known in part cannot answer.
+    `names` are the variables that it mentions, `reads` the paths that it begins to read at, `looked_up` the resources
+    that it names; `asks_absence` if it may ask whether a field is there, which a row known in part cannot answer.
     """
 
     text: str  # on one line, for messages
     names: frozenset[str]
+    reads: tuple[tuple[str, ...], ...]
     looked_up: frozenset[str]
     asks_absence: bool
     _program: Any
@@ -88,6 +89,11 @@ class Expression:
             raise Unevaluable(self.text, _reason(str(error))) from error
         finally:
             _lookup.reset(token)
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it only passes a value on."""
+        return self._path is not None
 
     def _walk(self, variables: Mapping[str, Json]) -> Json:
         """`args.order.id` without the machine: most fields are that, and it is ten times as fast."""
@@ -125,6 +131,7 @@ def compile_expression(text: str, variables: Iterable[str]) -> Expression:
     return Expression(
         text=shown,
         names=names,
+        reads=tuple(_reads(tokens, known)),
         looked_up=frozenset(_looked_up(tokens)),
         asks_absence=_asks_absence(tokens),
         _program=program,
@@ -168,6 +175,18 @@ def _looked_up(tokens: list[tuple[str, str]]) -> Iterable[str]:
     for index, (kind, name) in enumerate(tokens[:-2]):
         if kind == "name" and name in ("lookup", "exists_row") and tokens[index + 2][0] == "text":
             yield tokens[index + 2][1].strip("'\"")
+
+
+def _reads(tokens: list[tuple[str, str]], known: frozenset[str]) -> Iterable[tuple[str, ...]]:
+    """`args.order.id` of `size(args.order.id) > 2`: each variable, with the names that follow it."""
+    for index, (kind, name) in enumerate(tokens):
+        if kind != "name" or name not in known or (index and tokens[index - 1][1] == "."):
+            continue
+        rest = tokens[index + 1 :]
+        steps = takewhile(
+            lambda pair: pair[0][1] == "." and pair[1][0] == "name", zip(rest[::2], rest[1::2], strict=False)
+        )
+        yield (name, *(step[1] for _, step in steps))
 
 
 def _asks_absence(tokens: list[tuple[str, str]]) -> bool:

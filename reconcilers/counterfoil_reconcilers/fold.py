@@ -8,7 +8,7 @@ from counterfoil_reconcilers.contracts import Change, Resource, Tool, Write
 from counterfoil_reconcilers.expressions import Unevaluable
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, key_shown, row_key, variables_of
 from counterfoil_reconcilers.scope import Reader, Scope
-from counterfoil_reconcilers.values import MISSING, Json, Path, Unreadable, at, put
+from counterfoil_reconcilers.values import MISSING, Hidden, Json, Path, Unreadable, at, holds_hidden, put
 from counterfoil_reconcilers.world import Cell, Part, Surroundings, TimesOf, Touch, World, likeness
 
 _MOST_ELEMENTS: Final = 2_000
@@ -36,7 +36,9 @@ class Folder:
         try:
             variables = variables_of(effect)
         except Unreadable as error:
-            world.problems.setdefault(index, []).append(f"its arguments cannot be compared: {error}")
+            reason = f"its arguments cannot be compared: {error}"
+            world.problems.setdefault(index, []).append(reason)
+            world.blind.setdefault("*", reason)
             return
         _Pass(self, self._around, world, index, times).run(effect, tool, variables)
 
@@ -162,9 +164,14 @@ class _Pass:
         found: dict[str, Json] = {}
         for name, expression in write.find:
             try:
-                found[name] = scope.evaluate(expression)
+                value = scope.evaluate(expression)
             except Unevaluable:
                 open_paths |= {(name,)}
+                continue
+            if holds_hidden(value):
+                open_paths |= {(name,)}
+            else:
+                found[name] = value
         fields = doc if isinstance(doc, dict) else {}
         self._world.searches.append((write.resource.name, found or _texts(fields)))
         doc = {**fields, **found}
@@ -251,9 +258,19 @@ class _Pass:
         old = at(cell.doc, part.path)
         before = self._before_cell(part.row) if first else cell
         value = MISSING if change.kind == "remove" else self._value(change, scope, before, old)
+        if self._around.hides and holds_hidden(value) and not self._can_tell(part, value):
+            raise Unreadable("it was redacted, and can't be told from what the target holds")
         self._store(part.row, part.path, value)
         relative = change.value is not None and not change.value.names.isdisjoint(("old", "before"))
         self._touch(part, part.path, old, value, relative=relative)
+
+    def _can_tell(self, part: Part, value: Any) -> bool:
+        """Whether a value with Hidden texts in it is surely another one than what was observed."""
+        observed = self._around.observed.get(part.row)
+        resource = self._around.target.resources[part.row.resource]
+        if not isinstance(observed, Row):
+            return True
+        return not agree(resource, value, at(observed.doc, part.path), part.path)
 
     def _before_cell(self, key: RowKey) -> Cell:
         return self._before.get(key) or self._folder.cell(World(), key)
@@ -319,7 +336,9 @@ class _Pass:
 
 def _texts(fields: Mapping[str, Json]) -> dict[str, Json]:
     """The fields that a target can look for without a tolerance."""
-    return {name: value for name, value in fields.items() if isinstance(value, str | bool)}
+    return {
+        name: value for name, value in fields.items() if isinstance(value, str | bool) and not isinstance(value, Hidden)
+    }
 
 
 def _resolved(change: Change, scope: Scope) -> Path:

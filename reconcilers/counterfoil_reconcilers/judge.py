@@ -16,7 +16,8 @@ from counterfoil_reconcilers.evidence import Evidence, capped, differences_shown
 from counterfoil_reconcilers.explain import Explanation, Searcher
 from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.touched import Search, Touched, connected, resources_of
-from counterfoil_reconcilers.values import MISSING
+from counterfoil_reconcilers.values import MISSING, holds_hidden
+from counterfoil_reconcilers.veil import NO_VEIL, Veil
 from counterfoil_reconcilers.world import Surroundings
 
 __all__ = [
@@ -70,12 +71,20 @@ class Judgement:
     blind: Mapping[str, str] = field(default_factory=dict)  # resource ("*": all) -> why its changes prove nothing
 
 
-def judge(contracts: Contracts, target: str, effects: Sequence[Effect], baseline: Rows, observed: Rows) -> Judgement:
+def judge(
+    contracts: Contracts,
+    target: str,
+    effects: Sequence[Effect],
+    baseline: Rows,
+    observed: Rows,
+    veil: Veil = NO_VEIL,
+) -> Judgement:
     """Verdicts on effects of one tenant at one target, given all effects that share their rows.
 
     `baseline` holds rows as they were last known to be right, before all these effects; rows that it lacks are
-    judged from `observed` alone.
+    judged from `observed` alone. Evidence is said through `veil`.
     """
+    hides = any(holds_hidden([effect.args, effect.reply]) for effect in effects)
     touched = [resources_of(contracts, effect, baseline, observed) for effect in effects]
     verdicts: dict[int, Verdict] = {}
     unattributed: list[Unattributed] = []
@@ -97,7 +106,9 @@ def judge(contracts: Contracts, target: str, effects: Sequence[Effect], baseline
         if not members:
             continue
         written = frozenset().union(*(touched[i].writes for i in members))
-        around = Surroundings(contracts, contracts.targets[target], baseline, observed, written, everywhere)
+        around = Surroundings(
+            contracts, contracts.targets[target], baseline, observed, written, everywhere, hides, veil
+        )
         result = _judge_group(around, [effects[i] for i in members], blind)
         verdicts.update(zip(members, result.verdicts, strict=True))
         unattributed += result.unattributed
@@ -109,7 +120,7 @@ def judge(contracts: Contracts, target: str, effects: Sequence[Effect], baseline
 
 
 def sweep(
-    contracts: Contracts, target: str, baseline: Rows, observed: Rows, judged: Judgement
+    contracts: Contracts, target: str, baseline: Rows, observed: Rows, judged: Judgement, veil: Veil = NO_VEIL
 ) -> tuple[Unattributed, ...]:
     """Rows that differ from the baseline and that no judged effect reaches; none where writers are not declared."""
     declared = contracts.targets[target]
@@ -120,7 +131,7 @@ def sweep(
         before, after = baseline.get(key), observed.get(key)
         if key in judged.explained or before is NOT_READ or after is NOT_READ or key.resource not in declared.resources:
             continue
-        change = _change(contracts, declared, key, before, after)
+        change = _change(contracts, declared, key, before, after, veil)
         if change is not None:
             found.append(_with_blindness(change, judged.blind))
     return tuple(found)
@@ -189,7 +200,7 @@ def _could_be_absent(searcher: Searcher, best: Explanation, index: int) -> bool:
 
 
 def _change(
-    contracts: Contracts, target: Target, key: RowKey, before: Row | None, after: Row | None
+    contracts: Contracts, target: Target, key: RowKey, before: Row | None, after: Row | None, veil: Veil
 ) -> Unattributed | None:
     if (before is None and after is None) or (after is not None and after.problem):
         return None
@@ -205,7 +216,7 @@ def _change(
         "resource": key.resource,
         "key": list(key.key),
         "version": after.version if after else None,
-        **capped(found),
+        **capped(found, resource, veil),
         "contract": {"version": contracts.version, "digest": contracts.digest},
     }
     return Unattributed(key, "unattributed", None, evidence)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.contracts import Target as Declared
+from counterfoil_reconcilers.disclosure import Disclosure
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.targets.port import Address, Target, TargetRow
 from counterfoil_reconcilers.touched import Touched, resources_of
@@ -14,23 +15,35 @@ _MOST_FOUND = 200
 
 
 def look(
-    adapter: Target, contracts: Contracts, declared: Declared, tenant: str, effects: Sequence[Effect], baseline: Rows
-) -> tuple[Rows, list[Touched]]:
-    """The rows that the effects write or refer to, and what each of them touches.
+    adapter: Target,
+    contracts: Contracts,
+    declared: Declared,
+    disclosure: Disclosure,
+    noted: Sequence[Effect],
+    baseline: Rows,
+) -> tuple[Rows, list[Touched], list[Effect]]:
+    """The rows that the effects write or refer to, what each of them touches, and the effects as these rows tell them.
 
     Raises TargetUnavailable.
     """
     rows: dict[RowKey, Row | None] = {}
     for _ in range(_ROUNDS):
+        effects = [disclosure.opened(effect) for effect in noted]
         touched = touch(contracts, effects, baseline, Rows(rows))
         wanted = {key for one in touched for key in (*one.writes, *one.reads, *one.missing)} - set(rows)
         if not wanted:
             break
-        rows.update(_by_key(adapter.read(Address(_tenant(declared, key.resource, tenant), key) for key in wanted)))
-    searches = [search for one in touched for search in one.searches]
-    for search in searches:
-        rows.update(_by_key(adapter.find(_tenant(declared, search.resource, tenant), [search], _MOST_FOUND)))
-    return Rows(rows), touched
+        found = _by_key(
+            adapter.read(Address(_tenant(declared, key.resource, disclosure.tenant), key) for key in wanted)
+        )
+        rows.update(found)
+        disclosure.learn(found.values())
+    for search in [search for one in touched for search in one.searches]:
+        found = _by_key(adapter.find(_tenant(declared, search.resource, disclosure.tenant), [search], _MOST_FOUND))
+        rows.update(found)
+        disclosure.learn(found.values())
+    effects = [disclosure.opened(effect) for effect in noted]
+    return Rows(rows), touch(contracts, effects, baseline, Rows(rows)), effects
 
 
 def look_at_all(adapter: Target, declared: Declared, tenant: str) -> Rows:

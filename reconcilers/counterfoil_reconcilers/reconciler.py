@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from counterfoil.blobs import BlobReader
 from counterfoil.errors import SettingsError
 from counterfoil.framing import SINGLE_OBJECT, Framing
+from counterfoil.redaction import Redaction
 from counterfoil_consumers.errors import BrokersAway, StoreAway
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, queries
 from counterfoil_consumers.topics import admin_client, check, end_offsets
@@ -43,12 +45,14 @@ class ReconcilerSettings:
     dsn: str
     contracts: Contracts
     target_dsns: Mapping[str, str] = field(repr=False)
+    redaction: Redaction = field(repr=False)
     profile: str = "production"
     topic_prefix: str = ""
     consumer: str = "counterfoil-ingest"
     environment: str = "production"
     tenant: str | None = None
     framing: Framing = SINGLE_OBJECT
+    blobs: BlobReader = field(default_factory=BlobReader)
     interval: dt.timedelta = dt.timedelta(seconds=1)
     policy: Policy = field(default_factory=Policy)
 
@@ -148,7 +152,8 @@ class Reconciler:
             self._store.close()
 
     def _new_emitter(self) -> Emitter:
-        return Emitter(self._topic.name, self._dead_letters, self._settings.environment, self._settings.framing)
+        settings = self._settings
+        return Emitter(self._topic.name, self._dead_letters, settings.environment, settings.framing, settings.redaction)
 
     def _pass_over(self, store: Connection, target: str, result: PassResult) -> None:
         checker = Checker(
@@ -160,6 +165,8 @@ class Reconciler:
             owner=self._owner,
             policy=self._settings.policy,
             log=self._log,
+            blobs=self._settings.blobs,
+            redaction=self._settings.redaction,
         )
         outcome = "ok"
         with metrics.PASS_SECONDS.time():

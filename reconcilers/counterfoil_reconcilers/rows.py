@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
 
 from counterfoil_reconcilers.contracts import Resource
-from counterfoil_reconcilers.values import Json, Unreadable, key_text, parse_json, plain
+from counterfoil_reconcilers.values import Json, Unreadable, holds_hidden, key_text, parse_json, plain
 
 Outcome = Literal["ok", "accepted", "failed", "unknown", "partial", "denied"]
 
@@ -68,6 +68,9 @@ class Rows:
         return ((key, row) for key, row in self.rows.items() if key.resource == resource and row is not None)
 
 
+_ELSEWHERE = {"$blob", "$reduced"}  # stand for arguments that were too large for an event
+
+
 @dataclass(frozen=True)
 class Effect:
     """One intended write as the store knows it.
@@ -88,7 +91,9 @@ class Effect:
 
 
 def variables_of(effect: Effect) -> dict[str, Json]:
-    """What expressions see of an effect; `Unreadable` if its arguments are not plain JSON."""
+    """What expressions see of an effect; `Unreadable` if its arguments are not plain JSON, or not at hand."""
+    if effect.args.keys() & _ELSEWHERE:
+        raise Unreadable("its arguments were too large for the event, and the text that holds them is not at hand")
     variables: dict[str, Json] = {
         "args": plain(effect.args),
         "effect": effect.effect_id.hex(),
@@ -119,6 +124,8 @@ def row_key(resource: Resource, values: Mapping[str, Json]) -> RowKey:
         raise Unreadable(
             f"the key of {resource.name} is {', '.join(resource.key)}, not {', '.join(values) or 'nothing'}"
         )
+    if holds_hidden(list(values.values())):
+        raise Unreadable(f"the row of {resource.name} is named by a redacted value that nothing at the target tells")
     return RowKey(resource.name, tuple(key_text(values[name]) for name in resource.key))
 
 

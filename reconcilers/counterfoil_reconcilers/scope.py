@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from counterfoil_reconcilers.expressions import Expression, NoSuchRow, Unevaluable
 from counterfoil_reconcilers.rows import NOT_READ, Row, RowKey, key_shown, row_key
-from counterfoil_reconcilers.values import Json
+from counterfoil_reconcilers.values import Json, holds_hidden
 from counterfoil_reconcilers.world import Cell, Surroundings
 
 
@@ -15,6 +15,7 @@ class Reader:
         self._around = around
         self._cells = cells
         self._careful = careful
+        self.hides = around.hides
         self.asked: set[RowKey] = set()
         self.missing: set[RowKey] = set()
 
@@ -53,6 +54,7 @@ class Scope:
         self.variables = dict(variables)
         self.unknown = dict(unknown)
         self.reader = reader
+        self.hides = reader.hides
         self._partly_known = False
 
     def inner(self) -> "Scope":
@@ -86,6 +88,17 @@ class Scope:
         for name in expression.names:
             if name not in self.variables and name in self.unknown:
                 raise Unevaluable(expression.text, self.unknown[name])
+        if self.hides and not expression.is_path and any(map(self._is_hidden, expression.reads)):
+            raise Unevaluable(expression.text, "it calculates with a redacted value that nothing at the target tells")
         if self._partly_known and expression.asks_absence and "before" in expression.names:
             raise Unevaluable(expression.text, "the row's state before is not wholly known")
         return expression.evaluate(self.variables, self.reader)
+
+    def _is_hidden(self, path: tuple[str, ...]) -> bool:
+        """Whether what stands at a path, or at as much of it as there is, holds a Hidden text."""
+        value: Json = self.variables.get(path[0])
+        for name in path[1:]:
+            if not isinstance(value, dict) or name not in value:
+                break
+            value = value[name]
+        return holds_hidden(value)

@@ -7,7 +7,7 @@ from counterfoil_reconcilers.contracts import Contracts, Target
 from counterfoil_reconcilers.fold import Folder
 from counterfoil_reconcilers.rows import NOT_READ, Effect, RowKey, Rows
 from counterfoil_reconcilers.scope import Reader
-from counterfoil_reconcilers.values import Json
+from counterfoil_reconcilers.values import Json, holds_hidden
 from counterfoil_reconcilers.world import Surroundings, TimesOf, World
 
 
@@ -37,7 +37,8 @@ def resources_of(contracts: Contracts, effect: Effect, baseline: Rows, observed:
     tool = contracts.tools.get(effect.tool)
     if tool is None:
         return Touched(frozenset(), frozenset(), (), frozenset(), {}, (), f"no contract for tool {effect.tool}")
-    survey = _Survey(contracts, contracts.targets[tool.target], baseline, observed)
+    hides = holds_hidden([effect.args, effect.reply])
+    survey = _Survey(contracts, contracts.targets[tool.target], baseline, observed, hides)
     world = World()
     survey.apply(world, 0, effect, tool, TimesOf(1))
     writes = frozenset(key for key in world.cells if key.key[:1] != ("?",))
@@ -94,8 +95,8 @@ def _marks(touched: Sequence[Touched]) -> Mapping[Search, Search]:
 class _Survey(Folder):
     """A folder that notes every row that an expression asked for."""
 
-    def __init__(self, contracts: Contracts, target: Target, baseline: Rows, observed: Rows) -> None:
-        super().__init__(Surroundings(contracts, target, baseline, observed))
+    def __init__(self, contracts: Contracts, target: Target, baseline: Rows, observed: Rows, hides: bool) -> None:
+        super().__init__(Surroundings(contracts, target, baseline, observed, hides=hides))
         self.asked: set[RowKey] = set()
         self.missing: set[RowKey] = set()
 

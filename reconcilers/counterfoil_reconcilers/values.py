@@ -25,6 +25,21 @@ class Unreadable(ValueError):
     """A value from outside that cannot be compared; the message says why."""
 
 
+class Hidden(str):
+    """A text that was redacted and that nothing observed tells: no text that was read is it, and that is all."""
+
+    __slots__ = ()
+
+
+def holds_hidden(value: Any) -> bool:
+    """Whether a Hidden text is anywhere in it."""
+    if isinstance(value, dict):
+        return any(map(holds_hidden, value.values()))
+    if isinstance(value, list):
+        return any(map(holds_hidden, value))
+    return isinstance(value, Hidden)
+
+
 class _Missing:
     def __repr__(self) -> str:
         return "missing"

@@ -12,6 +12,7 @@ from counterfoil_reconcilers.compare import agree
 from counterfoil_reconcilers.contracts import Contracts, Resource, Target
 from counterfoil_reconcilers.rows import RowKey, Rows
 from counterfoil_reconcilers.values import Json, Path, at
+from counterfoil_reconcilers.veil import NO_VEIL, Veil
 
 Times = Literal[0, 1, 2]
 
@@ -57,7 +58,7 @@ class World:
 
     cells: dict[RowKey, Cell] = field(default_factory=dict)
     touches: list[Touch] = field(default_factory=list)
-    blind: dict[str, str] = field(default_factory=dict)  # resource -> why a write's row is not known
+    blind: dict[str, str] = field(default_factory=dict)  # resource ("*": any) -> why a write's row is not known
     problems: dict[int, list[str]] = field(default_factory=dict)
     searches: list[tuple[str, dict[str, Json]]] = field(default_factory=list)  # created rows without a known key
     contradicted: set[int] = field(default_factory=set)  # effects whose reply shows another row than this world
@@ -73,6 +74,8 @@ class Surroundings:
     observed: Rows
     written: frozenset[RowKey] = frozenset()
     everywhere: frozenset[RowKey] = frozenset()  # what all effects of the tenant write, these among them
+    hides: bool = False  # an effect holds what was redacted and not found again
+    veil: Veil = NO_VEIL  # over what evidence says
 
     def is_claimed(self, key: RowKey) -> bool:
         """Whether effects outside the group write this row, so that it cannot be a row created here."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from counterfoil_schemas.loading import AvroSchema, Migration, read_migrations, read_schemas
+from counterfoil_schemas.loading import AvroSchema, Migration, json_fields_in, read_migrations, read_schemas
 
-__all__ = ["AvroSchema", "Migration", "Topic", "avro_schemas", "migrations", "sql_queries", "topics"]
+__all__ = ["AvroSchema", "Migration", "Topic", "avro_schemas", "json_fields", "migrations", "sql_queries", "topics"]
 
 _HERE = files(__name__)
 
@@ -30,6 +30,16 @@ class Topic:
 def avro_schemas() -> tuple[AvroSchema, ...]:
     """Every released version of the envelope and of each kind's body, oldest first."""
     return read_schemas(_HERE.joinpath("avro"))
+
+
+@cache
+def json_fields(kind: str) -> frozenset[str]:
+    """Names of the fields of a kind's body that hold JSON text, at any depth and in any version of it."""
+    found: set[str] = set()
+    for schema in avro_schemas():
+        if schema.subject == kind:
+            found |= set(json_fields_in(schema.definition))
+    return frozenset(found)
 
 
 @cache

@@ -7,6 +7,7 @@ so neither may stand in a schema of ours (DESIGN.md sections 4 and 9).
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -80,6 +81,18 @@ def _walk(node: object, where: str, open_names: tuple[str, ...]) -> bool:
     elif kind not in ("fixed", "enum"):
         return _walk(kind, where, open_names)
     return True
+
+
+def json_fields_in(node: object) -> Iterator[str]:
+    """Names of the fields, at any depth, that are marked `"json": true`."""
+    if isinstance(node, dict):
+        if node.get("json"):
+            yield node["name"]
+        for part in node.values():
+            yield from json_fields_in(part)
+    elif isinstance(node, list):
+        for part in node:
+            yield from json_fields_in(part)
 
 
 def _short(name: str) -> str:

@@ -24,6 +24,8 @@ def test_every_contender_gives_its_rows(
     }
     assert found == {
         "counterfoil": _OURS,
+        "counterfoil-without-redaction": _OURS,
+        "counterfoil-with-a-secret": _OURS,
         "opentelemetry": _PEERS,
         "langfuse": _PEERS,
         "kafka-producer-perf": {"events_per_second"},

@@ -13,6 +13,7 @@ import pytest
 
 from counterfoil import Recorder
 from counterfoil_console.cli import run
+from counterfoil_consumers import topics
 from counterfoil_consumers.store import Connection
 from tests.fix_recorder import IDENTITY_KEY
 
@@ -129,6 +130,12 @@ def call(bare: Call, variables: dict[str, str]) -> Call:
     """As `bare`, with topics, a migrated store and an identity key."""
     given = {name.removeprefix("COUNTERFOIL_"): value for name, value in variables.items()}
     return lambda *arguments, **changes: bare(*arguments, **(given | changes))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brokers that are away are waited for no longer than a test needs."""
+    monkeypatch.setattr(topics, "_TIMEOUT_SECONDS", 2.0)
 
 
 @pytest.fixture

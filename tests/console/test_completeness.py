@@ -104,7 +104,7 @@ def test_without_brokers_the_store_still_says_what_it_has(
     call: Call, lost: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert call("ingest", "--once").code == 0
-    monkeypatch.setattr(topics, "_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(topics, "_TIMEOUT_SECONDS", 2.0)
     said = call("completeness", KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert said.code == 0
     assert "no broker answers" in said.out

@@ -27,7 +27,19 @@ def test_all_is_good(call: Call, bank: Path, recorder: Recorder, database: str, 
     assert all(line.startswith("ok ") for line in lines), said.out
     checks = [line.split()[1] for line in lines]
     assert sorted(set(checks)) == sorted(
-        ["keys", "brokers", "topics", "registry", "database", "roles", "clocks", "ingest", "contracts", "targets"]
+        [
+            "keys",
+            "redaction",
+            "brokers",
+            "topics",
+            "registry",
+            "database",
+            "roles",
+            "clocks",
+            "ingest",
+            "targets",
+            "contracts",
+        ]
     )
     assert not [line for line in lines if line != line.rstrip()]
     found = call("doctor", "--json")
@@ -73,7 +85,7 @@ def test_what_is_broken_is_bad(
     assert "→" in plain.out or not bad[0][2]
 
 
-def test_servers_that_are_away(call: Call, bank: Path, database: str) -> None:
+def test_servers_that_are_away(call: Call, bank: Path, database: str, impatient: None) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from counterfoil import AuditUnavailable, Recorder
+from counterfoil import AuditUnavailable, ControlStale, Recorder
 from counterfoil_console.stack import KafkaOptions, LocalStack, SaslSsl, StackState
 from tests.stack.conftest import CACHE
 
@@ -66,17 +66,21 @@ def test_a_wrong_password_is_one_sentence(
     own = {f"COUNTERFOIL_{name}": value for name, value in sasl.items()}
     own["COUNTERFOIL_KAFKA__SASL_PASSWORD"] = "wrong"
     del own["COUNTERFOIL_KAFKA__SASL_PASSWORD_FILE"]
-    for command, seconds in (("topics", 15), ("ingest", 15)):
-        done = subprocess.run(
+    both = [
+        subprocess.Popen(
             [sys.executable, "-m", "counterfoil_console", command],
-            env=environment | variables | own, capture_output=True, text=True, timeout=seconds, check=False,
-        )  # fmt: skip
-        assert done.returncode == 1
-        lines = done.stderr.splitlines()
+            env=environment | variables | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for command in ("topics", "ingest")
+    ]  # fmt: skip
+    for process in both:
+        _, stderr = process.communicate(timeout=20)
+        assert process.returncode == 1
+        lines = stderr.splitlines()
         assert lines[-1].startswith("counterfoil: Kafka does not answer within 10 s: ")
         assert "SASL authentication error: Authentication failed" in lines[-1]
-        assert len(lines) == 1, done.stderr
-        assert "wrong" not in done.stderr
+        assert len(lines) == 1, stderr
+        assert "wrong" not in stderr
 
 
 def test_a_recorder_with_a_wrong_password_runs_no_write(
@@ -86,10 +90,19 @@ def test_a_recorder_with_a_wrong_password_runs_no_write(
     del given["COUNTERFOIL_KAFKA__SASL_PASSWORD_FILE"]
     for name, value in (given | {"COUNTERFOIL_KAFKA__SASL_PASSWORD": "wrong"}).items():
         monkeypatch.setenv(name, value)
-    recorder = Recorder.from_env(ack_timeout_seconds=1.5, close_timeout_seconds=0.5, spool_directory=None)
+    recorder = Recorder.from_env(
+        ack_timeout_seconds=1.5,
+        close_timeout_seconds=0.5,
+        control_timeout_seconds=5,
+        spool_directory=None,
+        tools={"note": {"when_stale": "go_on"}},
+    )
     task = recorder.task("over TLS", tenant="acme")
-    with task, pytest.raises(AuditUnavailable, match="so the write must not run"):
-        task.begin_effect("refund", target="payments", args={})
+    with task:
+        with pytest.raises(ControlStale, match=r"refund did not run: .*authentication"):
+            task.begin_effect("refund", target="payments", args={})
+        with pytest.raises(AuditUnavailable, match="so the write must not run"):
+            task.begin_effect("note", target="payments", args={})
     with pytest.raises(Exception, match="not acknowledged by Kafka"):
         recorder.close()
     assert capfd.readouterr().err == ""

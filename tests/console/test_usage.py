@@ -8,8 +8,9 @@ import pytest
 from .conftest import Call
 
 COMMANDS = [
-    "up", "down", "status", "env", "migrate", "topics", "config", "tenant add", "tenant list",
-    "ingest", "reconcile", "timeline", "drift", "halt", "resume", "halts", "doctor",
+    "up", "down", "status", "env", "migrate", "topics", "config", "tenant add", "tenant list", "key new", "key list",
+    "ingest", "reconcile", "timeline", "drift", "completeness", "blob", "redact", "halt", "resume", "halts",
+    "schemas register", "schemas check", "doctor",
 ]  # fmt: skip
 
 

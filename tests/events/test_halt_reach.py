@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import Iterator
 
+import pytest
+
 from counterfoil import RecorderSettings
 from counterfoil.issuing import OrderDesk
 from counterfoil.scope import Scope
@@ -46,6 +48,7 @@ def last_acknowledgements(desk: OrderDesk, heard: Acknowledgements) -> Iterator[
         yield time.monotonic() - started
 
 
+@pytest.mark.alone
 def test_an_order_reaches_fifty_clients_within_a_second(
     start_python: StartPython, recorder_settings: RecorderSettings
 ) -> None:

@@ -41,6 +41,7 @@ recorder.close()
 """
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(SECONDS * 3 + 180)
 def test_an_outage_costs_little_memory_and_loses_nothing(
     start_python: StartPython, recorder_settings: RecorderSettings, broker_pid: int, logged: Logged

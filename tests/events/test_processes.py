@@ -332,6 +332,7 @@ def test_a_fork_while_events_wait_in_the_spool(
 ) -> None:
     recorder = Recorder(recorder_settings.model_copy(update={"ack_timeout_seconds": 0.3}))
     with recorder.task("t", task_ref="T-9") as task:
+        task.wait_for_orders()
         recorder.flush()
         with outage():
             with task.effect("refund", target="payments", args={"n": 1}) as effect:

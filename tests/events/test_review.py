@@ -10,6 +10,7 @@ from counterfoil import Recorder, RecorderSettings, UsageError
 from counterfoil.framing import SINGLE_OBJECT
 from counterfoil.ids import new_id, task_id_of
 from counterfoil.origin import Origin
+from counterfoil.redaction import Redacted, Redaction
 from counterfoil.session import Session
 from tests.fix_log import Logged
 
@@ -30,7 +31,7 @@ def test_whoever_comes_after_the_goodbye_is_told(recorder_settings: RecorderSett
     def record() -> None:
         while not stopping.is_set():
             try:
-                taken.append(lane.record("review", {"by": "dana"})[0])
+                taken.append(lane.record("review", Redacted({"by": "dana"}))[0])
             except UsageError as error:
                 refused.append(error)
                 return
@@ -63,12 +64,12 @@ def test_a_greeting_that_can_not_be_written_is_made_later(recorder: Recorder, lo
 def test_beats_go_on_with_very_many_open_tasks(recorder_settings: RecorderSettings, logged: Logged) -> None:
     """More than one event holds: then several beats list them all."""
     changed = recorder_settings.model_copy(update={"beat_interval_seconds": 2, "close_timeout_seconds": 30})
-    session = Session(changed, SINGLE_OBJECT)
+    session = Session(changed, SINGLE_OBJECT, Redaction(changed))
     ids = [new_id() for _ in range(21_000)]
     for task_id in ids:
         lane = session.lane(origin(task_id))
         lane.opened()
-        lane.record("review", {"by": "dana"})
+        lane.record("review", Redacted({"by": "dana"}))
     time.sleep(2.5)
     assert session.close(30) == 0
     told = [event for event in logged() if event.kind in ("producer_beat", "producer_closed")]

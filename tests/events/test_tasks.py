@@ -274,25 +274,6 @@ def test_the_current_task_of_each_coroutine(recorder: Recorder) -> None:
     assert all(asyncio.run(act()))
 
 
-def test_an_event_too_large_is_reduced_and_says_so(recorder: Recorder, logged: Logged) -> None:
-    large = {"order": "A-17", "document": "x" * 2_000_000}
-    with recorder.task("t") as task:
-        with task.effect("upload", target="files", args=large, identity=["order"]) as effect:
-            effect.ok("y" * 1_500_000)
-        task.completion("z" * 1_200_000)
-    recorder.flush()
-    bodies = {event.kind: event.body or {} for event in logged() if event.task_id == task.task_id}
-    for text, size in (
-        (bodies["tool_intent"]["args"], len(json.dumps(large, separators=(",", ":")))),
-        (bodies["tool_result"]["result"], 1_500_002),
-        (bodies["completion"]["text"], 1_200_000),
-    ):
-        reduced = json.loads(text)
-        assert reduced["$reduced"] == "larger than an event may be"
-        assert reduced["bytes"] == size
-        assert len(reduced["sha256"]) == 64
-
-
 def test_odd_input_stops_no_agent(recorder: Recorder, logged: Logged) -> None:
     loop: list[object] = []
     loop.append(loop)

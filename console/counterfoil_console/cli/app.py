@@ -10,7 +10,19 @@ import typer
 
 from counterfoil.errors import CounterfoilError
 from counterfoil_console.away import explained
-from counterfoil_console.cli import completeness, doctor, halts, people, schemas, services, setup, stack
+from counterfoil_console.cli import (
+    blob,
+    completeness,
+    doctor,
+    halts,
+    keys,
+    people,
+    redaction,
+    schemas,
+    services,
+    setup,
+    stack,
+)
 from counterfoil_console.doctor import kafka_sentence
 from counterfoil_console.hostile import shown
 from counterfoil_console.settings import load
@@ -24,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for part in (stack, setup, schemas, services, people, completeness, halts, doctor):
+for part in (stack, setup, keys, schemas, services, people, completeness, blob, redaction, halts, doctor):
     part.add_to(app)
 
 # The public name's base: typer brings a click of its own from some version on, and does not export this.

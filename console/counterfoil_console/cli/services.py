@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from counterfoil.blobs import BlobReader
 from counterfoil.errors import CounterfoilError
+from counterfoil.redaction import Redaction
 from counterfoil.wire_format import framing_of
 from counterfoil_console.cli.output import AsJson, open_store, print_json
 from counterfoil_console.logs import set_up_logs
@@ -138,6 +140,8 @@ def new_reconciler(settings: Settings, contracts: Contracts) -> Reconciler:
             environment=settings.environment,
             tenant=settings.tenant,
             framing=framing_of(settings),
+            blobs=BlobReader.from_settings(settings),
+            redaction=Redaction(settings),
             interval=dt.timedelta(seconds=settings.reconcile_interval_seconds),
             policy=Policy(
                 sweep_every=dt.timedelta(seconds=settings.sweep_interval_seconds),

@@ -11,10 +11,12 @@ from pydantic import SecretStr
 from rich.table import Table
 from rich.text import Text
 
+from counterfoil.detection import rules_version
 from counterfoil.errors import UsageError
 from counterfoil.ids import is_tenant
 from counterfoil.registry import shown_address
 from counterfoil.settings import describe
+from counterfoil.urls import without_password
 from counterfoil_console.cli.output import AsJson, console, open_store, print_json
 from counterfoil_console.hostile import shown
 from counterfoil_console.settings import Settings, load
@@ -121,6 +123,15 @@ def _shown(settings: Settings, field: str) -> str:
         return "(set)"
     if field in ("kafka", "schema_registry"):
         return ", ".join(f"{key}={_shown_item(key, item)}" for key, item in sorted(value.items()))
+    if field == "redaction":
+        own = value.model_dump_json(exclude_defaults=True)
+        return f"{value.stamp(rules_version()) or 'off'}" + ("" if own == "{}" else f" {own}")
+    if field in ("tools", "workflows"):
+        return ", ".join(f"{name}: {one.model_dump_json(exclude_none=True)}" for name, one in sorted(value.items()))
+    if field == "blob_store_options":
+        return ", ".join(f"{key}=(set)" for key in sorted(value))
+    if field == "blob_store":
+        return "" if value is None else without_password(value)
     if field == "store":
         return "" if value.dsn is None else _shown_dsn(value.dsn)
     if field == "targets":

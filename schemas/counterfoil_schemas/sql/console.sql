@@ -5,7 +5,8 @@ SELECT tenant, task_id, task_ref, title, workflow, agent, status, first_at, last
        cost, parent_task_id, conversation_id, subject_ref
 FROM counterfoil.task
 WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
-  AND (task_ref = %(name)s OR task_id::text = %(name)s OR replace(task_id::text, '-', '') LIKE %(prefix)s)
+  AND (task_ref = %(name)s OR task_id = ANY(%(ids)s) OR task_id::text = %(name)s
+       OR replace(task_id::text, '-', '') LIKE %(prefix)s)
 ORDER BY tenant, first_at LIMIT 20
 
 -- name: recent_tasks

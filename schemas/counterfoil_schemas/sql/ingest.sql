@@ -192,8 +192,8 @@ WITH facts AS (
     ORDER BY tenant, effect_id, (body ->> 'check_seq')::bigint DESC, event_id DESC
 )
 INSERT INTO counterfoil.effect AS e (
-    tenant, effect_id, task_id, workflow, agent, mode, first_event_id, intent_event_id, tool, target, step, args, expect,
-    intent_partition, intent_offset, intent_at, intents, ok, accepted, partial, unknown, failed, denied, reply_event_id,
+    tenant, effect_id, task_id, workflow, agent, mode, first_event_id, intent_event_id, redaction, tool, target, step,
+    args, expect, intent_partition, intent_offset, intent_at, intents, ok, accepted, partial, unknown, failed, denied, reply_event_id,
     reply, accept_deadline, last_appended_at, verdict, check_seq, verdict_event_id, verdict_reason, verdict_at,
     contract_version, contract_digest, evidence, given_up)
 SELECT
@@ -202,6 +202,7 @@ SELECT
     CASE WHEN bool_or(f.mode = 'live') THEN 'live' ELSE (array_agg(f.mode ORDER BY f.event_id))[1] END,
     (array_agg(f.event_id ORDER BY f.event_id))[1],
     (array_agg(f.event_id ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
+    (array_agg(f.redaction ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
     (array_agg(f.body ->> 'tool' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
     (array_agg(f.body ->> 'target' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
     (array_agg(f.body ->> 'step' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
@@ -231,6 +232,7 @@ ON CONFLICT (tenant, effect_id) DO UPDATE SET
     mode = CASE WHEN 'live' IN (e.mode, excluded.mode) THEN 'live'
                 WHEN excluded.first_event_id < e.first_event_id THEN excluded.mode ELSE e.mode END,
     first_event_id = least(e.first_event_id, excluded.first_event_id),
+    redaction = CASE WHEN excluded.intent_event_id < e.intent_event_id OR e.intent_event_id IS NULL THEN excluded.redaction ELSE e.redaction END,
     tool = CASE WHEN excluded.intent_event_id < e.intent_event_id OR e.intent_event_id IS NULL THEN excluded.tool ELSE e.tool END,
     target = CASE WHEN excluded.intent_event_id < e.intent_event_id OR e.intent_event_id IS NULL THEN excluded.target ELSE e.target END,
     step = CASE WHEN excluded.intent_event_id < e.intent_event_id OR e.intent_event_id IS NULL THEN excluded.step ELSE e.step END,

@@ -31,7 +31,7 @@ WHERE tenant = %(tenant)s AND target = %(target)s
 
 -- name: find_open_effects
 -- Those never closed, and those of which intents or results came in that closing did not know.
-SELECT s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.args, s.reply, s.intents, s.outcome, s.intent_at,
+SELECT s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.redaction, s.args, s.reply, s.intents, s.outcome, s.intent_at,
        s.intent_event_id, s.intent_partition, s.intent_offset, s.last_appended_at, s.accept_deadline, s.verdict, s.drift,
        s.intents - s.ok - s.accepted - s.partial - s.unknown - s.failed - s.denied AS in_flight,
        s.intents + s.ok + s.accepted + s.partial + s.unknown + s.failed + s.denied AS facts,

@@ -252,7 +252,8 @@ CREATE TABLE effect (
     agent            text NOT NULL,                  -- of the lowest event_id
     mode             text NOT NULL,                  -- of the lowest event_id
     first_event_id   uuid NOT NULL,                  -- min
-    intent_event_id  uuid,                           -- min over intents; the next five are of that intent
+    intent_event_id  uuid,                           -- min over intents; the next six are of that intent
+    redaction        text,
     tool             text,
     target           text,
     step             text,
