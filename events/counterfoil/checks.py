@@ -20,9 +20,14 @@ _CODE = frozenset("()[]{}<>|")
 _NAMES = re.compile(r"(?i)pass|pwd|secret|token|key|credential|authorization|cookie")
 _PASSWORDS = re.compile(r"(?i)pass|pwd|kennwort|contrase|senha|парол|密|パス|cred")
 _NAME_WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}:\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
+_VERSIONED = re.compile(r"[A-Za-z]+(?:[-_./][A-Za-z]+)*[-_.]?\d{1,3}(?:\.\d{1,3})*(?:[-_.][A-Za-z]+)?")
 _UPPER_NAME = re.compile(r"[A-Z][A-Z0-9_]{2,}")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+_NAME_IN_CODE = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)*")  # without a digit
 _WORDLIKE = re.compile(r"[a-z]+(?:[_-][a-z]+)*")
+_IN_BRACKETS = re.compile(r"[\[(<{][A-Z _-]+[\])>}]?")
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
 _OURS = re.compile(r"\[[a-z][a-z0-9_]{0,39}:[0-9a-f]{16}\]?")
 
 
@@ -47,6 +52,8 @@ def is_placeholder(text: str) -> bool:
     words, parts = _placeholders()
     if lower in words or set(text) <= _MASKS or _OURS.match(text):
         return True
+    if _IN_BRACKETS.fullmatch(text) or _VARIABLE.search(text):
+        return True
     if lower.startswith(("$", "%", "{", "<", "@", "&", "!")) and re.fullmatch(r"[$%{<@&!]+[\w.{}$%<>()\[\]-]+", lower):
         return True
     return any(part in lower for part in parts)
@@ -69,6 +76,18 @@ def is_given(found: Found) -> bool:
     return not is_placeholder(found.secret)
 
 
+def is_no_mask(found: Found) -> bool:
+    """More than the form of a key, filled up with x or zeros."""
+    return len(set(found.secret[-8:].lower())) > 2
+
+
+def is_header(found: Found) -> bool:
+    """The value of a header, not the code that makes it."""
+    is_quoted = found.before.endswith(("'", '"', "`"))
+    is_code = found.after == "(" or (not is_quoted and _NAME_IN_CODE.fullmatch(found.secret) is not None)
+    return not is_code and not is_placeholder(found.secret)
+
+
 def is_basic_auth(found: Found) -> bool:
     """Base64 of `user:password` (RFC 7617)."""
     try:
@@ -84,27 +103,44 @@ def is_assigned(found: Found) -> bool:
     if _is_harmless(name) or is_placeholder(secret) or (found.before.endswith(":") and found.joint == ":"):
         return False  # the last: a part of an ARN
     is_password = _PASSWORDS.search(name) is not None
-    if found.quote and not found.quote.isalpha():
-        if not found.after.startswith(("\\", found.quote[-1], *_CLOSING)):
-            return _looks_random(secret)  # a quoted sentence, not a quoted word
-        if "," in found.joint and not _looks_random(secret):
-            return False
-        if _UPPER_NAME.fullmatch(secret) and "_" in secret:
-            return False  # a name of a setting, not its value
-        if is_password:
-            return not _IDENTIFIER.fullmatch(secret) or not _WORDLIKE.fullmatch(secret) or len(secret) >= 6
-        return _looks_random(secret) or (len(secret) >= 16 and not _WORDLIKE.fullmatch(secret.lower()))
-    if any(character in _CODE for character in secret) or found.after in ("(", "[", "{"):
+    is_quoted = found.quote != "" and not found.quote.isalpha()
+    is_code = any(character in _CODE for character in secret) or found.after in ("(", "[", "{")
+    if not found.joint.strip("\"'` \t*_"):  # nothing but a space between name and value
+        return not is_code and "=" not in secret and _is_strong(secret, 8 if is_password else 16)
+    if is_quoted:
+        return _is_quoted_secret(found, is_password)
+    if is_code or name.lower() == "pass" or ("=" not in found.joint and _NAME_IN_CODE.fullmatch(secret)):
         return False
-    if not found.joint.strip():  # nothing but a space between name and value
-        return len(secret) >= 16 and sum(map(str.isdigit, secret)) >= 3 and _looks_random(secret)
     if _looks_random(secret, least=6 if is_password else 8):
-        return not _is_identifier(secret, found)
+        return not _is_identifier(secret, found) and not _MOMENT.match(secret)
     if is_password and any(character in _MARKS for character in secret):
         return len(secret) >= 6 and any(character.isascii() and character.isalnum() for character in secret)
     # letters alone: only in a file of settings, NAME=value to the end of the line
-    is_line = found.joint.strip() == "=" and found.after in ("", "\n", "\r", "\\", "&", ";")
-    return is_password and is_line and len(secret) >= 6 and " " not in found.joint
+    is_line = found.joint == "=" and found.after in ("", "\n", "\r", "\\", "&", ";")
+    return is_password and is_line and len(secret) >= 6 and secret.replace("-", "").isalnum()
+
+
+def _is_quoted_secret(found: Found, is_password: bool) -> bool:
+    secret = found.secret
+    if not found.after.startswith(("\\", found.quote[-1], *_CLOSING)):
+        return _looks_random(secret)  # a quoted sentence, not a quoted word
+    if "," in found.joint and not _looks_random(secret):
+        return False
+    if _UPPER_NAME.fullmatch(secret) and "_" in secret:
+        return False  # a name of a setting, not its value
+    if is_password:
+        return not _IDENTIFIER.fullmatch(secret) or not _WORDLIKE.fullmatch(secret) or len(secret) >= 6
+    return _looks_random(secret) or (len(secret) >= 16 and not _WORDLIKE.fullmatch(secret.lower()))
+
+
+def is_told(found: Found) -> bool:
+    """What a sentence says that a password, or a key, is."""
+    is_password = _PASSWORDS.search(found.name) is not None
+    if is_placeholder(found.secret) or any(character in _CODE for character in found.secret):
+        return False
+    if found.name.lower() == "key" and found.joint.rstrip().endswith((":", "=")):
+        return False  # a key of many kinds, such as a certificate's
+    return _is_strong(found.secret, 8 if is_password else 16)
 
 
 def is_named(found: Found) -> bool:
@@ -133,7 +169,8 @@ def _is_harmless(name: str) -> bool:
 
 
 def _looks_random(text: str, least: int = 8) -> bool:
-    if len(text) < least:
+    """Letters and digits mixed; or many letters, in both cases. What is not ASCII is prose."""
+    if len(text) < least or not text.isascii():
         return False
     digits = sum(character.isdigit() for character in text)
     letters = sum(character.isalpha() for character in text)
@@ -143,10 +180,17 @@ def _looks_random(text: str, least: int = 8) -> bool:
     return letters >= 20 and 3 <= upper <= letters - 3 and " " not in text
 
 
+def _is_strong(text: str, least: int) -> bool:
+    """Random beyond a word with a number behind it, as `sha256` or `python3` is; and no date."""
+    if not _looks_random(text, least) or _MOMENT.match(text) or _VERSIONED.fullmatch(text):
+        return False
+    return sum(map(str.isdigit, text)) >= 2
+
+
 def _is_identifier(text: str, found: Found) -> bool:
     """`sha256`, `user1.password2`: a name in code, which has digits too."""
     is_code = "=" in found.joint and found.after in (",", ")", ".")
-    return is_code and text.islower() and bool(_IDENTIFIER.fullmatch(text))
+    return is_code and sum(map(str.isdigit, text)) < 3 and text.islower() and bool(_IDENTIFIER.fullmatch(text))
 
 
 # -- card numbers
@@ -223,6 +267,9 @@ CHECKS: Mapping[str, Check] = {
     for check in (
         is_random,
         is_given,
+        is_no_mask,
+        is_header,
+        is_told,
         is_basic_auth,
         is_assigned,
         is_named,

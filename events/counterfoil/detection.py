@@ -21,6 +21,7 @@ _MEMORY_BYTES = 64 * 1024**2  # of the automata; a gate that ran out of it would
 BETWEEN = b"\n\x00\n"
 _LOOKALIKE = "lookalike"
 _LONGEST_NAME = 200
+_ASIAN = re.compile("[\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]")  # writes on without a space
 _LONGEST_WORD = 64
 _BYTES_MARK = r'"\$bytes'
 
@@ -188,7 +189,7 @@ def _rules() -> list[tuple[Rule, str]]:
     return [
         (
             Rule(
-                rank, one["kind"], one["pattern"], CHECKS[one["check"]] if "check" in one else None,
+                rank, one["kind"], one["pattern"], CHECKS[one.get("check", "is_no_mask")],
                 one.get("class", "secret") == "personal",
             ),
             one.get("gate", one["pattern"]),
@@ -266,7 +267,7 @@ def _found(content: bytes, start: int, end: int, match: Any, groups: Any) -> Fou
     secret = content[start:end].decode("utf-8", "surrogatepass")
     after = text(end, end + 4)[:1].strip("\0")
     if not quote and b"name" in groups:
-        trimmed = secret.rstrip(".,:!?)")
+        trimmed = _ASIAN.split(secret, maxsplit=1)[0].rstrip(".,:!?)")
         if trimmed and trimmed != secret:
             secret, after = trimmed, secret[len(trimmed)]
     joint = text(match.span(groups[b"name"])[1], start) if group(b"name") else ""

@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NewType
@@ -39,6 +40,13 @@ _LEAST_CARD = 13
 _MOST_NUMBER = 10**20
 _SHORTEST_SECRET = 6
 _LONGEST_WORD = 16
+# `{"name": ..., "value": ...}`: what names, what describes, and what holds the content.
+_NAMING = frozenset({"name", "key", "header", "label"})
+_DESCRIPTIONS = frozenset({"element", "selector", "field", "locator", "label", "placeholder"})
+_CONTENTS = frozenset({"value", "text"})
+_TELLS_PASSWORD = re.compile("(?i)passw|passcode|passphrase")
+_LONGEST_DESCRIPTION = 200
+_JWK_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "k"})  # RFC 7518, section 6
 _NO_TEXT = frozenset({str, type(None), bool, int, float, bytes})
 
 
@@ -252,8 +260,10 @@ class _Pass:
                 if len(field) >= _SHORTEST_SECRET and not (len(field) < _LONGEST_WORD and field.isidentifier()):
                     self._names.append((value, field))
             own_name = _name_beside(value)
+            is_key = "kty" in value
             for field, item in value.items():
-                said = own_name if own_name is not None and field.lower() == "value" else field
+                said = own_name if own_name is not None and field.lower() in _CONTENTS else field
+                said = "private_key" if is_key and field in _JWK_PRIVATE else said
                 self._visit(value, field, item, (*place, field) if self._plan else place, said)
         elif isinstance(value, list):
             before: Any = None
@@ -360,13 +370,15 @@ class _Pass:
 
 
 def _name_beside(value: Mapping[str, Any]) -> str | None:
-    """The name in `{"name": "DB_PASSWORD", "value": ...}`."""
-    if "value" not in value and "Value" not in value:
+    """The name in `{"name": "DB_PASSWORD", "value": ...}`, or in `{"element": "Password field", "text": ...}`."""
+    if not any(field.lower() in _CONTENTS for field in value):
         return None
-    for field in ("name", "Name", "key", "Key", "header"):
-        if isinstance(value.get(field), str):
-            found: str = value[field]
-            return found
+    for field, item in value.items():
+        if isinstance(item, str) and len(item) < _LONGEST_DESCRIPTION:
+            if field.lower() in _DESCRIPTIONS and _TELLS_PASSWORD.search(item):
+                return "password"
+            if field.lower() in _NAMING:
+                return item
     return None
 
 
