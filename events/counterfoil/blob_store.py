@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+from pathlib import Path
 from typing import Any
 
+from counterfoil.blob_folder import write_whole
 from counterfoil.errors import BlobMissing, BlobsAway, SettingsError
 from counterfoil.settings import RecorderSettings
 from counterfoil.urls import without_password
@@ -29,6 +31,7 @@ class BlobStore:
             self._files, self._root = fsspec.core.url_to_fs(url, **options)
         except (ImportError, ValueError, TypeError) as error:
             raise SettingsError(f"COUNTERFOIL_BLOB_STORE={self.shown} can't be opened: {error}") from error
+        self._is_local = "file" in self._files.protocol
 
     def put(self, tenant: str, sha256: str, content: bytes) -> None:
         """Write one text, whole or not at all; it may be there already. Raises what the file system raises."""
@@ -36,21 +39,31 @@ class BlobStore:
         if self._files.exists(path) and self._files.size(path) == len(content):
             return
         self._make_folder(tenant)
+        if self._is_local:  # fsspec does not sync, and copies from one disk to another
+            write_whole(Path(path), content)
+            return
         with self._files.transaction, self._files.open(path, "wb") as file:
             file.write(content)
 
-    def get(self, tenant: str, sha256: str) -> bytes:
+    def holds(self, tenant: str, sha256: str) -> bool:
+        """Whether the text is there. Raises what the file system raises."""
+        return bool(self._files.exists(self._path(tenant, sha256)))
+
+    def get(self, tenant: str, sha256: str, limit_bytes: int | None = None) -> bytes:
         """One text.
 
-        Raises BlobMissing when it is not there or not what its digest says, BlobsAway when that can't be known now.
+        Raises BlobMissing when it is not there, larger than the limit, or not what its digest says, and BlobsAway when
+        that can't be known now.
         """
         path = self._path(tenant, sha256)
         try:
-            content: bytes = self._files.cat_file(path)
+            content: bytes = self._files.cat_file(path, end=None if limit_bytes is None else limit_bytes + 1)
         except FileNotFoundError as error:
             raise BlobMissing(f"the text {sha256} is not in {self.shown}") from error
         except Exception as error:  # of many kinds: each file system has its own
             raise BlobsAway(f"the blob store {self.shown} does not give out {sha256}: {error}") from error
+        if limit_bytes is not None and len(content) > limit_bytes:
+            raise BlobMissing(f"the text {sha256} in {self.shown} is larger than {limit_bytes} bytes")
         if hashlib.sha256(content).hexdigest() != sha256:
             raise BlobMissing(f"the text {sha256} in {self.shown} is not what was kept there: its digest differs")
         return content

@@ -8,18 +8,19 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from counterfoil.blob_folder import BlobFolder
 from counterfoil.blob_store import BlobStore
-from counterfoil.errors import BlobMissing
+from counterfoil.delivery import NotDurable
+from counterfoil.errors import BlobMissing, BlobsAway
 from counterfoil.failpoints import pass_by
-from counterfoil.ids import new_id
 from counterfoil.lists import OMITTED, beginning, list_text, weight_of
 from counterfoil.redaction import Redacted
 from counterfoil.settings import RecorderSettings
@@ -33,6 +34,8 @@ _HEAD_CHARACTERS = 500
 _LEAST_CHARACTERS = 4 * _HEAD_CHARACTERS  # below it, a claim check saves nothing worth the way
 _RETRY_SECONDS = (1.0, 30.0)
 _SHA256 = re.compile("[0-9a-f]{64}")
+_REMEMBERED_BYTES = 32 * 1024**2  # of texts that a reader opened
+_KEPT = "kept"
 _NONE: "list[Future[None]]" = []
 
 
@@ -49,7 +52,7 @@ class Blobs:
 
     def __init__(self, settings: RecorderSettings) -> None:
         self._limit = settings.inline_limit_bytes
-        self._directory = settings.blob_directory
+        self._folder = folder_of(settings.blob_directory, settings.blob_store)
         self._store = None if settings.blob_store is None else BlobStore(settings)
         self._room = settings.spool_limit_bytes
         self._carrier: Carrier | None = None
@@ -57,8 +60,10 @@ class Blobs:
 
     def start(self) -> None:
         """Take away what dead processes left."""
-        if self._store is not None and next(_waiting(self._directory), None) is not None:
-            self._started_carrier()
+        self._folder.remove_unfinished()
+        if self._store is not None and next(self._folder.texts(), None) is not None:
+            with contextlib.suppress(OSError):  # the first large text says it
+                self._started_carrier()
 
     def lightened(self, tenant: str, kind: str, body: Redacted) -> "tuple[Redacted, list[Future[None]]]":
         """The body with its largest texts replaced until the rest is within the limit, and when each is in the store.
@@ -97,59 +102,89 @@ class Blobs:
             self._carrier.stop(timeout_seconds)
 
     def _keep(self, tenant: str, claim: Claim, content: bytes) -> "list[Future[None]]":
-        path = path_of(self._directory, tenant, claim.sha256)
-        if self._store is not None and _size_of(self._directory) + len(content) > self._room:
-            raise OSError(f"{self._directory} holds {self._room} bytes that the blob store has not taken")
-        _write(path, content)
+        """Raises OSError."""
+        if self._store is not None and self._folder.size_bytes() + len(content) > self._room:
+            raise OSError(f"{self._folder.path} holds {self._room} bytes that the blob store has not taken")
+        carrier = None if self._store is None else self._started_carrier()
+        path = self._folder.write(tenant, claim.sha256, content)
         pass_by("blob.kept")
-        return [] if self._store is None else [self._started_carrier().carry(path)]
+        return [] if carrier is None else [carrier.carry(path)]
 
     def _started_carrier(self) -> "Carrier":
+        """Raises OSError."""
         with self._lock:
             if self._carrier is None:
                 assert self._store is not None  # noqa: S101  # asked for where there is one
-                self._carrier = Carrier(self._directory, self._store)
+                try:
+                    self._carrier = Carrier(self._folder, self._store)
+                except RuntimeError as error:  # no thread can be started, as when the interpreter ends
+                    raise OSError(str(error)) from error
             return self._carrier
 
 
 class BlobReader:
-    """Opens claim checks: from this disk, else from the blob store. Of one thread at a time."""
+    """Opens claim checks: from this disk, else from the blob store. Of one thread at a time.
 
-    def __init__(self, directory: Path | None = None, store: BlobStore | None = None) -> None:
-        self._directory = directory
+    What is larger than `limit_bytes` is as good as missing.
+    """
+
+    def __init__(
+        self, folders: Sequence[BlobFolder] = (), store: BlobStore | None = None, limit_bytes: int | None = None
+    ) -> None:
+        self._folders = folders
         self._store = store
+        self._limit_bytes = limit_bytes
+        self._remembered: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
     @classmethod
-    def from_settings(cls, settings: RecorderSettings) -> Self:
+    def from_settings(cls, settings: RecorderSettings, limit_bytes: int | None = None) -> Self:
         """As the settings say.
 
         Raises SettingsError.
         """
-        return cls(settings.blob_directory, None if settings.blob_store is None else BlobStore(settings))
+        folders = [folder_of(settings.blob_directory, store) for store in dict.fromkeys((settings.blob_store, None))]
+        return cls(folders, None if settings.blob_store is None else BlobStore(settings), limit_bytes)
 
     def open(self, tenant: str, claim: Claim) -> bytes:
         """The text.
 
         Raises BlobMissing when it is nowhere, or not what its digest says, and BlobsAway when that can't be known now.
         """
-        if self._directory is not None:
-            with contextlib.suppress(FileNotFoundError):
-                content = path_of(self._directory, tenant, claim.sha256).read_bytes()
-                if hashlib.sha256(content).hexdigest() == claim.sha256:
-                    return content
+        known = (tenant, claim.sha256)
+        content = self._remembered.get(known)
+        if content is None:
+            content = self._remembered[known] = self._read(*known)
+            while len(self._remembered) > 1 and sum(map(len, self._remembered.values())) > _REMEMBERED_BYTES:
+                self._remembered.popitem(last=False)
+        self._remembered.move_to_end(known)
+        return content
+
+    def _read(self, tenant: str, sha256: str) -> bytes:
+        away: OSError | None = None
+        for folder in self._folders:
+            try:
+                content = folder.read(tenant, sha256, self._limit_bytes)
+            except OSError as error:
+                away = error
+                continue
+            if content is not None:
+                return content
         if self._store is not None:
-            return self._store.get(tenant, claim.sha256)
+            return self._store.get(tenant, sha256, self._limit_bytes)
+        if away is not None:
+            raise BlobsAway(f"the text {sha256} can't be read: {away}") from away
+        where = ", ".join(str(folder.path) for folder in self._folders) or "any folder"
         raise BlobMissing(
-            f"the text {claim.sha256} is not in {self._directory}, and no other place is "
-            "known: set COUNTERFOIL_BLOB_STORE as the agent's recorder has it"
+            f"the text {sha256} is not in {where}, and no other place is known: set COUNTERFOIL_BLOB_STORE as the "
+            "agent's recorder has it"
         )
 
 
 class Carrier:
     """Takes every text in a folder to the blob store, and then out of the folder, in a thread of its own."""
 
-    def __init__(self, directory: Path, store: BlobStore) -> None:
-        self._directory = directory
+    def __init__(self, folder: BlobFolder, store: BlobStore) -> None:
+        self._folder = folder
         self._store = store
         self._awaited: dict[Path, list[Future[None]]] = {}
         self._lock = threading.Lock()
@@ -173,19 +208,20 @@ class Carrier:
         self._wake.set()
         self._thread.join(timeout_seconds)
         self._stopping.set()
-        left = sum(1 for _ in _waiting(self._directory))
+        left = sum(1 for _ in self._folder.texts())
         if left:
             logger.warning("%d large texts wait in %s for the blob store; the next process takes them",
-                           left, self._directory)  # fmt: skip
+                           left, self._folder.path)  # fmt: skip
 
     def _run(self) -> None:
         pause = _RETRY_SECONDS[0]
         while not self._stopping.is_set():
             self._wake.clear()
-            try:
-                self._take_all()
-            except Exception as error:  # noqa: BLE001  # of many kinds: each file system has its own
-                logger.warning("the blob store %s takes nothing, and is tried again: %s", self._store.shown, error)
+            problem = self._take_all()
+            if problem is not None:
+                logger.warning(
+                    "the blob store %s does not take all, and is tried again: %s", self._store.shown, problem
+                )
                 self._stopping.wait(pause)
                 pause = min(2 * pause, _RETRY_SECONDS[1])
                 continue
@@ -194,39 +230,52 @@ class Carrier:
                 return
             self._wake.wait()
 
-    def _take_all(self) -> None:
-        for path in _waiting(self._directory):
+    def _take_all(self) -> Exception | None:
+        """Take what is there; one text that can't be taken does not keep the others. Returns the last problem."""
+        problem: Exception | None = None
+        for path in {*self._folder.texts(), *self._awaited}:
             if self._stopping.is_set():
-                return
+                break
             try:
-                content = path.read_bytes()
-            except FileNotFoundError:
-                content = None  # another process took it
-            if content is not None:
-                self._store.put(path.parent.name, path.name, content)
-                pass_by("blob.stored")
-                path.unlink(missing_ok=True)
-            self._tell(path)
-        for path in [path for path in list(self._awaited) if not path.exists()]:
-            self._tell(path)  # taken before it was awaited
+                self._take(path)
+            except Exception as error:  # noqa: BLE001  # of many kinds: each file system has its own
+                problem = error
+        return problem
 
-    def _tell(self, path: Path) -> None:
+    def _take(self, path: Path) -> None:
+        tenant, sha256 = path.parent.name, path.name
+        content = self._folder.read(tenant, sha256)
+        if content is not None:
+            self._store.put(tenant, sha256, content)
+            pass_by("blob.stored")
+            self._folder.forget(path)
+        elif not self._store.holds(tenant, sha256):  # if it does, another process took it there
+            self._folder.set_aside(path)
+            problem = NotDurable(f"{path} is gone, or damaged, and the blob store has no such text")
+            self._tell(path, problem)
+            raise problem
+        self._tell(path)
+
+    def _tell(self, path: Path, problem: NotDurable | None = None) -> None:
         with self._lock:
             awaited = self._awaited.pop(path, [])
         for carried in awaited:
             with contextlib.suppress(InvalidStateError):  # nobody waits any more
-                carried.set_result(None)
+                if problem is None:
+                    carried.set_result(None)
+                else:
+                    carried.set_exception(problem)
 
 
 def all_done(first: "Future[None]", others: "Sequence[Future[None]]") -> "Future[None]":
-    """Ends with `first` and all the others; with its exception, as soon as that has one."""
+    """Ends with `first` and all the others; with the exception of one, as soon as it has one."""
     if not others:
         return first
     done: Future[None] = Future()
 
-    def one_more(_ended: "Future[None]") -> None:
+    def one_more(ended: "Future[None]") -> None:
         with contextlib.suppress(InvalidStateError):  # said by another thread at the same time
-            if first.done() and (error := first.exception()) is not None:
+            if (error := ended.exception()) is not None:
                 done.set_exception(error)
             elif all(future.done() for future in (first, *others)):
                 done.set_result(None)
@@ -241,19 +290,20 @@ def claim_in(value: Any) -> Claim | None:
     if isinstance(value, str):
         if not value.startswith(f'{{"{_CLAIM}":'):
             return None
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
     found = value.get(_CLAIM) if isinstance(value, Mapping) else None
     try:
         claim = Claim(str(found["sha256"]), int(found["bytes"]), str(found["media_type"]))  # type: ignore[index]  # tried
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         return None
     return claim if _SHA256.fullmatch(claim.sha256) else None  # it becomes a file's name, and may come from an agent
 
 
-def path_of(directory: Path, tenant: str, sha256: str) -> Path:
-    """Where a text is kept on this disk: by tenant, for a digest that is shared would tell one of another."""
-    return directory / tenant / sha256
+def folder_of(directory: Path, store: str | None) -> BlobFolder:
+    """Where texts wait for this blob store; without one, where they stay."""
+    name = _KEPT if store is None else f"for-{hashlib.sha256(store.encode()).hexdigest()[:12]}"
+    return BlobFolder(directory / name)
 
 
 def _claim_text(claim: Claim, **beside: Any) -> str:
@@ -269,42 +319,3 @@ def _weight(body: Mapping[str, Any]) -> int:
         elif value.__class__ is list:
             weight += weight_of(value)
     return weight
-
-
-def _waiting(directory: Path) -> Iterator[Path]:
-    """The texts in a folder, whole ones only."""
-    for path in directory.glob("*/*"):
-        if not path.name.startswith("."):
-            yield path
-
-
-def _size_of(directory: Path) -> int:
-    size = 0
-    for path in _waiting(directory):
-        with contextlib.suppress(FileNotFoundError):
-            size += path.stat().st_size
-    return size
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All or nothing, and on disk: its event may be acknowledged next, and the machine fail then."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size == len(content):
-            return  # the same text was kept before
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{new_id().hex()}")
-    try:
-        descriptor = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        unfinished.rename(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

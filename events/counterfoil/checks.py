@@ -10,15 +10,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from counterfoil.rules_file import rules_file
+from counterfoil.tokens import LOOKALIKE_PATTERN
 
-_MASKS = frozenset("*•·.xX#_-?=0…●")
+_MASKS = frozenset("*•·.xX#_-?=…●")
+_LEFT_OF_A_MASK = 4  # the last digits of a card may be told
 _CLOSING = ("\u201c", "\u201d", "\u00bb", "\u2019", "&")  # quotes that others opened, and &quot;
 _MARKS = frozenset("!#$%^&*~+=|@?")
 _CODE = frozenset("()[]{}<>|")
 _NAMES = re.compile(r"(?i)pass|pwd|secret|token|key|credential|authorization|cookie")
-_PASSWORDS = re.compile(r"(?i)pass|pwd|kennwort|contrase|senha|парол|密|パス|cred")
+_PASSWORDS = re.compile(r"(?i)pass|pwd|\bpw\b|kennwort|contrase|senha|парол|密|パス|cred")
 _NAME_WORD = re.compile("[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}:\d{2}|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
 _VERSIONED = re.compile(r"[A-Za-z]+(?:[-_./][A-Za-z]+)*[-_.]?\d{1,3}(?:\.\d{1,3})*(?:[-_.][A-Za-z]+)?")
@@ -26,9 +29,17 @@ _UPPER_NAME = re.compile(r"[A-Z][A-Z0-9_]{2,}")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _NAME_IN_CODE = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]+)*")  # without a digit
 _WORDLIKE = re.compile(r"[a-z]+(?:[_-][a-z]+)*")
-_IN_BRACKETS = re.compile(r"[\[(<{][A-Z _-]+[\])>}]?")
-_VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
-_OURS = re.compile(r"\[[a-z][a-z0-9_]{0,39}:[0-9a-f]{16}\]?")
+_VARIABLE = re.compile(
+    r"\$(?:[A-Z][A-Z0-9_]*|[a-z_]+)|\$?\{[A-Za-z_. ]+\}|\$\([^()]*\)|%[A-Za-z_]+%|%\([a-z_]+\)s|@[a-z_]+"
+    r"|(?:env|settings|config|secrets|self|this)\.[A-Za-z_.]+"
+)
+_IS_VARIABLE = re.compile(r"\$[A-Za-z_]+[-:]?")  # in code, where nothing is quoted
+_DEFAULT = re.compile(r"\$\{[A-Za-z0-9_.]+(?::-?([^{}]*))?\}")  # ${NAME:-what stands in}
+_TEMPLATE = re.compile(r"\$?\{\{[^{}]*\}\}|#\{[^{}]*\}#?|<%[^<>%]*%>|<[A-Za-z][A-Za-z _./:-]*/?>")
+_BRACKETS = ("[]", "<>", "()", "{}", "__")
+_OURS = re.compile(LOOKALIKE_PATTERN)
+_ESCAPED = re.compile(r"\\+u[0-9a-fA-F]{4}")  # in JSON, what is not ASCII
+_BETWEEN_WORDS = re.compile(r"[\s_.:/-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +58,37 @@ Check = Callable[[Found], bool]
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether this stands where a secret would, and is none."""
-    lower = text.strip().strip("\"'`.,;:!?").lower()
-    words, parts = _placeholders()
-    if lower in words or set(text) <= _MASKS or _OURS.match(text):
+    """Whether this stands where a secret would, and is none: all of it, for a part of a password may be any word."""
+    text = text.strip().rstrip(".,;:").strip("\"'`")
+    if set(text) <= _MASKS or _OURS.fullmatch(text):
         return True
-    if _IN_BRACKETS.fullmatch(text) or _VARIABLE.search(text):
+    if (
+        text[0] in "*•●xX"
+        and sum(character not in _MASKS and character != " " for character in text) <= _LEFT_OF_A_MASK
+    ):
         return True
-    if lower.startswith(("$", "%", "{", "<", "@", "&", "!")) and re.fullmatch(r"[$%{<@&!]+[\w.{}$%<>()\[\]-]+", lower):
+    if (with_default := _DEFAULT.fullmatch(text)) is not None:
+        return is_placeholder(with_default[1] or "")
+    if _VARIABLE.fullmatch(text) or _TEMPLATE.fullmatch(text) or text.startswith(_placeholders().references):
         return True
-    return any(part in lower for part in parts)
+    if len(text) > 2 and text[0] + text[-1] in _BRACKETS:
+        text = text[1:-1]
+    lower = text.lower()
+    words = _placeholders().words
+    return lower in words or all(word in words for word in _BETWEEN_WORDS.split(lower) if word)
+
+
+class _Placeholders(NamedTuple):
+    """Words that, alone or joined, are no secret, and beginnings of what fetches one from elsewhere."""
+
+    words: frozenset[str]
+    references: tuple[str, ...]
 
 
 @cache
-def _placeholders() -> tuple[frozenset[str], tuple[str, ...]]:
-    """Whole words, and parts of words."""
+def _placeholders() -> _Placeholders:
     read = rules_file()["placeholders"]
-    return frozenset(read["words"]), tuple(read["parts"])
+    return _Placeholders(frozenset(read["words"]), tuple(read["references"]))
 
 
 def is_random(found: Found) -> bool:
@@ -74,6 +99,12 @@ def is_random(found: Found) -> bool:
 def is_given(found: Found) -> bool:
     """Stands where a secret stands, and is no placeholder."""
     return not is_placeholder(found.secret)
+
+
+def is_cookie(found: Found) -> bool:
+    """Cookies, one of which is long enough for a session's."""
+    values = (pair.partition("=")[2] for pair in found.secret.split(";"))
+    return any(len(value) >= 6 and not is_placeholder(value) for value in values)
 
 
 def is_no_mask(found: Found) -> bool:
@@ -100,16 +131,21 @@ def is_basic_auth(found: Found) -> bool:
 def is_assigned(found: Found) -> bool:
     """A value given to a name that tells of a secret, in code, files or prose."""
     secret, name = found.secret, found.name
-    if _is_harmless(name) or is_placeholder(secret) or (found.before.endswith(":") and found.joint == ":"):
-        return False  # the last: a part of an ARN
+    if _is_harmless(name) or is_placeholder(secret) or _is_in_arn(found):
+        return False
     is_password = _PASSWORDS.search(name) is not None
     is_quoted = found.quote != "" and not found.quote.isalpha()
     is_code = any(character in _CODE for character in secret) or found.after in ("(", "[", "{")
-    if not found.joint.strip("\"'` \t*_"):  # nothing but a space between name and value
+    if not found.joint.strip("\\\"'` \t*_"):  # nothing but a space between name and value
         return not is_code and "=" not in secret and _is_strong(secret, 8 if is_password else 16)
     if is_quoted:
         return _is_quoted_secret(found, is_password)
-    if is_code or name.lower() == "pass" or ("=" not in found.joint and _NAME_IN_CODE.fullmatch(secret)):
+    if (
+        is_code
+        or _IS_VARIABLE.fullmatch(secret)
+        or name.lower() == "pass"
+        or ("=" not in found.joint and _NAME_IN_CODE.fullmatch(secret))
+    ):
         return False
     if _looks_random(secret, least=6 if is_password else 8):
         return not _is_identifier(secret, found) and not _MOMENT.match(secret)
@@ -118,6 +154,11 @@ def is_assigned(found: Found) -> bool:
     # letters alone: only in a file of settings, NAME=value to the end of the line
     is_line = found.joint == "=" and found.after in ("", "\n", "\r", "\\", "&", ";")
     return is_password and is_line and len(secret) >= 6 and secret.replace("-", "").isalnum()
+
+
+def _is_in_arn(found: Found) -> bool:
+    """`arn:aws:secretsmanager:...:secret:prod/db`."""
+    return found.before.endswith(":") and found.joint == ":"
 
 
 def _is_quoted_secret(found: Found, is_password: bool) -> bool:
@@ -136,7 +177,7 @@ def _is_quoted_secret(found: Found, is_password: bool) -> bool:
 def is_told(found: Found) -> bool:
     """What a sentence says that a password, or a key, is."""
     is_password = _PASSWORDS.search(found.name) is not None
-    if is_placeholder(found.secret) or any(character in _CODE for character in found.secret):
+    if is_placeholder(found.secret) or _is_in_arn(found) or any(character in _CODE for character in found.secret):
         return False
     if found.name.lower() == "key" and found.joint.rstrip().endswith((":", "=")):
         return False  # a key of many kinds, such as a certificate's
@@ -170,7 +211,8 @@ def _is_harmless(name: str) -> bool:
 
 def _looks_random(text: str, least: int = 8) -> bool:
     """Letters and digits mixed; or many letters, in both cases. What is not ASCII is prose."""
-    if len(text) < least or not text.isascii():
+    text = text.replace("\ufffd", "")  # what stands for half a character
+    if len(text) < least or not text.isascii() or _ESCAPED.search(text):
         return False
     digits = sum(character.isdigit() for character in text)
     letters = sum(character.isalpha() for character in text)
@@ -184,7 +226,7 @@ def _is_strong(text: str, least: int) -> bool:
     """Random beyond a word with a number behind it, as `sha256` or `python3` is; and no date."""
     if not _looks_random(text, least) or _MOMENT.match(text) or _VERSIONED.fullmatch(text):
         return False
-    return sum(map(str.isdigit, text)) >= 2
+    return sum(map(str.isdigit, text)) >= 2 or (sum(map(str.isupper, text)) >= 3 and text.isalnum())
 
 
 def _is_identifier(text: str, found: Found) -> bool:
@@ -269,6 +311,7 @@ CHECKS: Mapping[str, Check] = {
         is_given,
         is_no_mask,
         is_header,
+        is_cookie,
         is_told,
         is_basic_auth,
         is_assigned,

@@ -1,18 +1,21 @@
 """What a policy says of single fields, by JSONPath (RFC 9535): redact, seal, keep, or of a tool what alone stays."""
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+from counterfoil.documents import Document
 from counterfoil.errors import SettingsError
-from counterfoil.redaction_policy import FieldRule, RedactionPolicy
-from counterfoil_schemas import json_fields
+from counterfoil.redaction_policy import RedactionPolicy
 
 Location = tuple[str | int, ...]
 _EXTRA = "rules for single fields need the extra redaction: pip install 'counterfoil[redaction]'"
 _ONLY_IN = ("args", "result", "expect")
+
+
+class PathFailed(Exception):
+    """A path could not be followed in a document, so nobody knows what it names there."""
 
 
 @dataclass(frozen=True)
@@ -23,23 +26,37 @@ class Decision:
     kind: str
 
 
-@dataclass
-class Plan:
-    """Decisions by place in one event's body, whose fields of JSON text are parsed in `document`."""
+_DROP = Decision("redact", "field")
 
-    document: dict[str, Any]
-    decisions: dict[Location, Decision] = field(default_factory=dict)
-    only: frozenset[Location] | None = None  # whatever of args and result is at none of these places goes
+
+class Plan:
+    """Decisions by place in one document."""
+
+    def __init__(self) -> None:
+        self._decisions: dict[Location, Decision] = {}
+        self._only: frozenset[Location] | None = None
+        self._leading: frozenset[Location] = frozenset()  # to what alone stays
+
+    def __bool__(self) -> bool:
+        return bool(self._decisions) or self._only is not None
+
+    def decide(self, place: Location, decision: Decision) -> None:
+        """The last word on a place counts."""
+        self._decisions[place] = decision
+
+    def leave_only(self, places: Iterable[Location]) -> None:
+        """Of arguments, result and expectation nothing stays that is at none of these places."""
+        self._only = frozenset(places)
+        self._leading = frozenset(place[:length] for place in self._only for length in range(1, len(place)))
 
     def decision(self, place: Location) -> Decision | None:
-        """What the policy says of this place."""
-        return self.decisions.get(place)
-
-    def is_left(self, place: Location) -> bool:
-        """Whether a value at this place may stay under `only`."""
-        if self.only is None or place[0] not in _ONLY_IN:
-            return True
-        return any(place[:length] in self.only for length in range(1, len(place) + 1))
+        """What the policy says of this place. `only` drops whole what holds nothing that stays, names and all."""
+        decision = self._decisions.get(place)
+        if decision is not None or self._only is None or place[0] not in _ONLY_IN:
+            return decision
+        if place in self._leading or place == ("args",):  # the arguments stay a map of them
+            return None
+        return None if any(place[:length] in self._only for length in range(1, len(place) + 1)) else _DROP
 
 
 class FieldRules:
@@ -55,40 +72,33 @@ class FieldRules:
         """Whether any of them seals."""
         return any(rule.do == "seal" for rule, _ in self._rules)
 
-    def plan(self, kind: str, body: Mapping[str, Any]) -> Plan | None:
-        """What is to be done with this body; None where nothing is said of it."""
-        if not self._tools:
-            return None
-        tool = body.get("tool")
-        if None not in self._tools and tool not in self._tools:
-            return None
-        plan = Plan(parsed(kind, body))
+    def speak_of(self, tool: str | None) -> bool:
+        """Whether anything is said of the events of a tool, or of those that have none."""
+        return bool(self._tools) and (None in self._tools or tool in self._tools)
+
+    def plan(self, document: Document, tool: str | None) -> Plan:
+        """What is to be done with this document.
+
+        Raises PathFailed.
+        """
+        plan = Plan()
         for rule, path in self._rules:
             if rule.tool in (None, tool):
-                self._apply(plan, rule, path)
+                for place in _places(path, document):
+                    plan.decide(place, Decision(rule.do, rule.kind))
         if tool in self._only:
-            plan.only = frozenset(place for path in self._only[str(tool)] for place in _places(path, plan.document))
-        return plan if plan.decisions or plan.only is not None else None
-
-    def _apply(self, plan: Plan, rule: FieldRule, path: Any) -> None:
-        for place in _places(path, plan.document):
-            plan.decisions[place] = Decision(rule.do, rule.kind)
+            plan.leave_only(place for path in self._only[str(tool)] for place in _places(path, document))
+        return plan
 
 
-def parsed(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body with its fields of JSON text parsed; what is no JSON stays text."""
-    document = dict(body)
-    for name in json_fields(kind):
-        if isinstance(document.get(name), str):
-            try:
-                document[name] = json.loads(document[name])
-            except (ValueError, RecursionError):
-                continue
-    return document
-
-
-def _places(path: Any, document: Mapping[str, Any]) -> Iterable[Location]:
-    return [match.parts for match in path.finditer(document) if match.parts]
+def _places(path: Any, document: Document) -> Iterator[Location]:
+    """Where the path leads in the document. Raises PathFailed."""
+    try:
+        for match in path.finditer(document.fields):
+            if match.parts:
+                yield tuple(str(part) if isinstance(part, str) else part for part in match.parts)
+    except _jsonpath_error() as error:
+        raise PathFailed(str(error).splitlines()[0]) from error
 
 
 def _compiled(path: str) -> Any:

@@ -49,7 +49,7 @@ class OrderDesk:
         self._producer_id = new_id()
         self._seqs: dict[str, int] = {}
         self._producer: Producer | None = None
-        self._redactor = _redaction(settings).of_task(OPERATORS, CONTROL_TASK)
+        self._redaction = _redaction(settings)
 
     def standing(self) -> StandingOrders:
         """All orders there are now.
@@ -115,12 +115,13 @@ class OrderDesk:
 
     def _event(self, order: Order) -> Event:
         tenant = order.tenant or OPERATORS
+        redactor = self._redaction.of_task(tenant, CONTROL_TASK)
         seq = self._seqs.get(tenant, 0)
         self._seqs[tenant] = seq + 1
         return Event(
             event_id=new_id(),
             kind=KIND,
-            body=order.body() | {"by": to_text(order.by), "reason": self._redactor.text(to_text(order.reason or ""))},
+            body=order.body() | {"by": to_text(order.by), "reason": redactor.text(to_text(order.reason or ""))},
             tenant=tenant,
             workflow=CONTROL_TASK,
             task_id=task_id_of(tenant, CONTROL_TASK),
@@ -130,7 +131,7 @@ class OrderDesk:
             producer_id=self._producer_id,
             seq=seq,
             occurred_at=order.issued_at,
-            redaction=self._redactor.stamp,
+            redaction=redactor.stamp,
         )
 
     def _send(self, records: list[tuple[str, bytes, bytes]], headers: Headers) -> str | None:

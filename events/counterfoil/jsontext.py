@@ -10,6 +10,7 @@ import datetime as dt
 import enum
 import json
 import math
+import re
 import uuid
 from collections.abc import Mapping, Set
 from decimal import Decimal
@@ -20,17 +21,22 @@ import pydantic
 _MAX_DEPTH = 64
 _REPR_CHARACTERS = 500
 _MAX_INTEGER_BITS = 4096  # Python refuses to write more than 4300 digits
+# Names that say what a recorder did with a value. An agent's own names like these have one more `$`.
+_OUR_NAME = re.compile(r"\$+(?:blob|bytes|reduced|sealed|withheld)")
 
 
 def to_json_text(value: Any) -> str:
     """Compact JSON text of `value`, encodable as UTF-8.
 
     Decimals and times become strings, bytes base64 in {"$bytes": ...}, NaN and infinities their names,
-    deeper nesting than 64 or a foreign object {"$reduced": ...}. A lone surrogate stays, escaped.
+    deeper nesting than 64 or a foreign object {"$reduced": ...}. A lone surrogate stays, escaped. Names of the value's
+    own that look like these have one more `$`; `as_given` takes it away.
     """
     if type(value) in (dict, list, str):
         try:
-            return _encodable(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+            text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+            if '"$' not in text:
+                return _encodable(text)
         except (TypeError, ValueError, RecursionError):
             pass  # not plain JSON: the slow way below says what is odd
     try:
@@ -38,6 +44,13 @@ def to_json_text(value: Any) -> str:
     except Exception:  # noqa: BLE001  # a foreign mapping, key or model may raise anything
         plain = {"$reduced": _shown(value)}
     return _encodable(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
+
+
+def as_given(value: Any) -> Any:
+    """A value read from `to_json_text`, with the names that it had."""
+    if isinstance(value, dict):
+        return {name[1:] if _OUR_NAME.fullmatch(name, 1) else name: as_given(item) for name, item in value.items()}
+    return [as_given(item) for item in value] if isinstance(value, list) else value
 
 
 def to_text(value: str) -> str:
@@ -93,7 +106,7 @@ def _opened(value: Any, inner: tuple[int, ...]) -> Any:
         case pydantic.BaseModel():
             return _plain(value.model_dump(), inner)
         case Mapping():
-            return {str(name): _plain(item, inner) for name, item in value.items()}
+            return {_own_name(str(name)): _plain(item, inner) for name, item in value.items()}
         case list() | tuple():
             return [_plain(item, inner) for item in value]
         case Set():
@@ -101,6 +114,10 @@ def _opened(value: Any, inner: tuple[int, ...]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name), inner) for f in dataclasses.fields(value)}
     return {"$reduced": _shown(value)}
+
+
+def _own_name(name: str) -> str:
+    return f"${name}" if _OUR_NAME.fullmatch(name) else name
 
 
 def _shown(value: Any) -> str:

@@ -51,8 +51,8 @@ class RedactionPolicy(_Model):
     fields: tuple[FieldRule, ...] = ()
     tools: dict[str, ToolFields] = Field(default_factory=dict)
 
-    def stamp(self, rules_version: int) -> str | None:
-        """What every event bears: `name@version+digest`; None where nothing is redacted.
+    def label(self, rules_version: int) -> str | None:
+        """`name@version+digest`; None where nothing is redacted.
 
         The digest is of all that the policy says and of the version of our own rules, so that two policies under one
         name can be told apart.

@@ -1,13 +1,14 @@
 """Values that are encrypted instead of dropped: AES-256-GCM under the tenant's key (NIST SP 800-38D), its id beside.
 
-A key is a file `TENANT.NAME` in the key directory, 32 bytes in base64. Its name is the key's id. The last name in the
-order of texts seals; all of them open.
+A key is a file `TENANT.NAME` in the key directory, 32 bytes in base64. Its name is the key's id; files whose names are
+none, as those of copies, are no keys. The last name in the order of texts seals; all of them open.
 """
 
 import base64
 import binascii
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ _PURPOSE = "counterfoil sealed 1"
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
 _VARIABLE = "COUNTERFOIL_KEY_DIRECTORY"
+_KEY_ID = re.compile(r"(?P<tenant>[^.]+)\.(?P<name>[A-Za-z0-9][A-Za-z0-9_-]{0,39})")
 
 
 class Sealed(NamedTuple):
@@ -33,6 +35,15 @@ class Sealed(NamedTuple):
     key_id: str
     content: bytes
     token: str
+
+
+class SealedIn(NamedTuple):
+    """Where a value was sealed, for nowhere else it is opened: a field of an event's body, and the tool, or no text."""
+
+    tenant: str
+    kind: str
+    tool: str
+    field: str
 
 
 class KeyRing:
@@ -73,40 +84,44 @@ class KeyRing:
             names = sorted(path.name for path in self._directory.iterdir() if path.is_file())
         except OSError as error:
             raise SettingsError(f"{_VARIABLE}={self._directory} can't be read: {error.strerror}") from error
-        owners = {name: name.partition(".")[0] for name in names if name.partition(".")[2]}
-        return [name for name, owner in owners.items() if is_tenant(owner) and tenant in (None, owner)]
+        return [name for name in names if is_key_id(name) and tenant in (None, name.partition(".")[0])]
 
-    def seal(self, tenant: str, value: Any, tokens: Tokens) -> dict[str, Any]:
+    def seal(self, value: Any, tokens: Tokens, where: SealedIn) -> dict[str, Any]:
         """A JSON value encrypted, as the object that stands in its place.
 
         Raises SettingsError when the tenant has no key.
         """
-        key_id = self.sealing_key(tenant)
-        plain = text_of(value).encode("utf-8", "surrogatepass")
+        key_id = self.sealing_key(where.tenant)
+        token = tokens.of(text_of(value).encode("utf-8", "surrogatepass"))
         nonce = secrets.token_bytes(_NONCE_BYTES)
         written = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        content = nonce + self._cipher(key_id).encrypt(nonce, written, _bound_to(tenant, key_id))
-        encoded = base64.b64encode(content).decode()
-        return {_SEALED: {"key_id": key_id, "content": encoded, "token": tokens.of(plain)}}
+        content = nonce + self._cipher(key_id).encrypt(nonce, written, _bound_to(where, key_id, token))
+        return {_SEALED: {"key_id": key_id, "content": base64.b64encode(content).decode(), "token": token}}
 
-    def open(self, tenant: str, sealed: Sealed) -> Any:
+    def open(self, sealed: Sealed, where: SealedIn) -> Any:
         """The JSON value.
 
-        Raises SealedAway when its key is not at hand, or the seal was broken.
+        Raises SealedAway when its key is not at hand, or the seal was broken, or was made in another place.
         """
-        if not self._has(tenant, sealed.key_id):
-            raise SealedAway(f"the key {sealed.key_id} of tenant {tenant} is not in {_VARIABLE}")
+        key_id = sealed.key_id
+        if not self._has(where.tenant, key_id):
+            raise SealedAway(f"the key {key_id} of tenant {where.tenant} is not in {_VARIABLE}")
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415  # of an extra
 
         nonce, content = sealed.content[:_NONCE_BYTES], sealed.content[_NONCE_BYTES:]
         try:
-            written = self._cipher(sealed.key_id).decrypt(nonce, content, _bound_to(tenant, sealed.key_id))
+            written = self._cipher(key_id).decrypt(nonce, content, _bound_to(where, key_id, sealed.token))
+            return json.loads(written.decode("utf-8", "surrogatepass"))
+        except SettingsError as error:
+            raise SealedAway(str(error)) from error
         except (InvalidTag, ValueError) as error:
-            raise SealedAway(f"a value sealed with {sealed.key_id} was altered, or is another tenant's") from error
-        return json.loads(written.decode("utf-8", "surrogatepass"))
+            raise SealedAway(f"a value sealed with {key_id} was altered, or was sealed in another place") from error
 
     def _has(self, tenant: str, key_id: str) -> bool:
-        return key_id.partition(".")[0] == tenant and (key_id in self._ciphers or key_id in self.key_ids(tenant))
+        try:
+            return key_id.partition(".")[0] == tenant and (key_id in self._ciphers or key_id in self.key_ids(tenant))
+        except SettingsError as error:
+            raise SealedAway(str(error)) from error
 
     def _cipher(self, key_id: str) -> "AESGCM":
         if key_id not in self._ciphers:
@@ -128,13 +143,25 @@ def write_new_key(directory: Path, tenant: str, name: str) -> Path:
     Raises SettingsError when it can't be written, or is there already.
     """
     path = directory / f"{tenant}.{name}"
+    unfinished = directory / f".{secrets.token_hex(8)}"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
+        with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(base64.b64encode(secrets.token_bytes(_KEY_BYTES)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(unfinished)  # whole, and never over another one
     except OSError as error:
         raise SettingsError(f"the key {path} can't be written: {error.strerror}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
     return path
+
+
+def is_key_id(name: str) -> bool:
+    """Whether `name` is `TENANT.NAME`, where NAME is at most 40 letters, digits, `-` and `_`."""
+    match = _KEY_ID.fullmatch(name)
+    return match is not None and is_tenant(match["tenant"])
 
 
 def sealed_in(value: Any) -> Sealed | None:
@@ -165,5 +192,5 @@ def _aes_gcm(key: bytes) -> "AESGCM":
     return AESGCM(key)
 
 
-def _bound_to(tenant: str, key_id: str) -> bytes:
-    return f"{_PURPOSE}\0{tenant}\0{key_id}".encode()
+def _bound_to(where: SealedIn, key_id: str, token: str) -> bytes:
+    return json.dumps([_PURPOSE, *where, key_id, token]).encode()

@@ -126,8 +126,10 @@ class Session:
     def lane(self, origin: Origin) -> "Lane":
         """The way of one task's events through this producer; make it once per task.
 
-        Raises UsageError when the session is closed, or a name of the task can't be encoded.
+        Raises UsageError when the session is closed, or a name of the task can't be encoded, and SettingsError when the
+        policy seals and the tenant has no key.
         """
+        self._redaction.require_key(origin.tenant)
         with self._lock:
             self._greet(origin)
             return self._new_lane(origin, self._tenants[origin.tenant])

@@ -365,7 +365,8 @@ class Task:
     ) -> "Future[None] | None":
         """Record an event of this task; the future, if asked for, ends when it is durable."""
         lane = self._lane()
-        return lane.record(kind, lane.redactor.body(kind, body), about, durable)[1]
+        # A denial quotes an order, which was redacted when it was given.
+        return lane.record(kind, lane.redactor.body(kind, body, ours=kind == "denial"), about, durable)[1]
 
     def wait_for_orders(self) -> None:
         """Wait, at the beginning of a process, until it knows the standing orders."""

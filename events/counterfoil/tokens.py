@@ -10,9 +10,26 @@ import re
 from collections.abc import Iterator
 
 _PURPOSE = b"counterfoil token 1\x00"
+_KEY_PURPOSE = b"counterfoil key id 1"
 _TOKEN_BYTES = 8
+_KEY_ID_BYTES = 4
 LOOKALIKE_PATTERN = r"\[[a-z][a-z0-9_]{0,39}:[0-9a-f]{16}\]"
 _TOKEN = re.compile(LOOKALIKE_PATTERN)
+
+
+def key_id(identity_key: bytes) -> str:
+    """8 hex digits that tell identity keys apart: tokens of one mean nothing beside those of another."""
+    return hmac.digest(identity_key, _KEY_PURPOSE, hashlib.sha256)[:_KEY_ID_BYTES].hex()
+
+
+def stamped(label: str | None, identity_key: bytes) -> str | None:
+    """What every event bears: a policy's label and the id of the key of its tokens, `label/key_id`."""
+    return None if label is None else f"{label}/{key_id(identity_key)}"
+
+
+def key_id_of(stamp: str) -> str:
+    """The key's id in what an event bears."""
+    return stamp.rpartition("/")[2]
 
 
 class Tokens:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from counterfoil.blobs import BlobReader, claim_in
+from counterfoil.blobs import BlobReader, Claim, claim_in
 from counterfoil.errors import BlobMissing, BlobsAway, CounterfoilError
 from counterfoil.failpoints import pass_by
 from counterfoil.redaction import Redaction
@@ -32,10 +32,11 @@ from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_targe
 from counterfoil_reconcilers.judge import Judgement, Unattributed, judge, sweep
 from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.looking import look, look_at_all, touch
-from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
+from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows, with_reduced_hidden
 from counterfoil_reconcilers.settling import Progress, Sighting, is_change_settled, sighted
 from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
 from counterfoil_reconcilers.touched import Touched, connected
+from counterfoil_reconcilers.veil import key_veiled
 
 logger = logging.getLogger("counterfoil.reconcile")
 
@@ -342,38 +343,41 @@ class Checker:
         rows: Sequence[tuple[RowKey, str | None]],
         evidence: Mapping[str, Any],
     ) -> Ruling:
-        said = seen.disclosure.over
+        veil, resources = seen.disclosure, self._declared.resources
         return Ruling(
             self._declared.name,
             tool,
             verdict,
-            said(reason),
+            None if reason is None else veil.over(reason),
             seen.lease.check_seq,
             self._contracts.version,
             self._contracts.digest,
-            [(RowKey(row.resource, tuple(map(said, row.key))), version) for row, version in rows],
-            said(evidence),
+            [
+                (RowKey(row.resource, tuple(key_veiled(veil, resources[row.resource], row))), version)
+                for row, version in rows
+            ],
+            evidence,
         )
 
     def _settle_window(self, row: Mapping[str, Any]) -> dt.timedelta:
         known = self._contracts.tools.get(row["tool"])
         own = None if known is None else known.settle_seconds
         window = dt.timedelta(seconds=self._declared.settle_seconds if own is None else own)
-        return window if claim_in(row["args"]) is None else max(window, _TEXT_ON_ITS_WAY)
+        return window if _claim(row["args"]) is None else max(window, _TEXT_ON_ITS_WAY)
 
     def _opened(self, row: dict[str, Any], tenant: str) -> dict[str, Any]:
         """With the texts that were too large for their event; where one is nowhere, its claim check stays.
 
         Raises TargetUnavailable when that can't be known now.
         """
-        texts = {name: claim for name in ("args", "reply") if (claim := claim_in(row[name])) is not None}
+        texts = {name: claim for name in ("args", "reply") if (claim := _claim(row[name])) is not None}
         opened = dict(row)
         for name, claim in texts.items():
             try:
                 opened[name] = json.loads(self._blobs.open(tenant, claim))
             except BlobsAway as error:
                 raise TargetUnavailable(self._declared.name, str(error)) from error
-            except (BlobMissing, ValueError) as error:
+            except (BlobMissing, ValueError, RecursionError) as error:
                 logger.warning("the %s of effect %s can't be compared: %s", name, row["effect_id"].hex, error)
                 opened["reply"] = None if name == "reply" else opened["reply"]
         return opened
@@ -403,6 +407,11 @@ class Checker:
     def _hold(self, held: Mapping[str, Any]) -> None:
         if self._store.execute(self._named["hold_lease"], held).fetchone() is None:
             raise LeaseLost(f"another reconciler took over {held['target']} of {held['tenant']}")
+
+
+def _claim(value: Any) -> Claim | None:
+    """The claim check that a recorder put in a field's place; a text that looks like one is an agent's."""
+    return claim_in(value) if isinstance(value, Mapping) else None
 
 
 def _sighting_of(seen: _Seen, change: Unattributed) -> Sighting:
@@ -437,15 +446,15 @@ def _effect(row: Mapping[str, Any], tenant: str, disclosure: Disclosure) -> Effe
     effect = Effect(
         effect_id=row["effect_id"].bytes,
         tool=row["tool"],
-        args=row["args"],
+        args=with_reduced_hidden(row["args"]),
         outcome=row["outcome"],
         order=(row["intent_at"].isoformat(), row["intent_partition"], row["intent_offset"]),
-        reply=row["reply"],
+        reply=with_reduced_hidden(row["reply"]),
         attempts=row["intents"],
         step=row["step"],
         tenant=tenant,
     )
-    return effect if row["redaction"] is None else disclosure.noted(effect)
+    return disclosure.noted(effect, row["redaction"])
 
 
 def _about(tenant: str, row: Mapping[str, Any]) -> About:

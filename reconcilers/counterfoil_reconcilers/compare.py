@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from counterfoil_reconcilers.contracts import FieldRule, Resource
-from counterfoil_reconcilers.values import MISSING, Hidden, Path, canonical
+from counterfoil_reconcilers.values import MISSING, Hidden, Path, canonical, holds_hidden
 
 # Adding up doubles in another order moves the last bits; this is far below any tolerance worth declaring.
 _NOISE = 1e-9
@@ -28,7 +28,7 @@ def same(expected: Any, observed: Any, rule: FieldRule) -> bool:
     if expected is MISSING or observed is MISSING:
         return expected is observed
     if isinstance(expected, Hidden) or isinstance(observed, Hidden):
-        return expected == observed or not _tells_apart(expected, observed, rule)
+        return _same_hidden(expected, observed, rule) is not False
     if _is_number(expected) or _is_number(observed):
         return _same_number(expected, observed, rule.tolerance)
     if isinstance(expected, str) and isinstance(observed, str):
@@ -47,6 +47,10 @@ def differences(resource: Resource, expected: Any, observed: Any, path: Path = (
     if rule.ignore:
         return
     if isinstance(expected, dict) and isinstance(observed, dict):
+        hidden = [name for name in expected if isinstance(name, Hidden)]
+        if hidden:
+            yield from _differences_beside_hidden_names(resource, expected, observed, path, len(hidden))
+            return
         for name in dict.fromkeys((*expected, *observed)):
             yield from differences(resource, expected.get(name, MISSING), observed.get(name, MISSING), (*path, name))
     elif isinstance(expected, list) and isinstance(observed, list):
@@ -55,9 +59,39 @@ def differences(resource: Resource, expected: Any, observed: Any, path: Path = (
         yield Difference(path, expected, observed)
 
 
+def undecided(resource: Resource, expected: Any, observed: Any, path: Path = ()) -> bool:
+    """Whether a Hidden text in what was expected leaves it open if the two are the same."""
+    rule = resource.rule(path)
+    if rule.ignore or not holds_hidden(expected):
+        return False
+    if isinstance(expected, Hidden):
+        return _same_hidden(expected, observed, rule) is None
+    if isinstance(expected, dict) and isinstance(observed, dict):
+        return any(
+            isinstance(name, Hidden) or undecided(resource, value, observed.get(name, MISSING), (*path, name))
+            for name, value in expected.items()
+        )
+    if isinstance(expected, list) and isinstance(observed, list) and len(expected) == len(observed):
+        pairs = enumerate(zip(expected, observed, strict=True))
+        return rule.unordered or any(undecided(resource, left, right, (*path, i)) for i, (left, right) in pairs)
+    return False
+
+
 def agree(resource: Resource, expected: Any, observed: Any, path: Path = ()) -> bool:
     """Whether there is no difference at all."""
     return next(differences(resource, expected, observed, path), None) is None
+
+
+def _differences_beside_hidden_names(
+    resource: Resource, expected: dict[str, Any], observed: dict[str, Any], path: Path, hidden: int
+) -> Iterator[Difference]:
+    """Of two maps, one with names that were redacted: where they differ for sure."""
+    plain = [name for name in expected if not isinstance(name, Hidden)]
+    if len(observed.keys() - set(plain)) != hidden:
+        yield Difference(path, expected, observed)
+        return
+    for name in plain:
+        yield from differences(resource, expected[name], observed.get(name, MISSING), (*path, name))
 
 
 def _list_differences(
@@ -107,10 +141,18 @@ def _number(value: Any) -> float | int | None:
     return None
 
 
-def _tells_apart(expected: Any, observed: Any, rule: FieldRule) -> bool:
-    """A Hidden text is none that was read; under a rule that takes other texts for equal, nobody knows."""
-    is_exact = not (rule.ignore_case or rule.time or rule.tolerance)
-    return is_exact and (observed is None or (isinstance(expected, str) and isinstance(observed, str)))
+def _same_hidden(expected: Any, observed: Any, rule: FieldRule) -> bool | None:
+    """Whether two values are the same, one of which is Hidden; None where nobody knows."""
+    if expected == observed:
+        return True
+    if observed is None or observed is MISSING:
+        return False
+    hidden, other = (expected, observed) if isinstance(expected, Hidden) else (observed, expected)
+    if not isinstance(other, str) or isinstance(other, Hidden):
+        return None
+    is_it: bool | None = hidden.equals(other)
+    takes_others_for_it = rule.ignore_case or rule.time or rule.tolerance
+    return None if takes_others_for_it and is_it is False else is_it
 
 
 def _is_number(value: Any) -> bool:

@@ -2,27 +2,109 @@
 
 A token can't be read, but compared: the token of what the target holds is the token of what the agent sent, or it is
 not. So every value that is read at the target is tried. What is found, and what was sealed and could be opened, is used
-in this pass alone. What is not found is `Hidden`: surely no text that was read, and nothing else is known of it.
+in this pass alone. What is not found is Hidden, and is still compared: text by text, where both were made with one key.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from counterfoil.errors import CounterfoilError, SealedAway
+from counterfoil.jsontext import as_given
 from counterfoil.redaction import Redactor
-from counterfoil.sealing import KeyRing, sealed_in, text_of
-from counterfoil.tokens import tokens_in
-from counterfoil_reconcilers.rows import Effect, Row, result_of
-from counterfoil_reconcilers.values import Hidden, Json, Path, Unreadable, shown
+from counterfoil.sealing import KeyRing, SealedIn, sealed_in, text_of
+from counterfoil.tokens import key_id_of, tokens_in
+from counterfoil_reconcilers.rows import Effect, Reply, Row
+from counterfoil_reconcilers.values import Hidden, Json, Path, Unreadable, parse_json, shown
 
-_LONGEST_TRIED = 10_000
-_MOST_PLACES = 8
-_LEAST_INSIDE = 6  # characters: shorter texts are found by chance in longer ones
+_LONGEST_SEARCHED = 65_536
+_MOST_PLACES = 64  # at which the text between two tokens is tried
+_MOST_TOKENS = 200  # in one text
+_MOST_MIXED = 200  # texts in which a token stands beside other text, and that are tried on every value
+# Characters: what is shorter stands everywhere; what is longer is found inside other words.
+_LEAST_NOTED, _LEAST_INSIDE, _LEAST_ANYWHERE = 2, 3, 6
+_LONGEST_REMEMBERED = 200
+_MOST_NOTED = 5_000
 
 
 class NotRecoverable(CounterfoilError):
     """What the agent sent is not known any more: it was redacted, and not sealed."""
+
+
+class _Tokened(Hidden):
+    """A text with tokens in it: `pieces` stand before, between and behind them."""
+
+    __slots__ = ("_of", "pieces", "tokens")
+    pieces: tuple[str, ...]
+    tokens: tuple[str, ...]
+    _of: Callable[[bytes], str] | None
+
+    @classmethod
+    def made(cls, text: str, of: Callable[[bytes], str] | None) -> "_Tokened | None":
+        """None where there is no token. `of` makes tokens with the key of these; without it, none can be compared."""
+        found = list(tokens_in(text))
+        if not found:
+            return None
+        ends = [0, *(end for _, end, _ in found)]
+        starts = [*(start for start, _, _ in found), len(text)]
+        new = cls(text)
+        new.pieces = tuple(text[end:start] for end, start in zip(ends, starts, strict=True))
+        new.tokens = tuple(token for _, _, token in found)
+        new._of = of
+        return new
+
+    def equals(self, text: str) -> bool | None:
+        """See Hidden: token by token, each of which says whether what stands there is what it was made of."""
+        begins_and_ends = text.startswith(self.pieces[0]) and text.endswith(self.pieces[-1])
+        if not begins_and_ends or len(text) < sum(map(len, self.pieces)):
+            return False
+        if self._of is None or len(self.tokens) > _MOST_TOKENS:
+            return None
+        found, is_sure = self.aligned(text)
+        return True if found is not None else (False if is_sure else None)
+
+    def aligned(self, text: str) -> tuple[list[str] | None, bool]:
+        """What the tokens stood for, if this text is the one; else None, and whether that is sure."""
+        found: list[str] = []
+        at, last = len(self.pieces[0]), len(text) - len(self.pieces[-1])
+        for number, (token, piece) in enumerate(zip(self.tokens, self.pieces[1:], strict=True)):
+            is_last = number == len(self.tokens) - 1
+            ends = [last] if is_last else list(islice(_places(text, piece, at, last), _MOST_PLACES))
+            end = next((end for end in ends if end >= at and self._is(text[at:end], token)), None)
+            if end is None:
+                return None, len(ends) < _MOST_PLACES
+            found.append(text[at:end])
+            at = end if is_last else end + len(piece)
+        return found, True
+
+    def _is(self, secret: str, token: str) -> bool:
+        return self._of is not None and self._of(secret.encode("utf-8", "surrogatepass")) == token
+
+    def opened(self, known: Mapping[str, Json]) -> Any:
+        """With what is known in the place of its tokens."""
+        if self._of is None or known.keys().isdisjoint(self.tokens):
+            return self
+        if len(self.tokens) == 1 and not any(self.pieces):
+            return known[self.tokens[0]]
+        kinds = [self[start:end] for start, end, _ in tokens_in(self)]
+        rest: list[str] = [self.pieces[0]]
+        left: list[str] = []
+        text = self.pieces[0]
+        for token, kind, piece in zip(self.tokens, kinds, self.pieces[1:], strict=True):
+            if token in known:
+                rest[-1] += text_of(shown(known[token])) + piece
+                text += text_of(shown(known[token])) + piece
+            else:
+                left.append(token)
+                rest.append(piece)
+                text += kind + piece
+        if not left:
+            return text
+        new = _Tokened(text)
+        new.pieces, new.tokens, new._of = tuple(rest), tuple(left), self._of
+        return new
 
 
 class Disclosure:
@@ -34,8 +116,10 @@ class Disclosure:
         self._wanted: set[str] = set()  # tokens not found yet
         self._known: dict[str, Json] = {}  # by token
         self._kinds: dict[str, str] = {}  # the kind beside each token
+        self._mixed: list[_Tokened] = []
         self._texts: dict[str, str] = {}  # what is known, as text, and what is said instead
-        self._inside: set[tuple[str, str, str]] = set()  # a token with the texts before and behind it
+        self._inside: re.Pattern[str] | None = None  # these in longer texts; None until it is needed
+        self._said: set[str] = set()  # tokens that were made here, or stand in effects
         self._tried: set[str] = set()
 
     @property
@@ -43,10 +127,26 @@ class Disclosure:
         """Whose effects they are."""
         return self._redactor.tenant
 
-    def noted(self, effect: Effect) -> Effect:
-        """The effect with its seals opened where their key is at hand; what is redacted in it is now looked for."""
-        reply = None if effect.reply is None else self._read(_result(effect.reply))
-        return replace(effect, args=self._read(effect.args), reply=reply)
+    def noted(self, effect: Effect, stamp: str | None) -> Effect:
+        """The effect with its seals opened where their key is at hand; what is redacted in it is now looked for.
+
+        `stamp` is what its events bear; tokens of another identity key can't be compared with anything.
+        """
+        if stamp is None:
+            return effect
+        of = self._tokens.of if key_id_of(stamp) == self._redactor.key_id else None
+        secret: set[Path] = set()
+
+        def read(value: Any, kind: str, field: str) -> Any:
+            return self._read(value, SealedIn(self.tenant, kind, effect.tool, field), (field,), of, secret)
+
+        return replace(
+            effect,
+            args=read(effect.args, "tool_intent", "args"),
+            reply=None if effect.reply is None else Reply(read(_result(effect.reply), "tool_result", "result")),
+            step=None if effect.step is None else read(effect.step, "tool_intent", "step"),
+            secret=frozenset(secret),
+        )
 
     def learn(self, rows: Iterable[Row | None]) -> None:
         """Try every value of these rows."""
@@ -54,15 +154,15 @@ class Disclosure:
             if not self._wanted:
                 return
             if row is not None:
-                for value in _scalars(row.doc):
+                for value in _values(row.doc):
                     self._try(value)
 
     def opened(self, effect: Effect) -> Effect:
-        """The effect with what is known by now in the place of its tokens; where one is left, the text is Hidden."""
-        if not self._known and not self._wanted:
+        """The effect with what is known by now in the place of its tokens."""
+        if not self._known or not effect.secret:
             return effect
-        reply = None if effect.reply is None else self._open(effect.reply)
-        return replace(effect, args=self._open(effect.args), reply=reply)
+        reply = Reply(self._open(effect.reply.value)) if isinstance(effect.reply, Reply) else effect.reply
+        return replace(effect, args=self._open(effect.args), reply=reply, step=self._open(effect.step))
 
     def over(self, value: Any, path: Path = ()) -> Any:
         """See Veil."""
@@ -70,7 +170,8 @@ class Disclosure:
         covered = self._covered(shown(value))
         if name is None:
             return self._redactor.value(covered, ours=True)
-        return self._redactor.value({name: covered}, ours=True)[name]
+        [new] = self._redactor.value({str(name): covered}, ours=True).values()
+        return new
 
     def beside(self, expected: Any, value: Any, path: Path = ()) -> Any:
         """See Veil."""
@@ -80,54 +181,71 @@ class Disclosure:
     def whole(self, value: Any, path: Path = ()) -> Any:
         """See Veil."""
         name = next((step for step in reversed(path) if isinstance(step, str)), "")
-        kind = "".join(filter(str.isalnum, name.lower())) if name.isascii() else ""
+        kind = "".join(filter(str.isalnum, name.lower()))[:40] if name.isascii() and name not in self._texts else ""
         return self._all_over(shown(value), kind if kind[:1].isalpha() else "field")
 
-    def _read(self, value: Any) -> Any:
+    def hide(self, values: Iterable[Any]) -> None:
+        """See Veil."""
+        for value in values:
+            self._note(value, "field")
+
+    def _read(
+        self, value: Any, where: SealedIn, place: Path, of: Callable[[bytes], str] | None, secret: set[Path]
+    ) -> Any:
         if isinstance(value, Mapping):
             sealed = sealed_in(value)
-            if sealed is None:
-                return {name: self._read(item) for name, item in value.items()}
-            try:
-                opened = self._redactor.keys.open(self._redactor.tenant, sealed)
-            except SealedAway:
-                return self._read(f"[sealed:{sealed.token}]")
-            for scalar in _scalars(opened):
-                self._note(scalar, "sealed")
-            return opened
+            if sealed is not None:
+                secret.add(place)
+                try:
+                    opened = self._redactor.keys.open(sealed, where)
+                except SealedAway:
+                    return self._tokened(f"[sealed:{sealed.token}]", of)
+                for one in _values(opened):
+                    self._note(one, "sealed")
+                return opened
+            names = {name: self._tokened(name, of) for name in value}
+            if any(isinstance(name, Hidden) for name in names.values()):
+                secret.add(place)
+            return {names[name]: self._read(item, where, (*place, name), of, secret) for name, item in value.items()}
         if isinstance(value, list):
-            return [self._read(item) for item in value]
-        if isinstance(value, str) and "[" in value:
-            self._want(value)
+            return [self._read(item, where, (*place, index), of, secret) for index, item in enumerate(value)]
+        if isinstance(value, str):
+            value = self._tokened(value, of)
+            if isinstance(value, Hidden):
+                secret.add(place)
         return value
 
-    def _want(self, text: str) -> None:
-        at = 0
-        found = list(tokens_in(text))
-        for number, (start, end, token) in enumerate(found):
-            behind = text[end : found[number + 1][0] if number + 1 < len(found) else len(text)]
+    def _tokened(self, text: str, of: Callable[[bytes], str] | None) -> str:
+        """The text, Hidden if there are tokens in it, which are looked for from now on."""
+        made = _Tokened.made(text, of) if "[" in text else None
+        if made is None:
+            return text
+        for start, end, token in tokens_in(text):
+            self._said.add(text[start:end])
             self._kinds[token] = text[start + 1 : end - 18]
-            if token not in self._known:
+            if of is not None and token not in self._known:
                 self._wanted.add(token)
-                self._inside.add((token, text[at:start], behind))
-            at = end
+        if of is not None and any(made.pieces) and len(self._mixed) < _MOST_MIXED:
+            self._mixed.append(made)
+        return made
 
     def _try(self, value: Json) -> None:
         text = text_of(shown(value))
-        if text in self._tried or len(text) > _LONGEST_TRIED:
+        if text in self._tried:
             return
-        self._tried.add(text)
+        if len(text) <= _LONGEST_REMEMBERED:
+            self._tried.add(text)
         for form in _forms(value, text):
             self._found(self._tokens.of(form.encode("utf-8", "surrogatepass")), value)
         if not isinstance(value, str):
             return
-        for secret in self._redactor.secrets_in(value):
-            self._found(self._tokens.of(secret.encode("utf-8", "surrogatepass")), secret)
-        for token, before, behind in [inside for inside in self._inside if inside[1] or inside[2]]:
-            if token in self._wanted:
-                for part in _between(value, before, behind):
-                    if self._tokens.of(part.encode("utf-8", "surrogatepass")) == token:
-                        self._found(token, part)
+        if len(value) <= _LONGEST_SEARCHED:
+            for secret in self._redactor.secrets_in(value):
+                self._found(self._tokens.of(secret.encode("utf-8", "surrogatepass")), secret)
+        for one in self._mixed:
+            if one.equals(value):
+                for token, secret in zip(one.tokens, one.aligned(value)[0] or (), strict=True):
+                    self._found(token, secret)
 
     def _found(self, token: str, value: Json) -> None:
         if token in self._wanted:
@@ -136,35 +254,21 @@ class Disclosure:
             self._note(value, self._kinds[token])
 
     def _note(self, value: Json, kind: str) -> None:
-        if value is not None and not isinstance(value, bool):
-            text = text_of(shown(value))
-            self._texts[text] = self._tokens.shown(kind, text.encode("utf-8", "surrogatepass"))
+        text = "" if value is None or isinstance(value, bool | Hidden) else text_of(shown(value))
+        if len(text) >= _LEAST_NOTED and text not in self._texts and len(self._texts) < _MOST_NOTED:
+            self._texts[text] = self._token(kind, text)
+            self._inside = None
 
     def _open(self, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {self._name(name): self._open(item) for name, item in value.items()}
         if isinstance(value, list):
             return [self._open(item) for item in value]
-        if not isinstance(value, str) or "[" not in value:
-            return value
-        return self._opened_text(value)
+        return value.opened(self._known) if isinstance(value, _Tokened) else value
 
     def _name(self, name: str) -> str:
-        opened = self._opened_text(name) if "[" in name else name
-        return opened if isinstance(opened, str) else name
-
-    def _opened_text(self, text: str) -> Any:
-        found = [one for one in tokens_in(text) if one[2] in self._known or one[2] in self._wanted]
-        if len(found) == 1 and found[0][:2] == (0, len(text)) and found[0][2] in self._known:
-            return self._known[found[0][2]]
-        pieces: list[str] = []
-        at = 0
-        for start, end, token in found:
-            known = self._known.get(token)
-            pieces += [text[at:start], text[start:end] if known is None else text_of(shown(known))]
-            at = end
-        opened = "".join([*pieces, text[at:]])
-        return Hidden(opened) if any(token in self._wanted for _, _, token in found) else opened
+        opened = self._open(name)
+        return opened if isinstance(opened, str) else text_of(shown(opened))
 
     def _covered(self, value: Any) -> Any:
         """A copy of the value with tokens over all that is known here."""
@@ -179,53 +283,68 @@ class Disclosure:
             return self._texts[text]
         if not isinstance(value, str):
             return value
-        for known, said in self._texts.items():
-            if len(known) >= _LEAST_INSIDE and known in text:
-                text = text.replace(known, said)
-        return text
+        if self._inside is None:
+            known = sorted((one for one in self._texts if len(one) >= _LEAST_INSIDE), key=len, reverse=True)
+            self._inside = re.compile("|".join(map(_bounded, known)) or "(?!)", re.IGNORECASE)
+        return self._inside.sub(lambda match: self._texts.get(match[0]) or self._token("field", match[0]), text)
 
     def _all_over(self, value: Any, kind: str) -> Any:
-        if isinstance(value, dict):
-            return {name: self._all_over(item, kind) for name, item in value.items()}
-        if isinstance(value, list):
-            return [self._all_over(item, kind) for item in value]
-        if value is None or isinstance(value, bool) or next(_kinds_in(value), None) is not None:
+        """One token over the whole value, but for what is one already, and nothing."""
+        if value is None or (isinstance(value, str) and str(value) in self._said):
             return value
         text = text_of(value)
-        return self._texts.get(text) or self._tokens.shown(kind, text.encode("utf-8", "surrogatepass"))
+        return self._texts.get(text) or self._token(kind, text)
+
+    def _token(self, kind: str, text: str) -> str:
+        token = self._tokens.shown(kind, text.encode("utf-8", "surrogatepass"))
+        self._said.add(token)
+        return token
 
 
-def original_args(args: Any, keys: KeyRing, tenant: str, place: str = "args") -> Any:
-    """Arguments as the agent passed them, for doing it again.
+def original_args(args: Any, keys: KeyRing, where: SealedIn, stamp: str | None) -> Any:
+    """Arguments as the agent passed them, for doing it again. `stamp` is what their event bears.
 
     Raises NotRecoverable where something was redacted, and SealedAway where a seal can't be opened.
     """
-    if isinstance(args, Mapping):
-        sealed = sealed_in(args)
+    return as_given(args if stamp is None else _original(args, keys, where, where.field))
+
+
+def _original(value: Any, keys: KeyRing, where: SealedIn, place: str) -> Any:
+    if isinstance(value, Mapping):
+        sealed = sealed_in(value)
         if sealed is not None:
-            return keys.open(tenant, sealed)
-        return {name: original_args(item, keys, tenant, f"{place}.{name}") for name, item in args.items()}
-    if isinstance(args, list):
-        return [original_args(item, keys, tenant, f"{place}[{index}]") for index, item in enumerate(args)]
-    if isinstance(args, str) and next(_kinds_in(args), None) is not None:
+            return keys.open(sealed, where)
+        for name in value:
+            _original(name, keys, where, f"a name in {place}")
+        return {name: _original(item, keys, where, f"{place}.{name}") for name, item in value.items()}
+    if isinstance(value, list):
+        return [_original(item, keys, where, f"{place}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, str) and next(_kinds_in(value), None) is not None:
         raise NotRecoverable(f"{place} was redacted, not sealed: what the agent sent there is not known any more")
-    return args
+    return value
 
 
 def _result(reply: Any) -> Any:
-    try:
-        return result_of(reply)
-    except Unreadable:
-        return reply
+    """A reply as JSON, its names as they were recorded."""
+    if isinstance(reply, str):
+        try:
+            return parse_json(reply)
+        except Unreadable:
+            return reply
+    return reply
 
 
-def _scalars(value: Any) -> Iterator[Json]:
+def _values(value: Any) -> Iterator[Json]:
+    """What may stand in a document under a token: texts and numbers, names, and lists and maps as a whole."""
     if isinstance(value, Mapping):
-        for item in value.values():
-            yield from _scalars(item)
+        yield dict(value)
+        for name, item in value.items():
+            yield name
+            yield from _values(item)
     elif isinstance(value, list):
+        yield value
         for item in value:
-            yield from _scalars(item)
+            yield from _values(item)
     elif value is not None and not isinstance(value, bool):
         yield value
 
@@ -235,21 +354,20 @@ def _forms(value: Json, text: str) -> Iterable[str]:
     return {text, f"{value:.2f}"} if isinstance(value, float) else {text}
 
 
-def _between(text: str, before: str, behind: str) -> Iterator[str]:
-    """The parts of a text that stand between two others."""
-    for start in _places(text, before, 0) if before else (0,):
-        begin = start + len(before)
-        for end in _places(text, behind, begin) if behind else (len(text),):
-            yield text[begin:end]
-
-
-def _places(text: str, part: str, begin: int) -> Iterator[int]:
-    at = text.find(part, begin)
-    for _ in range(_MOST_PLACES):
-        if at < 0:
-            return
+def _places(text: str, part: str, begin: int, last: int) -> Iterator[int]:
+    """Where a part begins."""
+    at = text.find(part, begin, last)
+    while at >= 0:
         yield at
-        at = text.find(part, at + 1)
+        at = text.find(part, at + 1, last)
+
+
+def _bounded(text: str) -> str:
+    """A pattern of a text inside others; a short one is found as a word only."""
+    pattern = re.escape(text)
+    if len(text) >= _LEAST_ANYWHERE:
+        return pattern
+    return ("\\b" if re.match(r"\w", text) else "") + pattern + ("\\b" if re.search(r"\w\Z", text) else "")
 
 
 def _kinds_in(value: Any) -> Iterator[str]:

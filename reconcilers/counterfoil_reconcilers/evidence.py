@@ -1,16 +1,16 @@
 """What a verdict rests on, as JSON that fits into an event: part by part what was expected and what was observed."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, Literal
 
 from counterfoil_reconcilers.compare import Difference, agree, differences
 from counterfoil_reconcilers.contract_model import Resource
 from counterfoil_reconcilers.explain import Explanation, Misfit
 from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey
-from counterfoil_reconcilers.values import MISSING, Path, at, overlap, path_text, shown
-from counterfoil_reconcilers.veil import Veil, veiled
-from counterfoil_reconcilers.world import Part, Surroundings, Touch
+from counterfoil_reconcilers.values import MISSING, Path, at, overlap, shown
+from counterfoil_reconcilers.veil import Veil, key_veiled, path_veiled, veiled
+from counterfoil_reconcilers.world import Part, Surroundings, Touch, World
 
 VerdictName = Literal["applied", "not_applied", "partial", "duplicated", "mismatched", "unknowable"]
 
@@ -28,6 +28,10 @@ class Evidence:
 
     def verdict(self, index: int) -> tuple[VerdictName, str | None]:
         """The verdict on one effect, with its reason if it is unknowable."""
+        name, reason = self._verdict(index)
+        return name, None if reason is None else self._around.veil.over(reason)
+
+    def _verdict(self, index: int) -> tuple[VerdictName, str | None]:
         parts = self._parts(index)
         way = self._best.ways[index]
         if self._effects[index].outcome in ("failed", "denied") and way == "never":
@@ -43,7 +47,7 @@ class Evidence:
                 return "applied", None
             case "never":
                 foreign = self._overwritten(index, compared)
-                return ("not_applied", None) if foreign is None else ("unknowable", _overwritten(foreign))
+                return ("not_applied", None) if foreign is None else ("unknowable", self._written_over(foreign))
             case "twice" | "again":
                 return "duplicated", None
         return self._of_parts(index, compared)
@@ -53,7 +57,7 @@ class Evidence:
         wrong = [part for part, state in states.items() if state == "wrong"]
         foreign = next((part for part in wrong if self._has_foreign_writers(part.row)), None)
         if foreign is not None:
-            return "unknowable", _overwritten(foreign)
+            return "unknowable", self._written_over(foreign)
         found = set(states.values())
         if wrong:
             return "mismatched", None
@@ -72,6 +76,14 @@ class Evidence:
         }
         hidden = [part for part in parts if part in changed and self._is_hidden(part)]
         return hidden[0] if hidden and len(hidden) == len(changed) else None
+
+    def _written_over(self, part: Part) -> str:
+        resource = self._around.target.resources[part.row.resource]
+        place = path_veiled(self._around.veil, resource, part.path, self._best.world.secret.get(part.row, ()))
+        return (
+            f"overwritten: {part.row.resource}.{place} holds what neither this effect nor the state before explains, "
+            "and others write there"
+        )
 
     def _is_hidden(self, part: Part) -> bool:
         """Whether others write there, and what stands there now is not simply what stood there before."""
@@ -93,7 +105,7 @@ class Evidence:
             "counts": counts,
             "parts": [self._shown(index, part, state) for part, state in ordered[:_MOST_PARTS]],
             "parts_left_out": max(0, len(parts) - _MOST_PARTS),
-            "left_open": self._best.world.problems.get(index, [])[:_MOST_PARTS],
+            "left_open": list(map(self._around.veil.over, self._best.world.problems.get(index, [])[:_MOST_PARTS])),
             "group": {"effects": len(self._effects), "searched": self._best.searched},
         }
 
@@ -116,10 +128,11 @@ class Evidence:
         if key.key[:1] == ("?",):
             return None
         row = self._around.observed.get(key)
+        named = key_veiled(self._around.veil, self._around.target.resources[key.resource], key)
         if row is NOT_READ:
-            return f"{key.resource} {', '.join(key.key)} was not read"
+            return f"{key.resource} {', '.join(named)} was not read"
         if isinstance(row, Row) and row.problem:
-            return f"{key.resource} {', '.join(key.key)} cannot be compared: {row.problem}"
+            return f"{key.resource} {', '.join(named)} cannot be compared: {row.problem}"
         return None
 
     def _state(self, index: int, part: Part) -> str:
@@ -180,11 +193,13 @@ class Evidence:
         row = self._around.observed.get(key)
         before, after = self._span(part, touches)
         resource = self._around.target.resources[key.resource]
-        expected, observed = veiled(self._around.veil, resource, after, self._observed(key, part.path), part.path)
+        veil, secret = self._around.veil, self._best.world.secret.get(key, ())
+        expected, observed = veiled(veil, resource, after, self._observed(key, part.path), part.path, secret)
+        shown_key = part.row if key.key[:1] == ("?",) else key
         entry: dict[str, Any] = {
             "resource": key.resource,
-            "key": list(part.row.key if key.key[:1] == ("?",) else key.key),
-            "field": path_text(part.path),
+            "key": key_veiled(veil, resource, shown_key),
+            "field": path_veiled(veil, resource, part.path, secret),
             "landed": state,
             "expected": short(expected),
             "observed": short(observed),
@@ -192,11 +207,11 @@ class Evidence:
         }
         reason = next((touch.open for touch in touches if touch.open), None)
         if reason:
-            entry["left_open"] = reason
+            entry["left_open"] = veil.over(reason)
         if state in ("wrong", "half"):
             found = list(differences(resource, after, self._observed(key, part.path), part.path))
-            entry.update(capped(found, resource, self._around.veil))
-            entry["before"] = short(veiled(self._around.veil, resource, after, before, part.path)[1])
+            entry.update(capped(found, resource, veil, secret))
+            entry["before"] = short(veiled(veil, resource, after, before, part.path, secret)[1])
         return entry
 
     def _observed(self, key: RowKey, path: Path) -> Any:
@@ -211,40 +226,37 @@ class Evidence:
         return writers is None or not isinstance(row, Row) or row.ours is not True
 
 
-def _overwritten(part: Part) -> str:
-    return (
-        f"overwritten: {part.row.resource}.{path_text(part.path)} holds what neither this effect nor the state before"
-        " explains, and others write there"
-    )
-
-
-def differences_shown(around: Surroundings, key: RowKey, misfits: Iterable[Misfit]) -> dict[str, Any]:
+def differences_shown(around: Surroundings, world: World, key: RowKey, misfits: Iterable[Misfit]) -> dict[str, Any]:
     """The evidence on a row that changed although nothing explains it."""
     row = around.observed.get(key)
+    resource = around.target.resources[key.resource]
+    found = [Difference(m.path, m.expected, m.observed) for m in misfits]
     return {
         "resource": key.resource,
-        "key": list(key.key),
+        "key": key_veiled(around.veil, resource, key),
         "version": row.version if isinstance(row, Row) else None,
-        **capped(
-            [Difference(m.path, m.expected, m.observed) for m in misfits],
-            around.target.resources[key.resource],
-            around.veil,
-        ),
+        **capped(found, resource, around.veil, world.secret.get(key, ())),
         "contract": {"version": around.contracts.version, "digest": around.contracts.digest},
     }
 
 
-def capped(found: Sequence[Difference], resource: Resource, veil: Veil) -> dict[str, Any]:
-    """The first differences and their number."""
+def capped(
+    found: Sequence[Difference], resource: Resource, veil: Veil, secret: Collection[Path] = ()
+) -> dict[str, Any]:
+    """The first differences and their number. `secret`: places of the row that tell of what was redacted."""
     return {
-        "differences": [_difference(one, resource, veil) for one in found[:_MOST_PARTS]],
+        "differences": [_difference(one, resource, veil, secret) for one in found[:_MOST_PARTS]],
         "difference_count": len(found),
     }
 
 
-def _difference(one: Difference, resource: Resource, veil: Veil) -> dict[str, Any]:
-    expected, observed = veiled(veil, resource, one.expected, one.observed, one.path)
-    return {"field": path_text(one.path), "expected": short(expected), "observed": short(observed)}
+def _difference(one: Difference, resource: Resource, veil: Veil, secret: Collection[Path]) -> dict[str, Any]:
+    expected, observed = veiled(veil, resource, one.expected, one.observed, one.path, secret)
+    return {
+        "field": path_veiled(veil, resource, one.path, secret),
+        "expected": short(expected),
+        "observed": short(observed),
+    }
 
 
 def short(value: Any) -> Any:

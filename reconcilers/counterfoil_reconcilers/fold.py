@@ -1,17 +1,19 @@
 """Effects folded over rows: what a target must hold if each of some effects landed in a given way."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from counterfoil_reconcilers.compare import agree
+from counterfoil_reconcilers.compare import agree, undecided
 from counterfoil_reconcilers.contracts import Change, Resource, Tool, Write
 from counterfoil_reconcilers.expressions import Unevaluable
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, key_shown, row_key, variables_of
-from counterfoil_reconcilers.scope import Reader, Scope
+from counterfoil_reconcilers.scope import WHOLE, Reader, Scope
 from counterfoil_reconcilers.values import MISSING, Hidden, Json, Path, Unreadable, at, holds_hidden, put
 from counterfoil_reconcilers.world import Cell, Part, Surroundings, TimesOf, Touch, World, likeness
 
 _MOST_ELEMENTS: Final = 2_000
+_UNTOLD: Final = "it was redacted, and can't be told from what the target holds"
 
 
 class Folder:
@@ -57,15 +59,17 @@ class _Pass:
         self._times = times
         self._before = dict(world.cells)
         self._replies: dict[RowKey, Json] = {}
+        self._secret_replies: set[RowKey] = set()
         self._created = 0
 
     def run(self, effect: Effect, tool: Tool, variables: Mapping[str, Json]) -> None:
         unknown = {} if "result" in variables else {"result": "the reply is not known"}
-        strict = Scope(variables, Reader(self._around, self._before, careful=True), unknown)
+        secret = _by_variable(effect.secret)
+        strict = Scope(variables, Reader(self._around, self._before, careful=True), unknown, secret)
         strict.let(tool.let)
         loose = strict
         if strict.unknown.keys() - unknown.keys():
-            loose = Scope(variables, Reader(self._around, self._before, careful=False), unknown)
+            loose = Scope(variables, Reader(self._around, self._before, careful=False), unknown, secret)
             loose.let(tool.let)
         keys: dict[str, Json] = {}
         for write in tool.writes:
@@ -87,17 +91,26 @@ class _Pass:
             for inner in (scope, finder):
                 if write.each is not None:
                     inner.variables.update(item=item, index=float(number))
+                    inner.secret["item"] = WHOLE if strict.is_secret(write.each) else ()
                 inner.let(write.let)
             try:
                 key = self._key(write, finder)
                 if key is not None:
-                    scope.see(self._before_cell(key))
+                    scope.see(self._before_cell(key), self._world.secret.get(key, ()))
                     scope.let(write.let)
                 if write.when is not None and scope.evaluate(write.when) is not True:
                     continue
             except (Unevaluable, Unreadable) as error:
                 self._lose(write, str(error))
                 continue
+            is_secret = any(scope.is_secret(value) for _, value in (*write.key, *write.find))
+            if is_secret:
+                for one in (strict, loose):
+                    one.secret["keys"] = WHOLE
+            if key is not None and (
+                is_secret or any(write.resource.rule((name,)).redact for name in write.resource.key)
+            ):
+                self._around.veil.hide(key.key)
             self._one_row(write, scope, key, keys)
 
     def _items(self, write: Write, scope: Scope) -> Iterator[tuple[int, Json]]:
@@ -154,13 +167,14 @@ class _Pass:
             self._world.cells[key] = Cell(None)
             self._touch(part, (), before.doc, None)
             return
-        doc, open_paths = self._document(write, scope)
-        self._world.cells[key] = Cell(doc, partial=True, open=open_paths)
+        doc, open_paths = self._document(write, scope, key)
+        self._world.cells[key] = Cell(doc, partial=True, open=open_paths | self._undecided(write.resource, key, doc))
         self._touch(part, (), None if before.partial else before.doc, doc)
 
     def _create_unkeyed(self, write: Write, scope: Scope, part: Part, copy: int) -> RowKey | None:
         """A created row without a known key: bound to the new observed row that holds most of its content."""
-        doc, open_paths = self._document(write, scope)
+        virtual = RowKey(part.row.resource, (*part.row.key, str(copy)))
+        doc, open_paths = self._document(write, scope, virtual)
         found: dict[str, Json] = {}
         for name, expression in write.find:
             try:
@@ -177,8 +191,10 @@ class _Pass:
         doc = {**fields, **found}
         cell = Cell(doc, partial=True, open=open_paths)
         bound = self._nearest(write.resource, cell, tuple(found))
-        key = bound or RowKey(part.row.resource, (*part.row.key, str(copy)))
-        self._world.cells[key] = cell
+        key = bound or virtual
+        self._world.cells[key] = replace(cell, open=open_paths | self._undecided(write.resource, key, doc))
+        if virtual in self._world.secret:
+            self._world.secret.setdefault(key, set()).update(self._world.secret[virtual])
         self._world.touches.append(Touch(self._index, part, key, (), None, doc))
         return bound
 
@@ -200,7 +216,17 @@ class _Pass:
             if not taken and not isinstance(self._around.baseline.get(key), Row) and row.problem is None:
                 yield key, row
 
-    def _document(self, write: Write, scope: Scope) -> tuple[Json, frozenset[Path]]:
+    def _undecided(self, resource: Resource, key: RowKey, doc: Json) -> frozenset[Path]:
+        """The fields of a created row of which nobody knows whether the observed ones are the same."""
+        observed = self._around.observed.get(key)
+        if not self._around.hides or not isinstance(doc, dict) or not isinstance(observed, Row):
+            return frozenset()
+        fields = ((name, value) for name, value in doc.items() if holds_hidden(value))
+        return frozenset(
+            (name,) for name, value in fields if undecided(resource, value, at(observed.doc, (name,)), (name,))
+        )
+
+    def _document(self, write: Write, scope: Scope, key: RowKey) -> tuple[Json, frozenset[Path]]:
         doc: Json = {}
         open_paths: set[Path] = set()
         for change in write.changes:
@@ -208,6 +234,7 @@ class _Pass:
             try:
                 path = _resolved(change, scope)
                 value = scope.evaluate(change.value) if change.value else MISSING
+                self._note_secret(change, scope, key, path)
                 if change.kind == "append" and not isinstance(value, list):
                     value = [value]
                 doc = put(doc, path, value)
@@ -225,6 +252,7 @@ class _Pass:
             return
         part = Part(key, path)
         times = self._times(part)
+        self._note_secret(change, scope, key, path)
         entries: list[Any] | None = None
         for number in range(times):
             try:
@@ -259,18 +287,30 @@ class _Pass:
         before = self._before_cell(part.row) if first else cell
         value = MISSING if change.kind == "remove" else self._value(change, scope, before, old)
         if self._around.hides and holds_hidden(value) and not self._can_tell(part, value):
-            raise Unreadable("it was redacted, and can't be told from what the target holds")
+            raise Unreadable(_UNTOLD)
         self._store(part.row, part.path, value)
         relative = change.value is not None and not change.value.names.isdisjoint(("old", "before"))
         self._touch(part, part.path, old, value, relative=relative)
 
     def _can_tell(self, part: Part, value: Any) -> bool:
-        """Whether a value with Hidden texts in it is surely another one than what was observed."""
-        observed = self._around.observed.get(part.row)
-        resource = self._around.target.resources[part.row.resource]
-        if not isinstance(observed, Row):
+        """Whether a value with Hidden texts in it is surely what was observed, or surely another one."""
+        row = self._around.observed.get(part.row)
+        if not isinstance(row, Row):
             return True
-        return not agree(resource, value, at(observed.doc, part.path), part.path)
+        resource, observed = self._around.target.resources[part.row.resource], at(row.doc, part.path)
+        return not agree(resource, value, observed, part.path) or not undecided(resource, value, observed, part.path)
+
+    def _note_secret(self, change: Change, scope: Scope, key: RowKey, path: Path) -> None:
+        """Remember that what a change sets was made of what was redacted, or where it sets it."""
+        steps = [step for step in change.path if not isinstance(step, str)]
+        if any(map(scope.is_secret, steps)):
+            self._around.veil.hide(path)
+            self._world.secret.setdefault(key, set()).add(path[:1])
+        if change.value is None:
+            return
+        inherits = "old" in change.value.names and self._world.is_secret(key, path)
+        if inherits or scope.is_secret(change.value):
+            self._world.secret.setdefault(key, set()).add(path)
 
     def _before_cell(self, key: RowKey) -> Cell:
         return self._before.get(key) or self._folder.cell(World(), key)
@@ -278,7 +318,7 @@ class _Pass:
     def _value(self, change: Change, scope: Scope, before: Cell, old: Any) -> Any:
         assert change.value is not None  # noqa: S101  # only `remove` has none
         inner = scope.inner()
-        inner.see(before)
+        inner.see(before, scope.secret.get("before", ()))
         if old is MISSING:
             inner.unknown["old"] = "there was no value before, or it is not known"
         else:
@@ -294,6 +334,8 @@ class _Pass:
             return
         if isinstance(reply, dict):
             self._replies[key] = reply
+            if scope.is_secret(write.reply):
+                self._secret_replies.add(key)
 
     def _from_reply(self, part: Part, reason: str) -> None:
         """What only the reply can tell is taken from it; without a reply it stays open."""
@@ -301,7 +343,12 @@ class _Pass:
         if value is MISSING:
             self._leave_open(part, reason)
             return
+        if part.row in self._secret_replies:
+            self._world.secret.setdefault(part.row, set()).add(part.path)
         old = at(self._world.cells[part.row].doc, part.path)
+        if self._around.hides and holds_hidden(value) and not self._can_tell(part, value):
+            self._leave_open(part, _UNTOLD)
+            return
         self._store(part.row, part.path, value)
         self._touch(part, part.path, old, value)
 
@@ -332,6 +379,14 @@ class _Pass:
             resource = self._around.target.resources[key.resource]
             if not cell.partial and not cell.open and not agree(resource, cell.doc, reply):
                 self._world.contradicted.add(self._index)
+
+
+def _by_variable(secret: Iterable[Path]) -> dict[str, list[Path]]:
+    """Places in variables, by the variable's name."""
+    places: dict[str, list[Path]] = {}
+    for path in secret:
+        places.setdefault(str(path[0]), []).append(path[1:])
+    return places
 
 
 def _texts(fields: Mapping[str, Json]) -> dict[str, Json]:

@@ -16,8 +16,8 @@ from counterfoil_reconcilers.evidence import Evidence, capped, differences_shown
 from counterfoil_reconcilers.explain import Explanation, Searcher
 from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.touched import Search, Touched, connected, resources_of
-from counterfoil_reconcilers.values import MISSING, holds_hidden
-from counterfoil_reconcilers.veil import NO_VEIL, Veil
+from counterfoil_reconcilers.values import MISSING
+from counterfoil_reconcilers.veil import NO_VEIL, Veil, key_veiled
 from counterfoil_reconcilers.world import Surroundings
 
 __all__ = [
@@ -84,7 +84,7 @@ def judge(
     `baseline` holds rows as they were last known to be right, before all these effects; rows that it lacks are
     judged from `observed` alone. Evidence is said through `veil`.
     """
-    hides = any(holds_hidden([effect.args, effect.reply]) for effect in effects)
+    hides = any(effect.hides for effect in effects)
     touched = [resources_of(contracts, effect, baseline, observed) for effect in effects]
     verdicts: dict[int, Verdict] = {}
     unattributed: list[Unattributed] = []
@@ -181,7 +181,9 @@ def _judge_group(around: Surroundings, effects: Sequence[Effect], blind: Mapping
     if best.searched == "cut short":
         blind = {**blind, "*": "the effects that share its rows are too many to tell apart"}
     stray = [
-        _with_blindness(Unattributed(key, "unattributed", None, differences_shown(around, key, misfits)), blind)
+        _with_blindness(
+            Unattributed(key, "unattributed", None, differences_shown(around, best.world, key, misfits)), blind
+        )
         for key, misfits in by_row.items()
         if key.key[:1] != ("?",) and searcher.is_swept(key)
     ]
@@ -214,7 +216,7 @@ def _change(
         return None
     evidence = {
         "resource": key.resource,
-        "key": list(key.key),
+        "key": key_veiled(veil, resource, key),
         "version": after.version if after else None,
         **capped(found, resource, veil),
         "contract": {"version": contracts.version, "digest": contracts.digest},

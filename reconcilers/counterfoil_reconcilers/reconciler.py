@@ -9,6 +9,7 @@ import os
 import platform
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -180,6 +181,15 @@ class Reconciler:
                     if isinstance(error, TargetUnavailable):
                         metrics.UNAVAILABLE.labels(target).inc()
                         break
+                except (StoreAway, *WENT_AWAY):
+                    raise
+                except Exception as error:  # noqa: BLE001  # what one tenant's effects do must not stop the others'
+                    outcome = "failed"
+                    logger.error(  # noqa: TRY400  # where it happened, and not the values that it happened with
+                        "%s of %s can't be checked, which is a defect: %s in\n%s",
+                        target, tenant, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)),
+                    )  # fmt: skip
+                    result.skipped[target] = f"{tenant} can't be checked: {type(error).__name__}, see the log"
                 else:
                     result.add(checked or Checked())
                     metrics.GIVEN_UP.labels(target).inc(checked.given_up if checked else 0)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
 
+from counterfoil.jsontext import as_given
 from counterfoil_reconcilers.contracts import Resource
-from counterfoil_reconcilers.values import Json, Unreadable, holds_hidden, key_text, parse_json, plain
+from counterfoil_reconcilers.values import Hidden, Json, Path, Unreadable, holds_hidden, key_text, parse_json, plain
 
 Outcome = Literal["ok", "accepted", "failed", "unknown", "partial", "denied"]
 
@@ -72,11 +73,20 @@ _ELSEWHERE = {"$blob", "$reduced"}  # stand for arguments that were too large fo
 
 
 @dataclass(frozen=True)
+class Reply:
+    """A reply that was read already, so that a text in it is a text."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class Effect:
     """One intended write as the store knows it.
 
     `order` sorts effects of one tenant in the order in which they were attempted; `attempts` counts its intents.
-    `reply` is what the tool gave back, text or JSON, and None if it was lost.
+    `reply` is what the tool gave back, text or JSON, and None if it was lost. Arguments and reply are as they were
+    recorded, with `$` before names that only recorders give. `secret`: places in `args`, `result` and `step` that were
+    redacted.
     """
 
     effect_id: bytes
@@ -88,14 +98,23 @@ class Effect:
     attempts: int = 1
     step: str | None = None
     tenant: str = ""
+    secret: frozenset[Path] = frozenset()
+
+    @property
+    def hides(self) -> bool:
+        """Whether it holds what was redacted and not found again."""
+        reply = self.reply.value if isinstance(self.reply, Reply) else self.reply
+        return holds_hidden([self.args, reply, self.step])
 
 
 def variables_of(effect: Effect) -> dict[str, Json]:
     """What expressions see of an effect; `Unreadable` if its arguments are not plain JSON, or not at hand."""
+    if not isinstance(effect.args, Mapping):
+        raise Unreadable("its arguments are no map of names and values")
     if effect.args.keys() & _ELSEWHERE:
         raise Unreadable("its arguments were too large for the event, and the text that holds them is not at hand")
     variables: dict[str, Json] = {
-        "args": plain(effect.args),
+        "args": plain(as_given(effect.args)),
         "effect": effect.effect_id.hex(),
         "tenant": effect.tenant,
         "keys": {},
@@ -107,14 +126,25 @@ def variables_of(effect: Effect) -> dict[str, Json]:
     return variables
 
 
+def with_reduced_hidden(value: Any, *, is_inside: bool = False) -> Any:
+    """A value as it was recorded, with Hidden texts where a recorder wrote down what was no JSON in a reduced form."""
+    if isinstance(value, Mapping):
+        if is_inside and "$reduced" in value:
+            return Hidden(value["$reduced"])
+        return {name: with_reduced_hidden(item, is_inside=True) for name, item in value.items()}
+    return [with_reduced_hidden(item, is_inside=True) for item in value] if isinstance(value, list) else value
+
+
 def result_of(reply: Any) -> Json:
     """The reply as JSON if it is JSON text that can be compared, else the text itself."""
+    if isinstance(reply, Reply):
+        return plain(as_given(reply.value))
     if isinstance(reply, str):
         try:
-            return parse_json(reply)
+            return plain(as_given(parse_json(reply)))
         except Unreadable:
             return plain(reply)
-    return plain(reply)
+    return plain(as_given(reply))
 
 
 def row_key(resource: Resource, values: Mapping[str, Json]) -> RowKey:

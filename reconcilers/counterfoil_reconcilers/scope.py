@@ -1,10 +1,10 @@
 """What an expression sees: the variables of one effect, and rows as they were before it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from counterfoil_reconcilers.expressions import Expression, NoSuchRow, Unevaluable
 from counterfoil_reconcilers.rows import NOT_READ, Row, RowKey, key_shown, row_key
-from counterfoil_reconcilers.values import Json, holds_hidden
+from counterfoil_reconcilers.values import Json, Path, holds_hidden, overlap
 from counterfoil_reconcilers.world import Cell, Surroundings
 
 
@@ -47,24 +47,39 @@ def _existing(doc: Json, key: RowKey) -> Json:
     return doc
 
 
-class Scope:
-    """The variables of one effect, with the reason for each that has no value."""
+WHOLE: Collection[Path] = ((),)
+_NOT_SAID = "it has no value, and why can't be said, for it reads what was redacted"
 
-    def __init__(self, variables: Mapping[str, Json], reader: Reader, unknown: Mapping[str, str]) -> None:
+
+class Scope:
+    """The variables of one effect, with the reason for each that has no value.
+
+    `secret`: by variable, the places in it that were redacted, or were made of what was.
+    """
+
+    def __init__(
+        self,
+        variables: Mapping[str, Json],
+        reader: Reader,
+        unknown: Mapping[str, str],
+        secret: Mapping[str, Collection[Path]],
+    ) -> None:
         self.variables = dict(variables)
         self.unknown = dict(unknown)
+        self.secret = dict(secret)
         self.reader = reader
         self.hides = reader.hides
         self._partly_known = False
 
     def inner(self) -> "Scope":
         """A scope inside this one."""
-        inner = Scope(self.variables, self.reader, self.unknown)
+        inner = Scope(self.variables, self.reader, self.unknown, self.secret)
         inner._partly_known = self._partly_known
         return inner
 
-    def see(self, before: Cell) -> None:
+    def see(self, before: Cell, secret: Collection[Path] = ()) -> None:
         """Bind `before`: the row's document, as far as it is known."""
+        self.secret["before"] = secret
         self.unknown.pop("before", None)
         self.variables.pop("before", None)
         self._partly_known = before.partial or bool(before.open)
@@ -79,6 +94,7 @@ class Scope:
             try:
                 self.variables[name] = self.evaluate(expression)
                 self.unknown.pop(name, None)
+                self.secret[name] = WHOLE if self.is_secret(expression) else ()
             except Unevaluable as error:
                 self.variables.pop(name, None)
                 self.unknown[name] = error.reason
@@ -92,7 +108,16 @@ class Scope:
             raise Unevaluable(expression.text, "it calculates with a redacted value that nothing at the target tells")
         if self._partly_known and expression.asks_absence and "before" in expression.names:
             raise Unevaluable(expression.text, "the row's state before is not wholly known")
-        return expression.evaluate(self.variables, self.reader)
+        try:
+            return expression.evaluate(self.variables, self.reader)
+        except Unevaluable:
+            if self.is_secret(expression):  # the reason may quote it
+                raise Unevaluable(expression.text, _NOT_SAID) from None
+            raise
+
+    def is_secret(self, expression: Expression) -> bool:
+        """Whether its value tells of something that was redacted."""
+        return any(overlap(read[1:], place) for read in expression.reads for place in self.secret.get(read[0], ()))
 
     def _is_hidden(self, path: tuple[str, ...]) -> bool:
         """Whether what stands at a path, or at as much of it as there is, holds a Hidden text."""

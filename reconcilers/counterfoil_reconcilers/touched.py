@@ -7,7 +7,7 @@ from counterfoil_reconcilers.contracts import Contracts, Target
 from counterfoil_reconcilers.fold import Folder
 from counterfoil_reconcilers.rows import NOT_READ, Effect, RowKey, Rows
 from counterfoil_reconcilers.scope import Reader
-from counterfoil_reconcilers.values import Json, holds_hidden
+from counterfoil_reconcilers.values import Json
 from counterfoil_reconcilers.world import Surroundings, TimesOf, World
 
 
@@ -37,8 +37,7 @@ def resources_of(contracts: Contracts, effect: Effect, baseline: Rows, observed:
     tool = contracts.tools.get(effect.tool)
     if tool is None:
         return Touched(frozenset(), frozenset(), (), frozenset(), {}, (), f"no contract for tool {effect.tool}")
-    hides = holds_hidden([effect.args, effect.reply])
-    survey = _Survey(contracts, contracts.targets[tool.target], baseline, observed, hides)
+    survey = _Survey(contracts, contracts.targets[tool.target], baseline, observed, effect.hides)
     world = World()
     survey.apply(world, 0, effect, tool, TimesOf(1))
     writes = frozenset(key for key in world.cells if key.key[:1] != ("?",))

@@ -26,15 +26,19 @@ class Unreadable(ValueError):
 
 
 class Hidden(str):
-    """A text that was redacted and that nothing observed tells: no text that was read is it, and that is all."""
+    """A text that was redacted, in whole or in part. What it shows is not what it was."""
 
     __slots__ = ()
 
+    def equals(self, _text: str) -> bool | None:
+        """Whether it was this text; None where nobody knows."""
+        return None
+
 
 def holds_hidden(value: Any) -> bool:
-    """Whether a Hidden text is anywhere in it."""
+    """Whether a Hidden text is anywhere in it, be it as a name."""
     if isinstance(value, dict):
-        return any(map(holds_hidden, value.values()))
+        return any(isinstance(name, Hidden) or holds_hidden(item) for name, item in value.items())
     if isinstance(value, list):
         return any(map(holds_hidden, value))
     return isinstance(value, Hidden)
@@ -65,7 +69,7 @@ def _plain(value: Any, depth: int, budget: list[int]) -> Json:
         return _text(value)
     if kind is dict:
         depth += 1
-        return {_text(str(name)): _plain(item, depth, budget) for name, item in value.items()}
+        return {_name(name): _plain(item, depth, budget) for name, item in value.items()}
     match value:
         case float() | Decimal():
             return _finite(value)
@@ -80,10 +84,14 @@ def _plain(value: Any, depth: int, budget: list[int]) -> Json:
         case uuid.UUID():
             return str(value)
         case Mapping():
-            return {_text(str(name)): _plain(item, depth + 1, budget) for name, item in value.items()}
+            return {_name(name): _plain(item, depth + 1, budget) for name, item in value.items()}
         case list() | tuple():
             return [_plain(item, depth + 1, budget) for item in value]
     raise Unreadable(f"it holds a {type(value).__name__}, which JSON cannot hold")
+
+
+def _name(name: Any) -> str:
+    return _text(name if isinstance(name, str) else str(name))
 
 
 def _text(value: str) -> str:

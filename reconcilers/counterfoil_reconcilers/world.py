@@ -11,7 +11,7 @@ from typing import Any, Literal
 from counterfoil_reconcilers.compare import agree
 from counterfoil_reconcilers.contracts import Contracts, Resource, Target
 from counterfoil_reconcilers.rows import RowKey, Rows
-from counterfoil_reconcilers.values import Json, Path, at
+from counterfoil_reconcilers.values import Json, Path, at, overlap
 from counterfoil_reconcilers.veil import NO_VEIL, Veil
 
 Times = Literal[0, 1, 2]
@@ -62,6 +62,11 @@ class World:
     problems: dict[int, list[str]] = field(default_factory=dict)
     searches: list[tuple[str, dict[str, Json]]] = field(default_factory=list)  # created rows without a known key
     contradicted: set[int] = field(default_factory=set)  # effects whose reply shows another row than this world
+    secret: dict[RowKey, set[Path]] = field(default_factory=dict)  # places that hold what was made of redacted values
+
+    def is_secret(self, row: RowKey, path: Path) -> bool:
+        """Whether what stands there tells of redacted values."""
+        return any(overlap(path, place) for place in self.secret.get(row, ()))
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,27 @@
 
 import hashlib
 import json
+import os
 import signal
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 from hypothesis import given
+from hypothesis import settings as on_properties
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from counterfoil import AuditUnavailable, Event, Recorder, RecorderSettings
-from counterfoil.blobs import BlobReader, Blobs, Claim, claim_in
+from counterfoil.blob_store import BlobStore
+from counterfoil.blobs import BlobReader, Blobs, Carrier, Claim, all_done, claim_in, folder_of
+from counterfoil.delivery import NotDurable
 from counterfoil.errors import BlobMissing, BlobsAway, SettingsError
 from counterfoil.redaction import Redacted
 from tests.fix_log import Logged, StartPython
@@ -47,7 +53,7 @@ def stored(recorder_settings: RecorderSettings, tmp_path: Path) -> RecorderSetti
 
 
 def texts_in(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*/*") if path.is_file()]
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
 
 
 def test_a_large_argument_is_kept_whole_beside_the_event(
@@ -108,6 +114,7 @@ def test_a_list_too_long_for_an_event_begins_in_it_and_is_kept_whole(
 TEXTS = st.dictionaries(st.sampled_from(["args", "tool", "expect"]), st.text() | st.integers() | st.none())
 
 
+@on_properties(deadline=None)  # texts are synced to the disk
 @given(TEXTS, st.data())
 def test_what_was_taken_out_can_be_put_back(
     tmp_path_factory: pytest.TempPathFactory, body: dict[str, Any], data: st.DataObject
@@ -118,7 +125,7 @@ def test_what_was_taken_out_can_be_put_back(
         if isinstance(body[name], str):
             body[name] *= data.draw(st.integers(0, 3000))
     lighter, carried = Blobs(settings).lightened("acme", "tool_intent", Redacted(body))
-    reader = BlobReader(folder)
+    reader = BlobReader.from_settings(settings)
     back = {
         name: value if (claim := claim_in(value)) is None else reader.open("acme", claim).decode()
         for name, value in lighter.items()
@@ -130,11 +137,13 @@ def test_what_was_taken_out_can_be_put_back(
 
 
 @pytest.mark.parametrize("sha256", ["../../etc/passwd", "a" * 63, "A" * 64, "", 7])
-def test_what_an_agent_makes_up_is_no_claim_check(sha256: Any) -> None:
-    made_up = {"$blob": {"sha256": sha256, "bytes": 1, "media_type": "text/plain"}}
+@pytest.mark.parametrize("size", [1, float("inf")])
+def test_what_an_agent_makes_up_is_no_claim_check(sha256: Any, size: float) -> None:
+    made_up = {"$blob": {"sha256": sha256, "bytes": size, "media_type": "text/plain"}}
     assert claim_in(made_up) is None
     assert claim_in(json.dumps(made_up, separators=(",", ":"))) is None
     assert claim_in('{"$blob":') is None
+    assert claim_in('{"$blob":' + "[" * 100_000) is None
     assert claim_in({"$blob": "x" * 64}) is None
 
 
@@ -236,7 +245,114 @@ def test_a_text_that_is_not_there_or_not_the_same_is_told_apart_from_a_store_tha
     with pytest.raises(BlobsAway, match="does not give out"):
         reader.open("acme", claim)
     with pytest.raises(BlobMissing, match="COUNTERFOIL_BLOB_STORE"):
-        BlobReader(tmp_path).open("acme", claim)
+        BlobReader([folder_of(tmp_path, None)]).open("acme", claim)
+    with pytest.raises(BlobMissing, match="no other place is known"):
+        BlobReader().open("acme", claim)
+
+
+def keep(settings: RecorderSettings, letter: str) -> Claim:
+    """Keep one large text, as a recorder does."""
+    body, _ = Blobs(settings).lightened("acme", "tool_intent", Redacted({"args": f'"{letter * 90_000}"'}))
+    claim = claim_in(body["args"])
+    assert claim is not None
+    return claim
+
+
+def test_processes_with_other_stores_on_this_machine_do_not_take_it(stored: RecorderSettings, tmp_path: Path) -> None:
+    (tmp_path / "another").mkdir()
+    another = stored.model_copy(update={"blob_store": (tmp_path / "another").as_uri()})
+    without = stored.model_copy(update={"blob_store": None})
+    kept = keep(without, "a")
+    mine, theirs = Blobs(stored), Blobs(another)
+    _, carried = mine.lightened("acme", "tool_intent", Redacted({"args": f'"{"b" * 90_000}"'}))
+    theirs.start()
+    theirs.close(1)
+    carried[0].result(10)
+    mine.close(1)
+    assert [len(texts_in(tmp_path / name)) for name in ("store", "another")] == [1, 0]
+    for settings in (without, stored):  # and who has a store now reads what was kept before
+        assert BlobReader.from_settings(settings).open("acme", kept).startswith(b'"aaa')
+
+
+def test_one_text_that_can_not_be_taken_does_not_keep_the_others(
+    stored: RecorderSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = folder_of(stored.blob_directory, stored.blob_store)
+    folder.path_of("acme", "lost+found").mkdir(parents=True)
+    damaged = folder.path_of("acme", "0" * 64)
+    damaged.write_bytes(b"damaged")
+    left = folder.path_of("acme", ".left")
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    blobs = Blobs(stored)
+    blobs.start()
+    carried: list[Any] = []
+    for letter in "abcdef":
+        carried += blobs.lightened("acme", "tool_intent", Redacted({"args": f'"{letter * 90_000}"'}))[1]
+    for one in carried:
+        one.result(10)
+    blobs.close(1)
+    assert len(texts_in(tmp_path / "store")) == 6
+    assert not left.exists()
+    assert "is gone, or damaged" in caplog.text
+
+
+def test_what_somebody_deleted_was_not_stored(stored: RecorderSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Carrier, "_run", lambda _self: None)  # nothing is taken yet
+    blobs = Blobs(stored)
+    _, carried = blobs.lightened("acme", "tool_intent", Redacted({"args": f'"{"a" * 90_000}"'}))
+    [path] = texts_in(stored.blob_directory)
+    path.unlink()
+    assert blobs._carrier is not None
+    blobs._carrier._take_all()
+    first: Future[None] = Future()
+    with pytest.raises(NotDurable, match="is gone"):
+        all_done(first, carried).result(0)
+
+
+def test_a_damaged_text_is_written_again(stored: RecorderSettings) -> None:
+    settings = stored.model_copy(update={"blob_store": None})
+    claim = keep(settings, "a")
+    [path] = texts_in(settings.blob_directory)
+    path.write_bytes(bytes(claim.size_bytes))
+    assert keep(settings, "a") == claim
+    assert len(BlobReader.from_settings(settings).open("acme", claim)) == claim.size_bytes
+
+
+def test_without_a_thread_it_stays_in_its_event(stored: RecorderSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(_self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    body = Redacted({"args": f'"{"a" * 90_000}"'})
+    assert Blobs(stored).lightened("acme", "tool_intent", body) == (body, [])
+
+
+def test_what_goes_to_a_store_on_this_machine_is_whole_synced_and_its_owners(
+    stored: RecorderSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    really = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    content = b"x" * 1000
+    BlobStore(stored).put("acme", hashlib.sha256(content).hexdigest(), content)
+    [path] = texts_in(tmp_path / "store")
+    assert path.read_bytes() == content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert str(path.parent) in synced
+
+
+def test_a_reader_with_a_limit_reads_no_more(stored: RecorderSettings) -> None:
+    claim = keep(stored.model_copy(update={"blob_store": None}), "a")
+    with pytest.raises(BlobMissing):
+        BlobReader.from_settings(stored, limit_bytes=50_000).open("acme", claim)
+    reader = BlobReader.from_settings(stored, limit_bytes=100_000)
+    assert reader.open("acme", claim) is reader.open("acme", claim)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import datetime as dt
 import enum
 import json
 import uuid
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterfoil.jsontext import error_text, to_json_text
+from counterfoil.jsontext import as_given, error_text, to_json_text
 
 SCALARS = (
     st.none()
@@ -60,7 +61,25 @@ def test_the_text_is_json_and_utf_8(value: Any) -> None:
 @settings(max_examples=200, deadline=None)
 @given(PLAIN)
 def test_plain_json_comes_back(value: Any) -> None:
-    assert json.loads(to_json_text(value)) == value
+    assert as_given(json.loads(to_json_text(value))) == value
+
+
+OUR_NAMES = st.sampled_from(["$blob", "$bytes", "$$bytes", "$$$sealed", "$sealed", "$reduced", "$withheld", "$", "a"])
+
+
+@given(st.recursive(st.none(), lambda inner: st.lists(inner) | st.dictionaries(OUR_NAMES, inner), max_leaves=8))
+def test_nobody_makes_up_what_only_a_recorder_says(value: Any) -> None:
+    written = json.loads(to_json_text(value))
+    assert as_given(written) == value
+    assert not {"$blob", "$bytes", "$sealed", "$reduced", "$withheld"} & set(names_in(written))
+    assert json.loads(to_json_text({"$bytes": b"\x00"})) == {"$$bytes": {"$bytes": "AA=="}}
+
+
+def names_in(value: Any) -> Iterator[str]:
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from names_in(item)
+    if isinstance(value, dict):
+        yield from value
 
 
 @settings(max_examples=100, deadline=None)

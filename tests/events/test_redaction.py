@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from counterfoil import Event, Recorder, RecorderSettings, SettingsError
+from counterfoil import Event, Halted, Recorder, RecorderSettings, SettingsError
 from counterfoil.control import read_standing_orders
 from counterfoil.errors import SealedAway
 from counterfoil.issuing import OrderDesk
@@ -18,8 +19,8 @@ from counterfoil.jsontext import to_json_text
 from counterfoil.redaction import Redaction, Redactor
 from counterfoil.redaction_policy import RedactionPolicy, WorkflowPolicy
 from counterfoil.scope import Scope
-from counterfoil.sealing import KeyRing, sealed_in, write_new_key
-from counterfoil.tokens import tokens_in
+from counterfoil.sealing import KeyRing, SealedIn, sealed_in, write_new_key
+from counterfoil.tokens import stamped, tokens_in
 from counterfoil_schemas import topics
 from tests.fix_log import Logged, RecordsOf, StartPython
 from tests.fix_stack import Outage
@@ -28,7 +29,8 @@ GHP = "gh" + "p_" + "a1B2" * 9
 PASSWORD = "correct-horse-7"
 CARD = "4111 1111 1111 1111"
 MAIL = "bob@example.com"
-PLANTED = (GHP, PASSWORD, CARD, MAIL, CARD.replace(" ", ""), base64.b64encode(f"key {GHP}".encode()).decode())
+RAW = f"key {GHP}".encode()
+PLANTED = (GHP, PASSWORD, CARD, MAIL, CARD.replace(" ", ""), base64.b64encode(RAW).decode())
 POLICY = {"name": "acme", "version": "3", "personal": ["email", "phone"]}
 
 
@@ -99,9 +101,9 @@ def test_of_all_that_is_recorded_nothing_holds_a_secret(
     for secret in PLANTED:
         assert not [value[:300] for value in written if secret.encode() in value], secret
     events = logged()
-    stamp = settings.redaction.stamp(1)
+    stamp = Redaction(settings).stamp
     assert stamp is not None
-    assert stamp.startswith("acme@3+")
+    assert re.fullmatch(r"acme@3\+[0-9a-f]{8}/[0-9a-f]{8}", stamp)
     assert {event.redaction for event in events} == {stamp}
     assert {event.kind for event in events} >= {"producer_opened", "producer_closed", "message", "tool_result"}
     by = redactor_of(settings)
@@ -168,10 +170,13 @@ def test_no_two_tenants_tokens_can_be_compared(recorder_settings: RecorderSettin
 
 def test_two_policies_under_one_name_can_be_told_apart() -> None:
     one = RedactionPolicy(**POLICY)
-    stamps = {one.stamp(1), one.stamp(2), RedactionPolicy(**(POLICY | {"personal": ["email"]})).stamp(1)}
-    assert len(stamps) == 3
-    assert one.stamp(1) == RedactionPolicy(**POLICY).stamp(1)
-    assert RedactionPolicy(enabled=False).stamp(1) is None
+    other = RedactionPolicy(**(POLICY | {"personal": ["email"]}))
+    labels = {one.label(1), one.label(2), other.label(1)}
+    assert len(labels) == 3
+    assert one.label(1) == RedactionPolicy(**POLICY).label(1)
+    assert RedactionPolicy(enabled=False).label(1) is None
+    assert stamped(one.label(1), b"k" * 16) != stamped(one.label(1), b"l" * 16)  # whose tokens can't be compared
+    assert stamped(None, b"k" * 16) is None
 
 
 @pytest.mark.parametrize("level", ["none", "digest", "redacted", "full"])
@@ -244,7 +249,7 @@ def test_fields_by_path(recorder_settings: RecorderSettings, keys: Path) -> None
     assert paid["example"] == GHP
     sealed = sealed_in(paid["card"])
     assert sealed is not None
-    assert KeyRing(keys).open("acme", sealed) == given["card"]
+    assert KeyRing(keys).open(sealed, SealedIn("acme", "tool_intent", "pay", "args")) == given["card"]
     assert args("other", **given)["card"] == {
         "number": by.tokens.shown("card", CARD.encode()), "cvc": by.tokens.shown("card_code", b"123")
     }  # fmt: skip
@@ -255,11 +260,102 @@ def test_fields_by_path(recorder_settings: RecorderSettings, keys: Path) -> None
         "order": "A-1",
         "lines": [{"sku": "S-1", "count": by.tokens.shown("field", b"2"), "gift": None}],
         "free": by.tokens.shown("field", b"true"),
-        "to": {"name": by.tokens.shown("field", b"Ann")},
+        "to": by.tokens.shown("field", b'{"name":"Ann"}'),  # names say something, too
     }
     result = by.body("tool_result", {"tool": "pay", "result": json.dumps({"customer": {"a": 1}, "ok": True})})["result"]
     assert json.loads(result) == {"customer": by.tokens.shown("customer", b'{"a":1}'), "ok": True}
     assert by.body("completion", {"text": "yes", "rationale": None})["text"] == by.tokens.shown("answer", b"yes")
+
+
+def test_the_last_and_the_deepest_word_on_a_field_counts(recorder_settings: RecorderSettings) -> None:
+    by = redactor_of(
+        with_policy(
+            recorder_settings,
+            fields=[
+                {"path": "$.args.customer", "do": "keep"},
+                {"path": "$.args.customer.ssn", "kind": "ssn"},
+                {"path": "$.sources[*].uri", "kind": "uri"},
+                {"path": "$.args.drop", "kind": "drop"},
+                {"path": "$.args.drop", "do": "keep"},
+            ],
+        )
+    )
+    given = {"customer": {"ssn": "123-45-6789", "mail": MAIL, MAIL: 1}, "mail": MAIL, "drop": MAIL}
+    assert json.loads(by.body("tool_intent", {"tool": "t", "args": to_json_text(given)})["args"]) == {
+        "customer": {"ssn": by.tokens.shown("ssn", b"123-45-6789"), "mail": MAIL, MAIL: 1},
+        "mail": by.text(MAIL),
+        "drop": MAIL,
+    }
+    sources = [{"id": "1", "uri": "https://intranet/ann"}, {"id": MAIL, "uri": None}]
+    assert by.body("retrieval", {"query": "q", "sources": sources, "omitted": None})["sources"] == [
+        {"id": "1", "uri": by.tokens.shown("uri", b"https://intranet/ann")},
+        {"id": by.text(MAIL), "uri": None},
+    ]
+
+
+def test_what_alone_stays(recorder_settings: RecorderSettings) -> None:
+    by = redactor_of(with_policy(recorder_settings, tools={"pay": {"only": ["$.args.order", "$.args.to.city"]}}))
+
+    given = {"order": [1, {"a": MAIL}], "scan": b"passport", "to": {"city": "Ulm", "Ann": 1}}
+    out = json.loads(by.body("tool_intent", {"tool": "pay", "args": to_json_text(given)})["args"])
+    assert out["order"] == [1, {"a": by.text(MAIL)}]
+    assert out["to"] == {"city": "Ulm", "Ann": by.tokens.shown("field", b"1")}
+    assert out["scan"] == by.tokens.shown("field", b'{"$bytes":"cGFzc3BvcnQ="}')
+    result = by.body("tool_result", {"tool": "pay", "result": to_json_text({"Ann": [True]})})["result"]
+    assert json.loads(result) == by.tokens.shown("field", b'{"Ann":[true]}')
+
+
+def test_what_a_field_of_text_or_json_holds_stays_one(recorder_settings: RecorderSettings, keys: Path) -> None:
+    """Whatever becomes of it, JSON is JSON, and text is text."""
+    for do in ("redact", "seal"):
+        fields = [{"path": path, "do": do, "kind": "all"} for path in ("$.text", "$.args", "$.result", "$.step")]
+        by = redactor_of(with_policy(recorder_settings, fields=fields).model_copy(update={"key_directory": keys}))
+        text = by.body("completion", {"text": "hello", "rationale": None})["text"]
+        intent = by.body("tool_intent", {"tool": "t", "args": '{"a":1}', "step": "s"})
+        result = by.body("tool_result", {"tool": "t", "result": '"a text"'})["result"]
+        if do == "redact":
+            assert text == by.tokens.shown("all", b"hello")
+            assert json.loads(intent["args"]) == by.tokens.shown("all", b'{"a":1}')
+            assert json.loads(result) == by.tokens.shown("all", b"a text")
+            assert intent["step"] == by.tokens.shown("all", b"s")
+        else:
+            for sealed in (text, intent["args"], result, intent["step"]):
+                assert sealed_in(json.loads(sealed)) is not None
+    card = redactor_of(recorder_settings).body("tool_result", {"tool": "t", "result": CARD.replace(" ", "")})["result"]
+    assert json.loads(card).startswith("[card:")
+
+
+def test_whoever_only_speaks_of_a_tenants_secret_needs_no_key(recorder_settings: RecorderSettings) -> None:
+    """Reconcilers and whoever halts may have none: then it is dropped instead of sealed."""
+    settings = with_policy(recorder_settings, fields=[{"path": "$.args.card", "do": "seal"}])
+    by = redactor_of(settings)
+    out = json.loads(by.body("tool_intent", {"tool": "t", "args": '{"card":"D-77"}'})["args"])
+    assert out == {"card": by.tokens.shown("sealed", b"D-77")}
+    OrderDesk(settings)
+
+
+def test_what_is_nested_too_deeply_is_redacted_as_text(recorder_settings: RecorderSettings) -> None:
+    deep: Any = {"password": PASSWORD, "note": GHP, "m": f"-----BEGIN RSA PRIVATE KEY-----{PASSWORD}"}
+    for _ in range(700):
+        deep = {"a": deep}
+    args = json.dumps(deep)
+    out = redactor_of(with_policy(recorder_settings)).body("tool_intent", {"tool": "t", "args": args})["args"]
+    assert isinstance(json.loads(out), str)
+    assert PASSWORD not in out
+    assert GHP not in out
+    for fields in ([{"path": "$..x"}], [{"path": "$.args.x"}]):
+        by = redactor_of(with_policy(recorder_settings, fields=fields))
+        out = by.body("tool_intent", {"tool": "t", "args": args, "step": MAIL})
+        assert json.loads(out["args"]) == by.tokens.shown("field", args.encode())
+        assert out["step"] == by.text(MAIL)
+
+
+def test_a_name_that_grows_is_cut(recorder_settings: RecorderSettings, logged: Logged) -> None:
+    many = ",".join(f"a{number}@b.co" for number in range(40))
+    with Recorder(with_policy(recorder_settings)) as recorder, recorder.task("t", on_behalf_of=many):
+        pass
+    names = {event.on_behalf_of for event in logged() if event.kind == "task_started"}
+    assert {len(name or "") for name in names} == {500}
 
 
 def test_odd_json_hides_nothing(recorder_settings: RecorderSettings) -> None:
@@ -267,14 +363,16 @@ def test_odd_json_hides_nothing(recorder_settings: RecorderSettings) -> None:
     odd = [
         '{"password":"' + PASSWORD + '","password":"other-' + PASSWORD + '"}',  # one of which a reader would lose
         '{"password":"' + PASSWORD + '","x":"\\ud800"}',
-        '{"a":"' + PASSWORD + ' is the password: ' + PASSWORD,  # no JSON at all
+        '{"a":"' + PASSWORD + ' is the password: ' + PASSWORD + ", and this is no JSON",
         json.dumps({"a": {"b": [{"c": f"\ud800 password={PASSWORD}"}]}}),
         json.dumps(json.dumps(json.dumps({"password": PASSWORD}))),
         json.dumps({f"password={PASSWORD}": 1}),
         json.dumps(f"password={PASSWORD}"),
+        '{"1":"a","1":"b","k":"-----BEGIN RSA PRIVATE KEY-----password: ' + PASSWORD + '","z":1}',
     ]  # fmt: skip
     for text in odd:
         out = by.body("tool_intent", {"tool": "t", "args": text})["args"]
+        assert text.endswith("no JSON") or json.loads(out) is not None
         assert f'"{PASSWORD}"' not in out, text
         assert f"={PASSWORD}" not in out, text
         assert f": {PASSWORD}" not in out, text
@@ -303,11 +401,21 @@ recorder.close()
     assert not [value for value in values if GHP.encode() in value]
 
 
-def test_orders_are_redacted(recorder_settings: RecorderSettings, kafka: dict[str, str], topic_prefix: str) -> None:
+def test_orders_are_redacted(
+    recorder_settings: RecorderSettings, kafka: dict[str, str], topic_prefix: str, logged: Logged
+) -> None:
     desk = OrderDesk(recorder_settings)
     desk.halt(Scope.parse("everything"), by="dana", reason=f"leaked {GHP}")
     [order] = read_standing_orders(kafka, topics("local", topic_prefix)["control"].name, 10).in_force()
     assert (order.reason or "").startswith("leaked [github_token:")
+    recorder = Recorder(recorder_settings)
+    with recorder.task("t") as task:
+        task.wait_for_orders()
+        with pytest.raises(Halted):
+            task.effect("refund", target="pay", args={}).begin()
+    recorder.close()
+    [denial] = [dict(event.body or {}) for event in logged() if event.kind == "denial"]
+    assert order.reason in denial["reason"]  # what was redacted once is quoted as it is
 
 
 @pytest.mark.parametrize(
@@ -361,25 +469,34 @@ def test_without_a_key_a_policy_that_seals_records_nothing(
 def test_a_seal_that_was_broken_or_moved_is_not_opened(keys: Path, recorder_settings: RecorderSettings) -> None:
     write_new_key(keys, "acme", "2026-02")
     write_new_key(keys, "globex", "2026-01")
-    (keys / "README").write_text("no key")
+    for name in ("README", "acme.2026-02.bak", "acme.2026-02~", "acme.", ".acme.1", "acme.a b"):
+        (keys / name).write_text("no key")
     ring = KeyRing(keys)
     assert ring.key_ids("acme") == ["acme.2026-01", "acme.2026-02"]
     tokens = redactor_of(recorder_settings).tokens
-    sealed = sealed_in(ring.seal("acme", {"n": CARD}, tokens))
+    here = SealedIn("acme", "tool_intent", "pay", "args")
+    sealed = sealed_in(ring.seal({"n": CARD}, tokens, here))
     assert sealed is not None
     assert sealed.key_id == "acme.2026-02"
-    assert KeyRing(keys).open("acme", sealed) == {"n": CARD}
+    assert KeyRing(keys).open(sealed, here) == {"n": CARD}
     broken = sealed._replace(content=sealed.content[:-1] + bytes([sealed.content[-1] ^ 1]))
     moved = sealed._replace(key_id="globex.2026-01")
     older = sealed._replace(key_id="acme.2026-01")
     empty = sealed._replace(content=b"")
-    for tenant, one in (("acme", broken), ("globex", sealed), ("globex", moved), ("acme", older), ("acme", empty)):
+    other_token = sealed._replace(token="0" * 16)
+    theirs = here._replace(tenant="globex")
+    for where, one in (
+        (here, broken), (theirs, sealed), (theirs, moved), (here, older), (here, empty), (here, other_token),
+        (here._replace(kind="tool_result"), sealed), (here._replace(tool="note"), sealed),
+        (here._replace(field="expect"), sealed),
+    ):  # fmt: skip
         with pytest.raises(SealedAway):
-            ring.open(tenant, one)
+            ring.open(one, where)
     (keys / "acme.2026-02").unlink()
     with pytest.raises(SealedAway, match=r"the key acme.2026-02 of tenant acme is not in"):
-        KeyRing(keys).open("acme", sealed)
-    assert len({os.stat(path).st_mode & 0o777 for path in keys.glob("*.*")}) == 1
+        KeyRing(keys).open(sealed, here)
+    with pytest.raises(SealedAway, match="can't be read"):
+        KeyRing(keys / "nowhere").open(sealed, here)
     assert os.stat(keys / "acme.2026-01").st_mode & 0o777 == 0o600
 
 
@@ -403,7 +520,7 @@ def test_events_are_told_apart_by_what_was_applied(logged: Logged, recorder: Rec
         pass
     recorder.flush()
     events: list[Event] = logged()
-    assert {event.redaction for event in events} == {recorder.settings.redaction.stamp(1)}
+    assert {event.redaction for event in events} == {Redaction(recorder.settings).stamp}
 
 
 def test_the_stores_column_says_what_was_applied(
@@ -416,4 +533,4 @@ def test_the_stores_column_says_what_was_applied(
     rows = operator.execute(
         "SELECT DISTINCT redaction FROM counterfoil.event UNION SELECT redaction FROM counterfoil.effect"
     )
-    assert [row["redaction"] for row in rows] == [recorder.settings.redaction.stamp(1)]
+    assert [row["redaction"] for row in rows] == [Redaction(recorder.settings).stamp]

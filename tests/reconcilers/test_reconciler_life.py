@@ -12,7 +12,7 @@ from typing import Any, LiteralString
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from counterfoil import RecorderSettings, RegistryError, SettingsError, failpoints
+from counterfoil import Recorder, RecorderSettings, RegistryError, SettingsError, failpoints
 from counterfoil.codec import decode
 from counterfoil.wire_format import framing_of
 from counterfoil_consumers.ingest import Ingest
@@ -22,7 +22,7 @@ from counterfoil_reconcilers.judge import judge
 from counterfoil_reconcilers.reconciler import ReconcilerSettings
 from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from tests.fix_log import RecordsOf
-from tests.fix_shop import CONTRACTS, Shop, body, finish
+from tests.fix_shop import CONTRACTS, NOBODY, Shop, body, finish
 
 PAY: LiteralString = "UPDATE shop.orders SET status = 'paid' WHERE id = 'A-1'"
 DEPOSIT: LiteralString = "UPDATE shop.orders SET paid = paid + 5 WHERE id = 'A-1'"
@@ -297,7 +297,9 @@ def test_an_expired_lease_is_worth_nothing_even_if_nobody_took_it(shop: Shop, mo
     assert shop.verdicts(effect) == ["applied"]
 
 
-def test_a_crash_before_the_commit_says_nothing_and_leaves_no_hole(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_before_the_commit_says_nothing_and_leaves_no_hole(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reconciler = shop.reconciler()
     reconciler.once()
     effects = [
@@ -307,8 +309,8 @@ def test_a_crash_before_the_commit_says_nothing_and_leaves_no_hole(shop: Shop, m
     shop.recorder.close()
     for at in (1, 2):
         monkeypatch.setitem(failpoints._points, "reconcile.before_commit", failpoints._Point("raise"))
-        with pytest.raises(failpoints.Broken):
-            shop.step(reconciler)
+        result = shop.step(reconciler)
+        assert "acme can't be checked: Broken" in result.skipped["shop"]
         assert shop.said() == [], at
     shop.settle(reconciler)
     assert [shop.verdicts(effect) for effect in effects] == [["applied"], ["not_applied"]]
@@ -377,3 +379,35 @@ def ingest_to_the_end(settings: ReconcilerSettings) -> None:
         framing=settings.framing,
     )
     ingest.run(threading.Event(), until=ingest.end_offsets())
+
+
+def test_what_one_tenant_does_to_a_pass_does_not_stop_the_others(
+    shop: Shop, recorder_settings: RecorderSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A defect met in the effects of one tenant is logged by where it was, and not by what it was about."""
+    shop.operator.execute("INSERT INTO counterfoil.tenant VALUES ('zeta')")
+    shop.target.execute("INSERT INTO shop.orders (id, merchant, status) VALUES ('Z-1', 'zeta', 'open')")
+    check, value = checking.Checker.check, "4111 1111 1111 1111"
+
+    def breaks(checker: checking.Checker, tenant: str) -> checking.Checked | None:
+        if tenant == "acme":
+            raise ValueError(value)
+        return check(checker, tenant)
+
+    monkeypatch.setattr(checking.Checker, "check", breaks)
+    reconciler = shop.reconciler(shop.contracts(NOBODY))
+    shop.act("set_status", "ok", PAY, order="A-1", status="paid")
+    theirs = Recorder(recorder_settings.model_copy(update={"tenant": "zeta"}))
+    with (
+        theirs.task("t") as task,
+        task.effect("set_status", target="shop", args={"order": "Z-1", "status": "x"}) as one,
+    ):
+        shop.sql("UPDATE shop.orders SET status = 'x' WHERE id = 'Z-1'")
+        one.ok()
+    theirs.close()
+    for _ in range(3):
+        result = shop.step(reconciler)
+    assert result.skipped == {"shop": "acme can't be checked: ValueError, see the log"}
+    assert "in breaks" in caplog.text
+    assert "4111" not in caplog.text
+    assert shop.verdicts(uuid.UUID(bytes=one.effect_id)) == ["applied"]

@@ -12,7 +12,7 @@ from counterfoil.codec import decode
 from counterfoil.errors import SealedAway
 from counterfoil.redaction import Redaction
 from counterfoil.redaction_policy import RedactionPolicy
-from counterfoil.sealing import write_new_key
+from counterfoil.sealing import SealedIn, write_new_key
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.disclosure import NotRecoverable, original_args
 from tests.fix_shop import EXCLUSIVE, NOBODY, Shop, body
@@ -102,6 +102,7 @@ resource = "mailboxes"
 key = { email = "args.email" }
 set.note = "args.text"
 """
+SEALED_IN = SealedIn("acme", "tool_intent", "sealed", "args")
 SECRETS = (MAIL, OTHER_MAIL, "old@example.com", PHONE, "7654321", CARD, "DE00-1", "DE11-9", "Ann Onym", "9876")
 
 
@@ -275,7 +276,7 @@ def test_an_effect_with_a_sealed_field_is_redriven(shop: Shop, settings: Recorde
     state = shop.state(_uuid(lost))
     assert (state["verdict"], state["given_up"]) == ("not_applied", 1)
 
-    args = original_args(state["args"], Redaction(settings).keys, "acme")
+    args = original_args(state["args"], Redaction(settings).keys, SEALED_IN, state["redaction"])
     assert args == {"id": "C-1", "account": "DE11-9", "profile": profile}
     with shop.recorder.task("work", task_ref="t-1") as task:
         again = task.effect("sealed", target="shop", args=args)
@@ -295,8 +296,9 @@ def test_what_was_dropped_can_not_be_redriven(shop: Shop, settings: RecorderSett
     shop.begin("sealed", id="C-1", account="DE11-9", profile=CARD, text=f"mail {MAIL}").ok()
     shop.recorder.flush()
     shop.ingest()
-    [row] = shop.operator.execute("SELECT args FROM counterfoil.effect").fetchall()
+    [row] = shop.operator.execute("SELECT args, redaction FROM counterfoil.effect").fetchall()
     with pytest.raises(NotRecoverable, match=r"args\.text was redacted, not sealed"):
-        original_args(row["args"], Redaction(settings).keys, "acme")
+        original_args(row["args"], Redaction(settings).keys, SEALED_IN, row["redaction"])
+    elsewhere = Redaction(settings.model_copy(update={"key_directory": tmp_path})).keys
     with pytest.raises(SealedAway, match=r"the key acme\.2026-01"):
-        original_args(row["args"], Redaction(settings.model_copy(update={"key_directory": tmp_path})).keys, "acme")
+        original_args(row["args"], elsewhere, SEALED_IN, row["redaction"])

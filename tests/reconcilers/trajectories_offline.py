@@ -7,13 +7,17 @@ import gzip
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from counterfoil.jsontext import to_json_text
+from counterfoil.redaction import Redaction
 from counterfoil_reconcilers.contracts import Contracts
+from counterfoil_reconcilers.disclosure import Disclosure
 from counterfoil_reconcilers.judge import Effect, Judgement, RowKey, Rows, Unattributed, Verdict, judge, sweep
 from counterfoil_reconcilers.rows import Row, row_of
+from counterfoil_reconcilers.veil import NO_VEIL, Veil
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "trajectories"
 CONTRACTS = Path(__file__).resolve().parents[2] / "examples" / "trajectories" / "contracts.toml"
@@ -68,8 +72,13 @@ def _effect(contracts: Contracts, call: dict[str, Any], result: dict[str, Any], 
     )
 
 
-def judge_all(contracts: Contracts, data: Path, events: Path, final: Path, target: str) -> Judged:
-    """Every tenant judged: the snapshot is the baseline, the final rows on top of it are what is observed."""
+def judge_all(
+    contracts: Contracts, data: Path, events: Path, final: Path, target: str, redaction: Redaction | None = None
+) -> Judged:
+    """Every tenant judged: the snapshot is the baseline, the final rows on top of it are what is observed.
+
+    With `redaction`, effects are judged as its recorders would have written them down.
+    """
     snapshot: dict[str, dict[RowKey, Row | None]] = {}
     for file in sorted((data / "target_snapshot").glob("*.json.gz")):
         table = file.name.removesuffix(".json.gz")
@@ -82,13 +91,32 @@ def judge_all(contracts: Contracts, data: Path, events: Path, final: Path, targe
     before = Rows({key: row for rows in snapshot.values() for key, row in rows.items()}, whole)
     finals = _final_rows(contracts, final, target)
     judged = Judged({}, {}, {})
-    for tenant, effects in effects_by_tenant(contracts, data, events).items():
+    for tenant, recorded in effects_by_tenant(contracts, data, events).items():
+        effects = recorded
         observed = Rows({**before.rows, **finals.get(tenant, {})}, whole)
-        result = judge(contracts, target, list(effects.values()), before, observed)
+        veil: Veil = NO_VEIL
+        if redaction is not None:
+            veil = disclosure = Disclosure(redaction.of_task("acme", tenant))
+            noted = {
+                place: disclosure.noted(_recorded(effect, redaction), redaction.stamp)
+                for place, effect in recorded.items()
+            }
+            disclosure.learn(observed.rows.values())
+            effects = {place: disclosure.opened(effect) for place, effect in noted.items()}
+        result = judge(contracts, target, list(effects.values()), before, observed, veil)
         judged.effects.update(effects)
         judged.verdicts.update(zip(effects, result.verdicts, strict=True))
-        judged.changes[tenant] = (*result.unattributed, *sweep(contracts, target, before, observed, result))
+        judged.changes[tenant] = (*result.unattributed, *sweep(contracts, target, before, observed, result, veil))
     return judged
+
+
+def _recorded(effect: Effect, redaction: Redaction) -> Effect:
+    """The effect as it stands in the store after a recorder with this policy."""
+    redactor = redaction.of_task("acme", "default")
+    intent = redactor.body("tool_intent", {"tool": effect.tool, "args": to_json_text(effect.args)})
+    reply = None if effect.reply is None else to_json_text(effect.reply)
+    result = redactor.body("tool_result", {"tool": effect.tool, "result": reply})["result"]
+    return replace(effect, args=json.loads(intent["args"]), reply=None if result is None else json.loads(result))
 
 
 def _final_rows(contracts: Contracts, final: Path, target: str) -> dict[str, dict[RowKey, Row | None]]:

@@ -8,7 +8,7 @@ import typer
 
 from counterfoil.errors import SettingsError, UsageError
 from counterfoil.ids import is_tenant
-from counterfoil.sealing import KeyRing, write_new_key
+from counterfoil.sealing import KeyRing, is_key_id, write_new_key
 from counterfoil_console.cli.output import AsJson, print_json
 from counterfoil_console.hostile import shown
 from counterfoil_console.settings import Settings, load
@@ -42,7 +42,10 @@ def new(
     owner = tenant or settings.tenant
     if owner is None or not is_tenant(owner):
         raise UsageError(f"{owner!r} is no tenant's name; pass --tenant or set COUNTERFOIL_TENANT")
-    path = write_new_key(_directory(settings), owner, _name(name or f"{dt.datetime.now(dt.UTC):%Y-%m-%d}"))
+    name = name or f"{dt.datetime.now(dt.UTC):%Y-%m-%d}"
+    if not is_key_id(f"{owner}.{name}"):
+        raise UsageError(f"{name[:80]!r} is no name of a key: at most 40 letters, digits, - and _ are")
+    path = write_new_key(_directory(settings), owner, name)
     typer.echo(f"{path} seals for {owner} from the next start of its recorders on; back it up")
 
 
@@ -68,9 +71,3 @@ def _directory(settings: Settings) -> Path:
     if settings.key_directory is None:
         raise SettingsError(_DIRECTORY)
     return settings.key_directory
-
-
-def _name(name: str) -> str:
-    if not name or "/" in name or name.startswith(".") or not name.isprintable() or len(name) > 100:
-        raise UsageError(f"{name[:80]!r} is no name of a key: letters, digits, dots and dashes are")
-    return name

@@ -31,6 +31,7 @@ from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from counterfoil_schemas import topics as declared_topics
 
 _PATIENCE_SECONDS = 60.0
+_LARGEST_TEXT_BYTES = 32 * 1024**2  # of arguments that are compared
 
 
 def add_to(app: typer.Typer) -> None:
@@ -140,7 +141,7 @@ def new_reconciler(settings: Settings, contracts: Contracts) -> Reconciler:
             environment=settings.environment,
             tenant=settings.tenant,
             framing=framing_of(settings),
-            blobs=BlobReader.from_settings(settings),
+            blobs=BlobReader.from_settings(settings, limit_bytes=_LARGEST_TEXT_BYTES),
             redaction=Redaction(settings),
             interval=dt.timedelta(seconds=settings.reconcile_interval_seconds),
             policy=Policy(

@@ -125,7 +125,7 @@ def _shown(settings: Settings, field: str) -> str:
         return ", ".join(f"{key}={_shown_item(key, item)}" for key, item in sorted(value.items()))
     if field == "redaction":
         own = value.model_dump_json(exclude_defaults=True)
-        return f"{value.stamp(rules_version()) or 'off'}" + ("" if own == "{}" else f" {own}")
+        return f"{value.label(rules_version()) or 'off'}" + ("" if own == "{}" else f" {own}")
     if field in ("tools", "workflows"):
         return ", ".join(f"{name}: {one.model_dump_json(exclude_none=True)}" for name, one in sorted(value.items()))
     if field == "blob_store_options":

@@ -99,6 +99,8 @@ def is_same(record: ProcessRecord) -> bool:
 def is_running(record: ProcessRecord, recognise: Recognise) -> bool:
     """Whether the recorded process still runs and is the server it was."""
     _reap(record.pid)
+    if record.pid in _children:  # whose command line may be empty for a moment, as while a JVM's first thread ends
+        return True
     try:
         # The start time is not compared: it shifts when the system's clock is set, and the mark says more.
         return recognise(psutil.Process(record.pid).cmdline())
