@@ -8,7 +8,7 @@ ingest. Both framings are decoded always, by their first bytes. A decode must co
 import io
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import fastavro
@@ -44,11 +44,18 @@ class _Schema:
         self.version = schema.version
         self.parsed = fastavro.parse_schema(schema.definition)
         self.fingerprint = fingerprint_of(schema.definition)
+        self._write: Encoder | None = None
 
-    @cached_property
+    @property
     def write(self) -> Encoder:
-        """The writer of this schema."""
-        return encoder_of(self.definition)
+        """The writer of this schema.
+
+        Made at its first use, by two threads at once if so it happens: the lock of `cached_property` (until Python
+        3.12) would stay taken in a child that is forked meanwhile.
+        """
+        if self._write is None:
+            self._write = encoder_of(self.definition)
+        return self._write
 
 
 class _Catalogue:
@@ -121,8 +128,8 @@ class EnvelopeEncoder:
 
         Raises ValueError or TypeError when the body does not fit its schema.
         """
-        prefix, schema = _kind(kind)
-        content = _mending(schema.write, body)
+        prefix, write, fingerprint = _kind(kind)
+        content = _mending(write, body)
         for fixed in (event_id, effect_id, causation_id, trace_id):
             if fixed is not None and len(fixed) != _ID_BYTES:
                 raise ValueError(f"an id has {len(fixed)} bytes, not {_ID_BYTES}")
@@ -132,7 +139,7 @@ class EnvelopeEncoder:
         a, b, c, d, e, f, g, h, i, j, k = self._places
         parts[a] = event_id
         parts[b] = prefix
-        parts[c] = schema.fingerprint
+        parts[c] = fingerprint
         parts[d] = long_bytes(len(content)) + content
         parts[e] = long_bytes(seq)
         parts[f] = long_bytes(occurred_at)
@@ -160,8 +167,10 @@ def _places() -> tuple[int, ...]:
 
 
 @cache
-def _kind(kind: str) -> tuple[bytes, _Schema]:
-    return long_bytes(len(kind.encode())) + kind.encode(), _catalogue().newest[kind]
+def _kind(kind: str) -> tuple[bytes, Encoder, bytes]:
+    """Its name as bytes, the writer of its bodies, and their schema's fingerprint."""
+    schema = _catalogue().newest[kind]
+    return long_bytes(len(kind.encode())) + kind.encode(), schema.write, schema.fingerprint
 
 
 def _mending(write: Encoder, record: Mapping[str, Any]) -> bytes:

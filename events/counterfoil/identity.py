@@ -8,6 +8,7 @@ no decimals, times, bytes or integers beyond 2^53, so these map by the table in 
 import base64
 import dataclasses
 import datetime as dt
+import encodings.utf_16_be  # noqa: F401  # rfc8785 needs it, and a thread must import nothing
 import enum
 import hashlib
 import hmac

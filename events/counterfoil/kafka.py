@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import confluent_kafka.admin  # noqa: F401  # `list_topics` needs it, and a thread must import nothing
 from confluent_kafka import Producer
 
 from counterfoil.errors import SettingsError

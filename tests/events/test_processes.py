@@ -8,10 +8,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from counterfoil import Event, Recorder, RecorderSettings
+from counterfoil import Event, Recorder, RecorderSettings, codec
+from counterfoil.encoding import Encoder
 from counterfoil.ids import task_id_of
 from tests.accounts import assert_accounted
 from tests.fix_log import Logged, StartPython
@@ -77,7 +80,10 @@ def in_child(act: Callable[[], None]) -> None:
     child = multiprocessing.get_context("fork").Process(target=act)
     child.start()
     child.join(30)
-    assert child.exitcode == 0
+    exitcode = child.exitcode
+    if exitcode is None:
+        child.kill()
+    assert exitcode == 0
 
 
 def assert_two_producers(events: list[Event]) -> None:
@@ -168,8 +174,6 @@ def record_one(recorder: Recorder, by: str) -> None:
 
 
 def test_a_fork_among_threads_that_record(recorder: Recorder, logged: Logged) -> None:
-    import threading
-
     stopping = threading.Event()
     with recorder.task("t") as task:
 
@@ -190,6 +194,70 @@ def test_a_fork_among_threads_that_record(recorder: Recorder, logged: Logged) ->
     recorder.close()
     by = [(event.body or {})["by"] for event in events_of(logged(), "review")]
     assert by.count("child") == 3
+
+
+def test_a_fork_while_another_thread_makes_the_first_event_of_a_kind(
+    recorder: Recorder, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is made once per process, at its first use, is not waited for in a child in which nobody makes it."""
+    making, made = threading.Event(), threading.Event()
+    parent, encoder_of = os.getpid(), codec.encoder_of
+
+    def slowly(definition: dict[str, Any]) -> Encoder:
+        if os.getpid() == parent and definition["name"] == "Review":
+            making.set()
+            assert made.wait(60)
+        return encoder_of(definition)
+
+    codec._catalogue.cache_clear()
+    codec._kind.cache_clear()
+    monkeypatch.setattr(codec, "encoder_of", slowly)
+    thread = threading.Thread(target=record_one, args=(recorder, "parent"))
+    thread.start()
+    try:
+        assert making.wait(10)
+        in_child(lambda: record_one(recorder, "child"))
+    finally:
+        made.set()
+        thread.join()
+    recorder.close()
+    assert {(event.body or {})["by"] for event in events_of(logged(), "review")} == {"parent", "child"}
+
+
+_IMPORTS_LATE = """
+import os, sys
+from counterfoil import Recorder
+recorder = Recorder.from_env(blob_store="file://" + sys.argv[1], **eval(sys.argv[2]))
+recorder.connect()
+known = set(sys.modules)
+with recorder.task("t", task_ref="T-9") as task:
+    task.prompt([{"role": "user", "content": "call me at +49 170 1234567, or me@example.com"}], model="m")
+    task.completion("AKIA" + "Q" * 16 + "-" * 200_000, usage={"input_tokens": 7})
+    with task.effect("refund", target="payments", args={"order": "A-17", "amount": 2, "é": 1.5}) as effect:
+        effect.ok()
+recorder.flush(2)
+recorder.close()
+print(*sorted(set(sys.modules) - known))
+"""
+
+
+_AWAY = {
+    "kafka": {"bootstrap.servers": "127.0.0.1:1"},
+    "ack_timeout_seconds": 0.5,
+    "close_timeout_seconds": 2,
+    "control_timeout_seconds": 0.5,
+    "when_stale": "go_on",
+}
+
+
+@pytest.mark.parametrize("settings", [{}, _AWAY])
+def test_nothing_is_imported_once_there_are_threads(
+    run_python: Callable[..., str], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """A module that is half imported, by a thread that is not there, is waited for without end."""
+    store = tmp_path / "store"
+    store.mkdir()
+    assert run_python(_IMPORTS_LATE, str(store), repr(settings)).split() == []
 
 
 _FORKS_AND_ENDS = """
