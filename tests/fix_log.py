@@ -30,24 +30,25 @@ def records_of(kafka: dict[str, str], topic_prefix: str) -> RecordsOf:
     def read(short: str) -> list[Record]:
         topic = topics("local", topic_prefix)[short]
         ends = end_offsets(admin, topic.name, topic.partitions)
-        wanted = sum(ends)
+        left = {partition for partition, end in enumerate(ends) if end}
         found: list[Record] = []
         with closing(Consumer({**kafka, "group.id": "reader", "enable.auto.commit": False})) as consumer:
-            consumer.assign([TopicPartition(topic.name, partition, 0) for partition, end in enumerate(ends) if end])
-            while len(found) < wanted:
+            consumer.assign([TopicPartition(topic.name, partition, 0) for partition in left])
+            while left:
                 for message in consumer.consume(1000, 0.1):
                     assert message.error() is None
-                    found.append(
-                        Record(
-                            topic.name,
-                            int(message.partition() or 0),
-                            int(message.offset() or 0),
-                            message.timestamp()[1],
-                            message.key(),
-                            message.value(),
-                            tuple(message.headers() or ()),  # type: ignore[arg-type]  # pairs, once consumed
-                        )
+                    record = Record(
+                        topic.name,
+                        int(message.partition() or 0),
+                        int(message.offset() or 0),
+                        message.timestamp()[1],
+                        message.key(),
+                        message.value(),
+                        tuple(message.headers() or ()),  # type: ignore[arg-type]  # pairs, once consumed
                     )
+                    found.append(record)
+                    if record.offset + 1 >= ends[record.partition]:
+                        left.discard(record.partition)
         return sorted(found, key=lambda record: (record.partition, record.offset))
 
     return read

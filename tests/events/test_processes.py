@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from counterfoil import Event, Recorder, RecorderSettings, codec
-from counterfoil.encoding import Encoder
+from counterfoil.encoding import Encoder, encoder_of
 from counterfoil.ids import task_id_of
 from tests.accounts import assert_accounted
 from tests.fix_log import Logged, StartPython
@@ -201,7 +201,7 @@ def test_a_fork_while_another_thread_makes_the_first_event_of_a_kind(
 ) -> None:
     """What is made once per process, at its first use, is not waited for in a child in which nobody makes it."""
     making, made = threading.Event(), threading.Event()
-    parent, encoder_of = os.getpid(), codec.encoder_of
+    parent = os.getpid()
 
     def slowly(definition: dict[str, Any]) -> Encoder:
         if os.getpid() == parent and definition["name"] == "Review":

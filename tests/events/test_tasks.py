@@ -153,7 +153,7 @@ def test_a_message_travels_once_per_task(recorder: Recorder, logged: Logged) -> 
         messages.append({"role": "assistant", "content": "hi"})
         task.prompt(messages, model="m")
         task.completion("hello", usage={"input_tokens": 7, "output_tokens": 1}, cost="0.01")
-    recorder.flush()
+    assert recorder.flush() == 0
     events = [event for event in logged() if event.task_id == task.task_id]
     sent = [event.body or {} for event in events if event.kind == "message"]
     assert [(one["role"], json.loads(one["content"])) for one in sent] == [
