@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check suite bench soak lock clean
+.PHONY: demo test check suite coverage bench soak lock clean
 
 demo: $(INSTALLED) ## an agent meets real trouble, and Counterfoil says what landed
 	$(BIN)/python -m examples.shop
@@ -20,8 +20,11 @@ check: $(INSTALLED)
 
 suite: $(INSTALLED)
 	./ops/install-test-packages.sh
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not alone" --cov --cov-report=
-	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -m alone
+
+coverage: $(INSTALLED) ## which lines the suite runs; it takes half as long again
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not alone" --cov --cov-report=term:skip-covered
 
 bench: $(INSTALLED) ## what recording costs, beside the peers
 	$(BIN)/python -m bench.emit

@@ -61,8 +61,10 @@ class _Pass:
         self._replies: dict[RowKey, Json] = {}
         self._secret_replies: set[RowKey] = set()
         self._created = 0
+        self._is_redacted = bool(world.secret)  # whether anything here may tell of what was redacted
 
     def run(self, effect: Effect, tool: Tool, variables: Mapping[str, Json]) -> None:
+        self._is_redacted |= bool(effect.secret)
         unknown = {} if "result" in variables else {"result": "the reply is not known"}
         secret = _by_variable(effect.secret)
         strict = Scope(variables, Reader(self._around, self._before, careful=True), unknown, secret)
@@ -103,7 +105,7 @@ class _Pass:
             except (Unevaluable, Unreadable) as error:
                 self._lose(write, str(error))
                 continue
-            is_secret = any(scope.is_secret(value) for _, value in (*write.key, *write.find))
+            is_secret = self._is_redacted and any(scope.is_secret(value) for _, value in (*write.key, *write.find))
             if is_secret:
                 for one in (strict, loose):
                     one.secret["keys"] = WHOLE
@@ -302,6 +304,8 @@ class _Pass:
 
     def _note_secret(self, change: Change, scope: Scope, key: RowKey, path: Path) -> None:
         """Remember that what a change sets was made of what was redacted, or where it sets it."""
+        if not self._is_redacted:
+            return
         steps = [step for step in change.path if not isinstance(step, str)]
         if any(map(scope.is_secret, steps)):
             self._around.veil.hide(path)

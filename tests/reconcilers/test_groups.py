@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from counterfoil_reconcilers import explain
 from counterfoil_reconcilers.contracts import load
 from counterfoil_reconcilers.judge import Effect, Judgement, Row, RowKey, Rows, judge
 from counterfoil_reconcilers.rows import row_of
@@ -48,7 +51,8 @@ def test_one_absent_among_those_that_share_a_row() -> None:
     assert verdicts == ["applied"] * 5 + ["not_applied"]
 
 
-def test_too_many_to_tell_apart_are_unknowable() -> None:
+def test_too_many_to_tell_apart_are_unknowable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain, "_MOST_STEPS", 20_000)
     result = judged(["A"] * 8, {0, 3})
     assert {verdict.verdict for verdict in result.verdicts} == {"unknowable"}
     assert all("too many to tell" in (verdict.reason or "") for verdict in result.verdicts)
