@@ -5,21 +5,17 @@ and how long the intent of a write waits for the brokers; the peers' clients on 
 """
 
 import argparse
-import os
 import statistics
-import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.rows import Failed, Row, rows_of, show, write_json
+from bench.rows import Failed, Measure, Row, interleaved, show, write_json
+from bench.servers import servers
 from counterfoil import Recorder, RecorderSettings
 from counterfoil.redaction_policy import RedactionPolicy
-from counterfoil_console.stack import LocalStack, default_directories
-from counterfoil_consumers.topics import admin_client, create_missing
 from counterfoil_schemas import topics
 
 UNITS = {
@@ -36,7 +32,6 @@ _WITH_A_SECRET = _TEXT[:-40] + " the password is hunter2-or-so"
 _ACKS_PER_SECOND = 500  # an intent and a result each: 1,000 events
 Emit = Callable[[int], None]
 Flush = Callable[[], int]
-Measure = Callable[[], dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(plan: Plan) -> list[Row | Failed]:
     """All contenders, interleaved."""
-    with _stack() as (kafka, prefix, folder):
-        contenders = _contenders(plan, kafka, prefix, folder)
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-        failed: dict[str, str] = {}
-        for _ in range(plan.rounds):
-            for name, measure in contenders.items():
-                if name in failed:
-                    continue
-                try:
-                    found[name].append(measure())
-                except Exception as error:  # noqa: BLE001  # a contender that could not run is a row
-                    failed[name] = f"{type(error).__name__}: {error}"
-    rows: list[Row | Failed] = []
-    for name, rounds in found.items():
-        rows += [Failed(name, failed[name])] if name in failed else rows_of(name, rounds, UNITS)
-    return rows
+    with servers() as given:
+        return interleaved(_contenders(plan, given.kafka, given.prefix, given.folder), plan.rounds, UNITS)
 
 
 def ratios(rows: Sequence[Row | Failed]) -> Iterator[str]:
@@ -185,20 +166,6 @@ def measured(emit: Emit, flush: Flush, calls: int) -> dict[str, float]:
         "events_per_second": calls / seconds,
         "kept_share": min(1.0, kept / calls),
     }
-
-
-@contextmanager
-def _stack() -> Iterator[tuple[dict[str, str], str, Path]]:
-    """A broker of its own, and topics."""
-    cache = default_directories(os.environ).cache
-    with (
-        tempfile.TemporaryDirectory(prefix="counterfoil-bench-") as folder,
-        LocalStack(Path(folder) / "data", cache, os.environ.get("PATH")).running() as state,
-    ):
-        kafka = {"bootstrap.servers": state.bootstrap_servers}
-        prefix = f"b{uuid.uuid4().hex[:8]}."
-        create_missing(admin_client(kafka), list(topics("local", prefix).values()))
-        yield kafka, prefix, Path(folder)
 
 
 if __name__ == "__main__":

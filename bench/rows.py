@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,6 +44,27 @@ def row_of(contender: str, metric: str, unit: str, values: Sequence[float]) -> R
 def rows_of(contender: str, rounds: Sequence[Mapping[str, float]], units: Mapping[str, str]) -> list[Row]:
     """A row for every metric that the rounds measured."""
     return [row_of(contender, metric, units[metric], [values[metric] for values in rounds]) for metric in rounds[0]]
+
+
+Measure = Callable[[], dict[str, float]]
+
+
+def interleaved(contenders: Mapping[str, Measure], rounds: int, units: Mapping[str, str]) -> list[Row | Failed]:
+    """Every contender once a round, so that what the machine does meanwhile meets all of them."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    failed: dict[str, str] = {}
+    for _ in range(rounds):
+        for name, measure in contenders.items():
+            if name in failed:
+                continue
+            try:
+                found[name].append(measure())
+            except Exception as error:  # noqa: BLE001  # a contender that could not run is a row
+                failed[name] = f"{type(error).__name__}: {error}"
+    rows: list[Row | Failed] = []
+    for name, measured in found.items():
+        rows += [Failed(name, failed[name])] if name in failed else rows_of(name, measured, units)
+    return rows
 
 
 def write_json(rows: Iterable[Row | Failed], path: Path) -> None:

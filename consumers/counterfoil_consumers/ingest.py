@@ -111,7 +111,7 @@ class Ingest:
         )
         try:
             while not stopping.is_set() and not (until is not None and self._is_stored(until)):
-                self._step(consumer, consumer.consume(_BATCH, _POLL_SECONDS), stopping)
+                self._step(consumer, _poll(consumer), stopping)
                 beat()
         finally:
             consumer.close()
@@ -300,6 +300,12 @@ class Ingest:
         metrics.LAG.clear()
         for partition, claim in self._assignment.claims.items():
             metrics.LAG.labels(str(partition)).set(max(0, ends[partition] - claim.next_offset))
+
+
+def _poll(consumer: Consumer) -> list[Message]:
+    """What is here, as soon as something is: asked for a batch, the client waits for a full one while there is time."""
+    first = consumer.consume(1, _POLL_SECONDS)
+    return first + consumer.consume(_BATCH - 1, 0) if first else first
 
 
 def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:

@@ -9,6 +9,7 @@ from psycopg.types.json import Json
 from counterfoil.failpoints import pass_by
 from counterfoil.ids import new_id
 from counterfoil_consumers import outbox
+from counterfoil_consumers.binary_copy import HEADER, TRAILER
 from counterfoil_consumers.errors import BadRecord, Fenced
 from counterfoil_consumers.records import Record, Row
 from counterfoil_consumers.store import Connection, queries
@@ -115,8 +116,9 @@ def _stage_and_fold(connection: Connection, rows: Sequence[Row], *, first: bool)
         connection.execute("TRUNCATE pg_temp.incoming, pg_temp.landed")
     with connection.cursor() as cursor:
         with cursor.copy(named["copy_incoming"]) as copy:
-            for row in rows:
-                copy.write_row(row.fields)
+            copy.write(HEADER)
+            copy.write(b"".join([row.copied for row in rows]))
+            copy.write(TRAILER)
         landed = cursor.execute(named["land_events"]).rowcount
         refused: list[Refused] = []
         if landed < len(rows):
@@ -149,7 +151,7 @@ def _set_aside(connection: Connection, source: Source, refused: Refused) -> None
             "source_id": source.source_id,
             "partition": record.partition,
             "offset": record.offset,
-            "record_timestamp": None if row is None else row.fields[31],
+            "record_timestamp": None if row is None else record.appended_at,
             "key": record.key,
             "value": record.value,
             "headers": Json([[name, None if item is None else item.hex()] for name, item in record.headers]),

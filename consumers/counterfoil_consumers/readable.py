@@ -14,12 +14,13 @@ from counterfoil_schemas import json_fields
 
 _MAX_DEPTH = 200
 _REFUSED = re.compile("[\x00\ud800-\udfff]")
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def readable_body(kind: str, body: Mapping[str, Any]) -> str:
     """JSON text of a decoded body: ids and bytes as hex, fields that hold JSON text as that JSON."""
     fields = json_fields(kind)
-    return json.dumps({name: _mend(item, name in fields, fields) for name, item in body.items()}, ensure_ascii=False)
+    return _json({name: _mend(item, name in fields, fields) for name, item in body.items()})
 
 
 def mended_text(text: str | None) -> str | None:
@@ -28,8 +29,12 @@ def mended_text(text: str | None) -> str | None:
 
 
 def _mend(value: Any, is_json: bool, fields: frozenset[str]) -> Any:
+    if value is None:
+        return None
     if isinstance(value, str):
         return _parsed(value) if is_json else mended_text(value)
+    if isinstance(value, int):
+        return value
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, float):

@@ -1,24 +1,35 @@
 """One Kafka record to one row of the store, or the reason why not. No I/O but what the framing does, no clock."""
 
-import datetime as dt
 import hashlib
-import uuid
 from dataclasses import dataclass
-from typing import Any
 
 from counterfoil.codec import decode
 from counterfoil.errors import DecodeError
 from counterfoil.event import Event
 from counterfoil.framing import SINGLE_OBJECT, Framing
 from counterfoil.ids import OPERATORS, is_tenant, partition_key
+from counterfoil_consumers.binary_copy import (
+    FALSE,
+    NULL,
+    TRUE,
+    bigint,
+    bytea,
+    count_of,
+    integer,
+    smallint,
+    text,
+    timestamptz,
+    uuid,
+)
 from counterfoil_consumers.errors import BadRecord
-from counterfoil_consumers.readable import mended_text, readable_body
+from counterfoil_consumers.readable import readable_body
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_COLUMNS = count_of(35)  # of `copy_incoming`
 # What a Python datetime holds, with a margin; Postgres holds more.
 _MIN_MICROS = -62_000_000_000_000_000
 _MAX_MICROS = 253_000_000_000_000_000
 _MAX_SEQ = 2**62
+_MAX_ATTEMPT = 2**31
 _MODES = ("live", "shadow", "replay")
 
 
@@ -37,11 +48,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A record ready to be stored; `fields` are in the order of `copy_incoming`."""
+    """A record ready to be stored; `copied` is its row of `copy_incoming`, in binary."""
 
     record: Record
     event: Event
-    fields: tuple[Any, ...]
+    copied: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +76,7 @@ def row_of(record: Record, source_id: int, window: Window, framing: Framing = SI
     except DecodeError as error:
         raise BadRecord(str(error), error.reason_class) from error
     _check(event, record)
-    return Row(record, event, _fields(event, record, source_id, is_astray(event, window)))
+    return Row(record, event, _copied(event, record, source_id, is_astray(event, window)))
 
 
 def _check(event: Event, record: Record) -> None:
@@ -77,6 +88,8 @@ def _check(event: Event, record: Record) -> None:
         raise BadRecord(f"occurred_at is {event.occurred_at} microseconds, beyond any calendar", tenant=event.tenant)
     if not 0 <= event.seq < _MAX_SEQ:
         raise BadRecord(f"seq is {event.seq}", tenant=event.tenant)
+    if event.attempt is not None and not 0 <= event.attempt < _MAX_ATTEMPT:
+        raise BadRecord(f"attempt is {event.attempt}", tenant=event.tenant)
     if event.mode not in _MODES:
         raise BadRecord(f"the mode {event.mode[:60]!r} is none of {', '.join(_MODES)}", tenant=event.tenant)
 
@@ -87,46 +100,45 @@ def is_astray(event: Event, window: Window) -> bool:
     return event.retention_class != "standard" or not window.start <= milliseconds < window.end
 
 
-def _fields(event: Event, record: Record, source_id: int, astray: bool) -> tuple[Any, ...]:
+def _copied(event: Event, record: Record, source_id: int, astray: bool) -> bytes:
     value = record.value or b""
-    return (
-        event.tenant,
-        uuid.UUID(bytes=event.event_id),
-        mended_text(event.retention_class),
-        mended_text(event.kind),
-        mended_text(event.workflow),
-        mended_text(event.environment),
-        event.mode,
-        uuid.UUID(bytes=event.task_id),
-        mended_text(event.task_ref),
-        _uuid(event.parent_task_id),
-        mended_text(event.conversation_id),
-        mended_text(event.subject_ref),
-        mended_text(event.agent),
-        mended_text(event.release),
-        mended_text(event.principal),
-        mended_text(event.on_behalf_of),
-        _uuid(event.effect_id),
-        event.attempt,
-        _uuid(event.causation_id),
-        _uuid(event.trace_id),
-        event.span_id,
-        uuid.UUID(bytes=event.producer_id),
-        event.seq,
-        _EPOCH + dt.timedelta(microseconds=event.occurred_at),
-        mended_text(event.redaction),
-        event.body_schema,
-        event.body is None,
-        None if event.body is None else readable_body(event.kind, event.body),
-        source_id,
-        record.partition,
-        record.offset,
-        _EPOCH + dt.timedelta(milliseconds=record.appended_at),
-        value,
-        hashlib.sha256(value).digest(),
-        astray,
+    return b"".join(
+        (
+            _COLUMNS,
+            text(event.tenant),
+            uuid(event.event_id),
+            text(event.retention_class),
+            text(event.kind),
+            text(event.workflow),
+            text(event.environment),
+            text(event.mode),
+            uuid(event.task_id),
+            text(event.task_ref),
+            uuid(event.parent_task_id),
+            text(event.conversation_id),
+            text(event.subject_ref),
+            text(event.agent),
+            text(event.release),
+            text(event.principal),
+            text(event.on_behalf_of),
+            uuid(event.effect_id),
+            integer(event.attempt),
+            uuid(event.causation_id),
+            uuid(event.trace_id),
+            bytea(event.span_id),
+            uuid(event.producer_id),
+            bigint(event.seq),
+            timestamptz(event.occurred_at),
+            text(event.redaction),
+            bytea(event.body_schema),
+            TRUE if event.body is None else FALSE,
+            NULL if event.body is None else bytea(readable_body(event.kind, event.body).encode()),
+            smallint(source_id),
+            integer(record.partition),
+            bigint(record.offset),
+            timestamptz(record.appended_at * 1000),
+            bytea(value),
+            bytea(hashlib.sha256(value).digest()),
+            TRUE if astray else FALSE,
+        )
     )
-
-
-def _uuid(value: bytes | None) -> uuid.UUID | None:
-    return None if value is None else uuid.UUID(bytes=value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench import emit
-from bench.rows import Failed, row_of
+from bench.rows import Failed, Measure, row_of
 
 _OURS = set(emit.UNITS)
 _PEERS = {"call_microseconds", "call_p99_microseconds", "cpu_microseconds", "events_per_second", "kept_share"}
@@ -37,7 +37,7 @@ def test_every_contender_gives_its_rows(
 
 
 def test_a_contender_that_can_not_run_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def contenders(*_: object) -> dict[str, emit.Measure]:
+    def contenders(*_: object) -> dict[str, Measure]:
         def fails() -> dict[str, float]:
             raise ValueError("no such thing")
 

@@ -34,8 +34,8 @@ def own_registry(new_apicurio: NewApicurio) -> Iterator[Apicurio]:
 
 
 def impatient(settings: RecorderSettings, registry: Apicurio) -> RecorderSettings:
-    """Settings that name a registry, and wait half a second for it."""
-    named = {"url": registry.url, "timeout": "0.5", "max.retries": "0"}
+    """Settings that name a registry, and wait two seconds for it."""
+    named = {"url": registry.url, "timeout": "2", "max.retries": "0"}
     return settings.model_copy(update={"schema_registry": named})
 
 

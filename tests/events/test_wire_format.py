@@ -239,7 +239,7 @@ def test_confluent_s_own_deserializer_reads_the_envelope(
 @pytest.fixture(scope="module")
 def deserialize(apicurio: Apicurio) -> Iterator[Callable[[bytes], dict[str, Any]]]:
     """What a consumer without any code of ours uses."""
-    with closing(SchemaRegistryClient({"url": apicurio.url})) as client:
+    with closing(SchemaRegistryClient({"url": apicurio.url, "timeout": 20})) as client:
         read = AvroDeserializer(client)
         yield lambda value: dict(read(value, SerializationContext(f"module.{TOPIC}", MessageField.VALUE)))
 

@@ -17,7 +17,7 @@ COPY pg_temp.incoming (
     conversation_id, subject_ref, agent, release, principal, on_behalf_of, effect_id, attempt, causation_id, trace_id,
     span_id, producer_id, seq, occurred_at, redaction, body_schema, unread, body, source_id, partition, "offset",
     appended_at, value, value_sha256, astray
-) FROM STDIN
+) FROM STDIN (FORMAT binary)
 
 -- name: land_events
 -- An id stands once, whichever of both tables holds it: the window moves on, and a class may be another on its way.
@@ -285,7 +285,7 @@ INSERT INTO counterfoil.dead_letter (
     letter_id, tenant, letter_kind, letter_class, reason, source_id, partition, "offset", record_timestamp, key, value,
     headers, task_id, effect_id, placed_by)
 VALUES (%(letter_id)s, %(tenant)s, 'record', %(letter_class)s, %(reason)s, %(source_id)s, %(partition)s, %(offset)s,
-        %(record_timestamp)s, %(key)s, %(value)s, %(headers)s, %(task_id)s, %(effect_id)s, %(placed_by)s)
+        to_timestamp(%(record_timestamp)s / 1000.0), %(key)s, %(value)s, %(headers)s, %(task_id)s, %(effect_id)s, %(placed_by)s)
 ON CONFLICT DO NOTHING -- read before, by another consumer or before its offset was set back
 
 -- name: find_source
