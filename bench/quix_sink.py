@@ -57,7 +57,7 @@ def main(servers: str, topic: str, dsn: str, folder: str) -> None:
     """Run until it is ended."""
     where = parse_dsn(dsn)
     application = Application(
-        broker_address=servers, consumer_group="quix", auto_offset_reset="earliest", commit_every=5000,
+        broker_address=servers, consumer_group=Path(folder).name, auto_offset_reset="earliest", commit_every=5000,
         commit_interval=5, use_changelog_topics=False, state_dir=folder, loglevel="WARNING",
         consumer_extra_config={"fetch.wait.max.ms": 50, "fetch.queue.backoff.ms": 5},
     )  # fmt: skip
