@@ -38,6 +38,9 @@ _WINDOW_EVERY_SECONDS = 3600.0
 _RECONNECT_SECONDS = 1.0
 _REGISTRY_SECONDS = 1.0
 _MONTHS_BACK, _MONTHS_AHEAD = 13, 2
+# A batch is sorted in memory, and read by one fold after another without leaving it: with Postgres' defaults each wrote
+# it to disk and read it again.
+_MEMORY = {"work_mem": "64MB", "temp_buffers": "64MB"}
 _UNREADABLE_HEADERS = (("counterfoil-headers-unreadable", b"a name is not UTF-8"),)
 # Not message.headers(): where a name is not UTF-8, the client returns a broken list beside the error. Only a call that
 # is checked raises then; the interpreter's specialised one goes on with that list, and may end the process.
@@ -205,7 +208,7 @@ class Ingest:
             )
 
     def _connect(self) -> Connection:
-        connection = connect(self._dsn, "ingester", application="ingest")
+        connection = connect(self._dsn, "ingester", application="ingest", **_MEMORY)
         try:
             self._introduce(connection)
         except BaseException:

@@ -343,7 +343,11 @@ class Task:
             digest, body = lane.redactor.message(role, content)
             known = self._messages.setdefault(seen, digest)
             if known is digest:
-                lane.record("message", body)
+                try:
+                    lane.record("message", body)
+                except BaseException:
+                    del self._messages[seen]  # it was not recorded: the next prompt brings it again
+                    raise
         return known
 
     def _decision(self, kind: str, by: str, about: str | None, reason: str | None, details: Any) -> Id:

@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from counterfoil import Event, Recorder, RecorderSettings, UsageError, current_task
+from counterfoil.delivery import Delivery
 from counterfoil.ids import partition_key, task_id_of
 from tests.fix_log import Logged, RecordsOf
 
@@ -166,6 +167,23 @@ def test_a_message_travels_once_per_task(recorder: Recorder, logged: Logged) -> 
     assert [one["messages"] for one in prompts] == [[m["digest"] for m in sent[:2]], [m["digest"] for m in sent]]
     assert prompts[1]["tools"] is None
     assert prompts[0]["tools"] == hashlib.sha256(b'[{"name":"refund"}]').digest()
+
+
+def test_a_message_that_was_interrupted_travels_with_the_next_prompt(
+    recorder: Recorder, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    with recorder.task("t") as task:
+        with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+            stopped.setattr(Delivery, "wait_for_room", interrupted)
+            task.prompt(messages, model="m")
+        task.prompt(messages, model="m")
+    recorder.flush()
+    assert [event.kind for event in logged() if event.kind in ("message", "prompt")] == ["message", "prompt"]
+
+
+def interrupted(_delivery: Delivery) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_child_names_its_parent(recorder: Recorder, logged: Logged) -> None:
