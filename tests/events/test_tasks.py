@@ -174,9 +174,10 @@ def test_a_message_that_was_interrupted_travels_with_the_next_prompt(
 ) -> None:
     messages = [{"role": "user", "content": "hi"}]
     with recorder.task("t") as task:
-        with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as stopped:
             stopped.setattr(Delivery, "wait_for_room", interrupted)
-            task.prompt(messages, model="m")
+            with pytest.raises(KeyboardInterrupt):
+                task.prompt(messages, model="m")
         task.prompt(messages, model="m")
     recorder.flush()
     assert [event.kind for event in logged() if event.kind in ("message", "prompt")] == ["message", "prompt"]
