@@ -140,7 +140,7 @@ def test_nothing_passes_a_gate_that_its_pattern_would_find() -> None:
     """The gates look at JSON text, where a line's end is two characters; the patterns look at the strings in it."""
     detector = Detector(personal=PERSONAL)
     everything = range(len(rules_file()["rules"]) + 2)
-    for case in planted(SEED + 1, 600):
+    for case in planted(SEED + 1, 400):
         for text in texts_in(case.value):
             for around in ("{}", "a line\n{}", "a cell\t{}", "{}\r\n", "\f{}"):
                 for within in (around.format(text), json.dumps(around.format(text), ensure_ascii=False)):
@@ -241,7 +241,7 @@ def test_hostile_text_takes_linear_time(piece: str) -> None:
     def seconds(size: int) -> float:
         text = piece * (size // len(piece))
         took = []
-        for _ in range(3):
+        for _ in range(2):
             started = time.perf_counter()
             by.text(text)
             took.append(time.perf_counter() - started)
