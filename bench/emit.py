@@ -4,7 +4,6 @@ Cost of a call on the caller's thread, events a second from one process to the l
 and how long the intent of a write waits for the brokers; the peers' clients on the same text in the same rounds.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.rows import Failed, Measure, Row, interleaved, show, write_json
+from bench.rows import Failed, Measure, Row, command, interleaved
 from bench.servers import servers
 from counterfoil import Recorder, RecorderSettings
 from counterfoil.redaction_policy import RedactionPolicy
@@ -49,17 +48,14 @@ FULL = Plan(calls=100_000, acks=2_000, rounds=5)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m bench.emit", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer calls and rounds: under five minutes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, one a line")
-    given = parser.parse_args(arguments)
-    rows = run(QUICK if given.quick else FULL)
-    show("emit: one event of about 1 KiB", rows)
-    for line in ratios(rows):
-        print(line)
-    if given.json is not None:
-        write_json(rows, given.json)
-    return 0
+    return command(
+        "emit",
+        __doc__,
+        "emit: one event of about 1 KiB",
+        lambda quick: run(QUICK if quick else FULL),
+        ratios,
+        arguments,
+    )
 
 
 def run(plan: Plan) -> list[Row | Failed]:

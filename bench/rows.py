@@ -1,5 +1,6 @@
 """What a benchmark says: one row per contender and metric, one table, and the same as JSON lines."""
 
+import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,6 +66,28 @@ def interleaved(contenders: Mapping[str, Measure], rounds: int, units: Mapping[s
     for name, measured in found.items():
         rows += [Failed(name, failed[name])] if name in failed else rows_of(name, measured, units)
     return rows
+
+
+def command(
+    name: str,
+    description: str | None,
+    title: str,
+    run: Callable[[bool], Sequence[Row | Failed]],
+    ratios: Callable[[Sequence[Row | Failed]], Iterable[str]],
+    arguments: Sequence[str] | None,
+) -> int:
+    """The command of one benchmark: `run`, quick or not, and show what it found; returns 0."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description)
+    parser.add_argument("--quick", action="store_true", help="less work and fewer rounds: under five minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, one a line")
+    given = parser.parse_args(arguments)
+    rows = run(given.quick)
+    show(title, rows)
+    for line in ratios(rows):
+        print(line)
+    if given.json is not None:
+        write_json(rows, given.json)
+    return 0
 
 
 def write_json(rows: Iterable[Row | Failed], path: Path) -> None:

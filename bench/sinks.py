@@ -11,8 +11,8 @@ import threading
 import time
 import uuid
 import venv
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -135,24 +135,38 @@ def _measured(
     """Events a second, and processor time an event, from the first look at which `stored` is not negative."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     first = last = -1
-    started = cpu = backends = 0.0
-    while last < count:
+    meter = None
+    while meter is None or last < count:
         if any(worker.poll() is not None for worker in workers):
             raise _Ended(f"ended after {last} of {count} events")
         if time.monotonic() > deadline:
             raise _Ended(f"{last} of {count} events in {_PATIENCE_SECONDS} s")
         time.sleep(_LOOK_SECONDS)
         last = stored()
-        if last >= 0 and first < 0:
-            first, started = last, time.perf_counter()
-            cpu, backends = _cpu_seconds(workers), _postgres_cpu_seconds(given)
-    seconds, done = time.perf_counter() - started, max(1, last - first)
-    return {
-        "events_per_second": done / seconds,
-        "kept_share": last / count,
-        "client_cpu_microseconds": (_cpu_seconds(workers) - cpu) * 1e6 / done,
-        "postgres_cpu_microseconds": (_postgres_cpu_seconds(given) - backends) * 1e6 / done,
-    }
+        if last >= 0 and meter is None:
+            first, meter = last, _Meter(given, workers)
+    return {**meter.of(max(1, last - first)), "kept_share": last / count}
+
+
+class _Meter:
+    """The clock, and the processor's time of a client, by default this process, and of Postgres; from now on."""
+
+    def __init__(self, given: Servers, client: Sequence[psutil.Process] | None = None) -> None:
+        self._given = given
+        self._client = [psutil.Process()] if client is None else client
+        self._begun = self._read()
+
+    def of(self, events: int) -> dict[str, float]:
+        """Until now, for so many events."""
+        seconds, client, postgres = (now - then for now, then in zip(self._read(), self._begun, strict=True))
+        return {
+            "events_per_second": events / seconds,
+            "client_cpu_microseconds": client * 1e6 / events,
+            "postgres_cpu_microseconds": postgres * 1e6 / events,
+        }
+
+    def _read(self) -> tuple[float, float, float]:
+        return time.perf_counter(), _cpu_seconds(self._client), _postgres_cpu_seconds(self._given)
 
 
 def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
@@ -182,12 +196,11 @@ def _keep_rows(given: Servers, connection: psycopg.Connection[tuple[object, ...]
                 file.write(part)
 
 
-def copy_from_file(given: Servers) -> dict[str, float]:
+def copy_from_file(given: Servers, count: int) -> dict[str, float]:
     """Binary COPY of the rows that `counterfoil ingest` made, into the same tables, in one transaction."""
     with _store(given) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT counterfoil.open_partitions('standard', 13, 2)")
-        backends, started = _postgres_cpu_seconds(given), time.perf_counter()
-        cpu = time.process_time()
+        meter = _Meter(given)
         with connection.transaction():
             for table in _STORED:
                 query = sql.SQL("COPY counterfoil.{} FROM STDIN (FORMAT binary)").format(sql.Identifier(table))
@@ -198,14 +211,8 @@ def copy_from_file(given: Servers) -> dict[str, float]:
                 ):
                     while part := file.read(io.DEFAULT_BUFFER_SIZE * 8):
                         rows.write(part)
-        seconds = time.perf_counter() - started
-        done = _number(connection, "SELECT count(*) FROM counterfoil.event")
-        return {
-            "events_per_second": done / seconds,
-            "kept_share": 1.0,
-            "client_cpu_microseconds": (time.process_time() - cpu) * 1e6 / done,
-            "postgres_cpu_microseconds": (_postgres_cpu_seconds(given) - backends) * 1e6 / done,
-        }
+        measured = meter.of(count)
+        return {**measured, "kept_share": _number(connection, "SELECT count(*) FROM counterfoil.event") / count}
 
 
 # -- the peers
@@ -253,17 +260,14 @@ def naive(given: Servers, count: int) -> dict[str, float]:
         insert = sql.SQL("INSERT INTO audit VALUES ({}) ON CONFLICT DO NOTHING").format(
             sql.SQL(", ").join([sql.Placeholder()] * 14)
         )
-        consumer = Consumer({**given.kafka, "group.id": uuid.uuid4().hex, "enable.auto.commit": False})
-        consumer.assign([TopicPartition(topic.name, place, 0) for place in range(topic.partitions)])
-        done, started = 0, 0.0
+        consumer = _from_the_start(given, topic.name, range(topic.partitions))
+        done, meter = 0, None
         epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-        backends, cpu = _postgres_cpu_seconds(given), time.process_time()
-        while done < count:
+        while meter is None or done < count:
             message = consumer.poll(1)
             if message is None:
                 continue
-            if not started:
-                started = time.perf_counter()
+            meter = meter or _Meter(given)
             event = decode(message.value() or b"")
             ids = [event.event_id, event.task_id, event.effect_id, event.producer_id]
             event_id, task_id, effect_id, producer_id = (None if one is None else one.hex() for one in ids)
@@ -275,14 +279,15 @@ def naive(given: Servers, count: int) -> dict[str, float]:
             )  # fmt: skip
             consumer.commit(message=message, asynchronous=False)
             done += 1
-        seconds = time.perf_counter() - started
+        measured = meter.of(done)
         consumer.close()
-        return {
-            "events_per_second": done / seconds,
-            "kept_share": _number(connection, "SELECT count(*) FROM audit") / done,
-            "client_cpu_microseconds": (time.process_time() - cpu) * 1e6 / done,
-            "postgres_cpu_microseconds": (_postgres_cpu_seconds(given) - backends) * 1e6 / done,
-        }
+        return {**measured, "kept_share": _number(connection, "SELECT count(*) FROM audit") / done}
+
+
+def _from_the_start(given: Servers, topic: str, partitions: Iterable[int]) -> Consumer:
+    consumer = Consumer({**given.kafka, "group.id": uuid.uuid4().hex, "enable.auto.commit": False})
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
+    return consumer
 
 
 # -- from emit to row
@@ -299,6 +304,7 @@ def emit_to_row(given: Servers, seconds: int) -> dict[str, float]:
         _store(given) as dsn,
         psycopg.connect(dsn, autocommit=True) as connection,
         _ingesting(given, dsn, prefix, 1) as workers,
+        ExitStack() as threads,
     ):
 
         def look() -> None:
@@ -311,24 +317,22 @@ def emit_to_row(given: Servers, seconds: int) -> dict[str, float]:
             _wait_until(lambda: bool(_number(connection, "SELECT count(*) FROM counterfoil.ingest_offset")), workers)
             looking = threading.Thread(target=look)
             looking.start()
-            before, due = _postgres_cpu_seconds(given), time.perf_counter()
-            cpu = _cpu_seconds(workers)
+            threads.callback(looking.join)
+            threads.callback(ended.set)
+            meter, due = _Meter(given, workers), time.perf_counter()
             for number in range(1_000 * seconds):
                 due += 0.001
                 time.sleep(max(0.0, due - time.perf_counter()))
                 task.completion(_TEXT, model="m", usage={"output_tokens": number})
             recorder.flush(30)
-            cpu, backends = _cpu_seconds(workers) - cpu, _postgres_cpu_seconds(given) - before
+            measured = meter.of(1_000 * seconds)
         count = sum(_ends(given, prefix))
         _wait_until(lambda: bool(looks) and sum(looks[-1][1].values()) >= count, workers)
-        ended.set()
-        looking.join()
     waits = sorted(_waits(given, topic.name, topic.partitions, looks))
     return {
         "emit_to_row_p50_milliseconds": statistics.median(waits),
         "emit_to_row_milliseconds": waits[len(waits) * 99 // 100],
-        "client_cpu_microseconds": cpu * 1e3 / seconds,
-        "postgres_cpu_microseconds": backends * 1e3 / seconds,
+        **{name: measured[name] for name in ("client_cpu_microseconds", "postgres_cpu_microseconds")},
     }
 
 
@@ -341,8 +345,7 @@ def _waits(
     }
     now = {partition: next(seen[partition]) for partition in seen}
     left = sum(ends := end_offsets(admin_client(given.kafka), topic, partitions))
-    consumer = Consumer({**given.kafka, "group.id": uuid.uuid4().hex, "enable.auto.commit": False})
-    consumer.assign([TopicPartition(topic, place, 0) for place, end in enumerate(ends) if end])
+    consumer = _from_the_start(given, topic, (partition for partition, end in enumerate(ends) if end))
     while left:
         for message in consumer.consume(1000, 1):
             left -= 1
