@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from counterfoil.documents import json_text
 from counterfoil.errors import SealedAway, SettingsError
 from counterfoil.ids import is_tenant
 from counterfoil.tokens import Tokens
@@ -94,7 +95,7 @@ class KeyRing:
         key_id = self.sealing_key(where.tenant)
         token = tokens.of(text_of(value).encode("utf-8", "surrogatepass"))
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        written = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        written = json_text(value).encode("utf-8", "surrogatepass")
         content = nonce + self._cipher(key_id).encrypt(nonce, written, _bound_to(where, key_id, token))
         return {_SEALED: {"key_id": key_id, "content": base64.b64encode(content).decode(), "token": token}}
 
@@ -176,7 +177,7 @@ def sealed_in(value: Any) -> Sealed | None:
 
 def text_of(value: Any) -> str:
     """What a token is made of: a text itself, any other JSON value as compact JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return value if isinstance(value, str) else json_text(value)
 
 
 def require_cipher() -> None:

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _PURPOSE = b"counterfoil token 1\x00"
 _KEY_PURPOSE = b"counterfoil key id 1"
@@ -15,6 +16,15 @@ _TOKEN_BYTES = 8
 _KEY_ID_BYTES = 4
 LOOKALIKE_PATTERN = r"\[[a-z][a-z0-9_]{0,39}:[0-9a-f]{16}\]"
 _TOKEN = re.compile(LOOKALIKE_PATTERN)
+
+
+class Shown(NamedTuple):
+    """A token in a text: where it begins and ends, the kind beside it, and its 16 hex digits."""
+
+    start: int
+    end: int
+    kind: str
+    token: str
 
 
 def key_id(identity_key: bytes) -> str:
@@ -47,7 +57,8 @@ class Tokens:
         return f"[{kind}:{self.of(secret)}]"
 
 
-def tokens_in(text: str) -> Iterator[tuple[int, int, str]]:
-    """Where tokens stand in a text: begin, end, and the 16 hex digits."""
+def tokens_in(text: str) -> Iterator[Shown]:
+    """What looks like a token in a text."""
     for match in _TOKEN.finditer(text):
-        yield match.start(), match.end(), match[0][-17:-1]
+        kind, _, token = match[0][1:-1].partition(":")
+        yield Shown(match.start(), match.end(), kind, token)

@@ -16,8 +16,8 @@ from counterfoil.jsontext import as_given
 from counterfoil.redaction import Redactor
 from counterfoil.sealing import KeyRing, SealedIn, sealed_in, text_of
 from counterfoil.tokens import key_id_of, tokens_in
-from counterfoil_reconcilers.rows import Effect, Reply, Row
-from counterfoil_reconcilers.values import Hidden, Json, Path, Unreadable, parse_json, shown
+from counterfoil_reconcilers.rows import Effect, Reply, Row, recorded_reply
+from counterfoil_reconcilers.values import Hidden, Json, Path, shown
 
 _LONGEST_SEARCHED = 65_536
 _MOST_PLACES = 64  # at which the text between two tokens is tried
@@ -47,11 +47,11 @@ class _Tokened(Hidden):
         found = list(tokens_in(text))
         if not found:
             return None
-        ends = [0, *(end for _, end, _ in found)]
-        starts = [*(start for start, _, _ in found), len(text)]
+        ends = [0, *(one.end for one in found)]
+        starts = [*(one.start for one in found), len(text)]
         new = cls(text)
         new.pieces = tuple(text[end:start] for end, start in zip(ends, starts, strict=True))
-        new.tokens = tuple(token for _, _, token in found)
+        new.tokens = tuple(one.token for one in found)
         new._of = of
         return new
 
@@ -88,18 +88,18 @@ class _Tokened(Hidden):
             return self
         if len(self.tokens) == 1 and not any(self.pieces):
             return known[self.tokens[0]]
-        kinds = [self[start:end] for start, end, _ in tokens_in(self)]
+        marks = [self[one.start : one.end] for one in tokens_in(self)]
         rest: list[str] = [self.pieces[0]]
         left: list[str] = []
         text = self.pieces[0]
-        for token, kind, piece in zip(self.tokens, kinds, self.pieces[1:], strict=True):
+        for token, mark, piece in zip(self.tokens, marks, self.pieces[1:], strict=True):
             if token in known:
                 rest[-1] += text_of(shown(known[token])) + piece
                 text += text_of(shown(known[token])) + piece
             else:
                 left.append(token)
                 rest.append(piece)
-                text += kind + piece
+                text += mark + piece
         if not left:
             return text
         new = _Tokened(text)
@@ -143,7 +143,7 @@ class Disclosure:
         return replace(
             effect,
             args=read(effect.args, "tool_intent", "args"),
-            reply=None if effect.reply is None else Reply(read(_result(effect.reply), "tool_result", "result")),
+            reply=None if effect.reply is None else Reply(read(recorded_reply(effect.reply), "tool_result", "result")),
             step=None if effect.step is None else read(effect.step, "tool_intent", "step"),
             secret=frozenset(secret),
         )
@@ -220,11 +220,11 @@ class Disclosure:
         made = _Tokened.made(text, of) if "[" in text else None
         if made is None:
             return text
-        for start, end, token in tokens_in(text):
-            self._said.add(text[start:end])
-            self._kinds[token] = text[start + 1 : end - 18]
-            if of is not None and token not in self._known:
-                self._wanted.add(token)
+        for one in tokens_in(text):
+            self._said.add(text[one.start : one.end])
+            self._kinds[one.token] = one.kind
+            if of is not None and one.token not in self._known:
+                self._wanted.add(one.token)
         if of is not None and any(made.pieces) and len(self._mixed) < _MOST_MIXED:
             self._mixed.append(made)
         return made
@@ -324,16 +324,6 @@ def _original(value: Any, keys: KeyRing, where: SealedIn, place: str) -> Any:
     return value
 
 
-def _result(reply: Any) -> Any:
-    """A reply as JSON, its names as they were recorded."""
-    if isinstance(reply, str):
-        try:
-            return parse_json(reply)
-        except Unreadable:
-            return reply
-    return reply
-
-
 def _values(value: Any) -> Iterator[Json]:
     """What may stand in a document under a token: texts and numbers, names, and lists and maps as a whole."""
     if isinstance(value, Mapping):
@@ -375,5 +365,5 @@ def _kinds_in(value: Any) -> Iterator[str]:
         for item in value.values() if isinstance(value, dict) else value:
             yield from _kinds_in(item)
     elif isinstance(value, str):
-        for start, end, _ in tokens_in(value):
-            yield value[start + 1 : end - 18]
+        for one in tokens_in(value):
+            yield one.kind

@@ -137,14 +137,19 @@ def with_reduced_hidden(value: Any, *, is_inside: bool = False) -> Any:
 
 def result_of(reply: Any) -> Json:
     """The reply as JSON if it is JSON text that can be compared, else the text itself."""
+    return plain(as_given(recorded_reply(reply)))
+
+
+def recorded_reply(reply: Any) -> Any:
+    """The reply likewise, its names as they were recorded."""
     if isinstance(reply, Reply):
-        return plain(as_given(reply.value))
+        return reply.value
     if isinstance(reply, str):
         try:
-            return plain(as_given(parse_json(reply)))
+            return parse_json(reply)
         except Unreadable:
-            return plain(reply)
-    return plain(as_given(reply))
+            return reply
+    return reply
 
 
 def row_key(resource: Resource, values: Mapping[str, Json]) -> RowKey:

@@ -69,7 +69,7 @@ def key_veiled(veil: Veil, resource: Resource, key: RowKey) -> list[Any]:
 
 def path_veiled(veil: Veil, resource: Resource, path: Path, secret: Collection[Path] = ()) -> str:
     """The path of a place as it may be said: it ends where something begins that may not be."""
-    for length in range(len(path)):
+    for length in range(1, len(path)):
         if _is_secret(resource, path[:length], secret):
             path = path[:length]
             break
@@ -78,11 +78,11 @@ def path_veiled(veil: Veil, resource: Resource, path: Path, secret: Collection[P
 
 
 def _is_secret(resource: Resource, path: Path, secret: Collection[Path]) -> bool:
-    return bool(path) and (resource.rule(path).redact or any(place == path[: len(place)] for place in secret))
+    return resource.rule(path).redact or any(place == path[: len(place)] for place in secret)
 
 
 def _without(veil: Veil, resource: Resource, value: Any, path: Path, secret: Collection[Path]) -> Any:
-    if resource.rule(path).redact or any(place == path[: len(place)] for place in secret):
+    if _is_secret(resource, path, secret):
         return veil.whole(value, path)
     if isinstance(value, dict):
         return {name: _without(veil, resource, item, (*path, name), secret) for name, item in value.items()}

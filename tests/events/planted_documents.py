@@ -9,14 +9,14 @@ import base64
 import json
 import re
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
 from urllib.parse import quote
 
-from tests.events.planted_secrets import Case
+from tests.events.planted_secrets import Case, strings_in
 
 _ALNUM = string.ascii_letters + string.digits
 _LOWER = string.ascii_lowercase + string.digits
@@ -546,23 +546,11 @@ class _Group:
         filler.give(self.given)
         filler.names["it"] = filler.fill(_nth(*self.templates))
         value = filler.fill(self.frame)
-        text = "\n".join(_strings(value))
+        text = "\n".join(strings_in(value))
         hidden = [str(drawn) for name, drawn in filler.names.items() if name.isupper()]
         parts = [part for lines in hidden for part in lines.split("\n") if part and not part.startswith("-----")]
         found = dict.fromkeys(part for part in parts if part in text)
         return value, tuple(part for part in found if not any(part in other and part != other for other in found))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case dict():
-            for item in value.values():
-                yield from _strings(item)
-        case list():
-            for item in value:
-                yield from _strings(item)
 
 
 _BARE = "«it»"

@@ -190,16 +190,17 @@ def _fill(rng: Random, template: Any, given: Mapping[str, str] | None = None) ->
     return template
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings_in(value: Any) -> Iterator[str]:
+    """Every text of a JSON value, names aside."""
     match value:
         case str():
             yield value
         case dict():
             for item in value.values():
-                yield from _strings(item)
+                yield from strings_in(item)
         case list():
             for item in value:
-                yield from _strings(item)
+                yield from strings_in(item)
 
 
 def _marked(rng: Random, template: Any, given: Mapping[str, str] | None = None) -> tuple[Any, tuple[str, ...]]:
@@ -216,7 +217,7 @@ def _marked(rng: Random, template: Any, given: Mapping[str, str] | None = None) 
         return value
 
     filled = _fill(rng, template, given)
-    return strip(filled), tuple(strip(part) for text in _strings(filled) for part in re.findall("‹(.*?)›", text))
+    return strip(filled), tuple(strip(part) for text in strings_in(filled) for part in re.findall("‹(.*?)›", text))
 
 
 def _names(name: str) -> dict[str, str]:
@@ -1092,7 +1093,7 @@ class _Planter:
 
     def _case(self, kind: str, label: str, value: Any, secrets: tuple[str, ...]) -> Case:
         shaped = self._shapes.deal()(value)
-        texts = list(_strings(shaped))
+        texts = list(strings_in(shaped))
         kept = all(any(secret in text for text in texts) for secret in secrets)
         return Case(shaped if kept else value, secrets, kind, label)
 

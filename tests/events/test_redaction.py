@@ -108,7 +108,7 @@ def test_of_all_that_is_recorded_nothing_holds_a_secret(
     assert {event.kind for event in events} >= {"producer_opened", "producer_closed", "message", "tool_result"}
     by = redactor_of(settings)
     known = {by.tokens.of(secret.encode()) for secret in PLANTED}
-    found = {token for event in events for _, _, token in tokens_in(json.dumps(dict(event.body or {}), default=str))}
+    found = {one.token for event in events for one in tokens_in(json.dumps(dict(event.body or {}), default=str))}
     assert {by.tokens.of(s.encode()) for s in (GHP, PASSWORD, CARD, MAIL)} <= found  # the same secret, the same token
     assert known & found
     [started] = [event for event in events if event.kind == "task_started" and event.parent_task_id is None]

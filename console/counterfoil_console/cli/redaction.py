@@ -45,7 +45,7 @@ def redact(
         redacted = redactor.text(given)
     else:
         redacted = redactor.body("tool_intent", {"tool": tool, "args": _arguments(given)})["args"]
-    found = [{"kind": redacted[start + 1 : end - 18], "token": token} for start, end, token in tokens_in(redacted)]
+    found = [{"kind": one.kind, "token": one.token} for one in tokens_in(redacted)]
     if as_json:
         print_json({"policy": redactor.stamp, "redacted": redacted, "found": found})
         return
