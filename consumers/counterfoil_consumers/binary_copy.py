@@ -1,10 +1,16 @@
-"""Rows as bytes of binary COPY, so that nothing converts a value twice (PostgreSQL, COPY, "Binary Format").
+"""Values as Postgres' binary formats, of COPY and of parameters, so that nothing is converted twice.
 
-Ids and times of an event are 16 bytes and integers already; a row is a count of fields, then each with its length.
+A field is its length and its bytes, or a length of -1 (PostgreSQL, COPY, "Binary Format"). A row of COPY is a count and
+its fields; a composite value is a count and its fields, each behind the oid of its type; an array is its items, each
+behind its length.
 """
 
 import struct
-from functools import lru_cache
+from collections.abc import Sequence
+
+from psycopg import pq
+from psycopg.abc import Buffer
+from psycopg.adapt import Dumper
 
 from counterfoil_consumers.readable import mended_text
 
@@ -12,40 +18,45 @@ HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 TRAILER = b"\xff\xff"
 NULL = b"\xff\xff\xff\xff"
 TRUE, FALSE = b"\x00\x00\x00\x01\x01", b"\x00\x00\x00\x01\x00"
-_UUID = b"\x00\x00\x00\x10"
+UUID = b"\x00\x00\x00\x10"  # before the 16 bytes
 _EPOCH_MICROS = 946_684_800_000_000  # 2000-01-01, from which Postgres counts
 _LONGEST_REMEMBERED = 200
+_MOST_REMEMBERED = 10_000
 
-_length = struct.Struct(">i").pack
+length = struct.Struct(">i").pack
+count_of = struct.Struct(">h").pack
+oid = struct.Struct(">I").pack
 _small = struct.Struct(">ih").pack
 _integer = struct.Struct(">ii").pack
 _long = struct.Struct(">iq").pack
-count_of = struct.Struct(">h").pack
+_array = struct.Struct(">iiIii").pack
+
+_remembered: dict[bytes, bytes] = {}  # names, mostly, that are the same in every event
 
 
-def text(value: str | None) -> bytes:
+def text_of(content: bytes) -> bytes:
+    """A text, given as UTF-8, mended where Postgres could not hold it.
+
+    Raises UnicodeDecodeError.
+    """
+    field = _remembered.get(content)
+    if field is None:
+        field = text(content.decode())
+        if len(content) <= _LONGEST_REMEMBERED:
+            if len(_remembered) >= _MOST_REMEMBERED:
+                _remembered.clear()
+            _remembered[content] = field
+    return field
+
+
+def text(value: str) -> bytes:
     """A text, mended where Postgres could not hold it."""
-    if value is None:
-        return NULL
-    return _remembered(value) if len(value) <= _LONGEST_REMEMBERED else _text(value)
+    return bytea(mended_text(value).encode())
 
 
-def _text(value: str) -> bytes:
-    content = (mended_text(value) or "").encode()
-    return _length(len(content)) + content
-
-
-_remembered = lru_cache(maxsize=4096)(_text)  # names, mostly, that are the same in every event
-
-
-def bytea(value: bytes | None) -> bytes:
+def bytea(value: bytes) -> bytes:
     """Bytes as they are."""
-    return NULL if value is None else _length(len(value)) + value
-
-
-def uuid(value: bytes | None) -> bytes:
-    """An id of 16 bytes."""
-    return NULL if value is None else _UUID + value
+    return length(len(value)) + value
 
 
 def smallint(value: int) -> bytes:
@@ -66,3 +77,20 @@ def bigint(value: int) -> bytes:
 def timestamptz(micros: int) -> bytes:
     """A moment, given in microseconds since 1970."""
     return _long(8, micros - _EPOCH_MICROS)
+
+
+class Items:
+    """An array of one dimension, as a parameter: its items' fields, and the oid of their type."""
+
+    def __init__(self, items: Sequence[bytes], type_oid: int) -> None:
+        self.content = _array(1, 0, type_oid, len(items), 1) + b"".join(items)
+
+
+class ItemsDumper(Dumper):
+    """Hands the bytes on; the query's cast says of which type they are."""
+
+    format = pq.Format.BINARY
+
+    def dump(self, obj: Items) -> Buffer:
+        """The bytes."""
+        return obj.content

@@ -6,6 +6,7 @@ hint for lag tools.
 """
 
 import datetime as dt
+import itertools
 import logging
 import threading
 import time
@@ -23,8 +24,8 @@ from counterfoil.kafka import client_config
 from counterfoil_consumers import metrics
 from counterfoil_consumers.assignment import Assignment
 from counterfoil_consumers.errors import BadRecord, BrokersAway, Fenced, IngestStopped, StoreAway
-from counterfoil_consumers.projection import Refused, Source, Written, make_staging, write_batch
-from counterfoil_consumers.records import Record, Row, Window, row_of
+from counterfoil_consumers.projection import Refused, Source, Written, write_batch
+from counterfoil_consumers.records import Leaf, Reader, Record, Row, Window
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, fetch_one, queries
 from counterfoil_consumers.topics import admin_client, check, cluster_id, end_offsets
 from counterfoil_schemas import topics
@@ -38,9 +39,7 @@ _WINDOW_EVERY_SECONDS = 3600.0
 _RECONNECT_SECONDS = 1.0
 _REGISTRY_SECONDS = 1.0
 _MONTHS_BACK, _MONTHS_AHEAD = 13, 2
-# A batch is sorted in memory, and read by one fold after another without leaving it: with Postgres' defaults each wrote
-# it to disk and read it again.
-_MEMORY = {"work_mem": "64MB", "temp_buffers": "64MB"}
+_MEMORY = {"work_mem": "64MB"}  # a batch is sorted in memory, not on disk
 _UNREADABLE_HEADERS = (("counterfoil-headers-unreadable", b"a name is not UTF-8"),)
 # Not message.headers(): where a name is not UTF-8, the client returns a broken list beside the error. Only a call that
 # is checked raises then; the interpreter's specialised one goes on with that list, and may end the process.
@@ -175,15 +174,15 @@ class Ingest:
         refused: list[Refused] = []
         for record in records:
             try:
-                rows.append(row_of(record, self._source.source_id, self._window, self._framing))
+                rows.append(self._reader.row(record))
             except BadRecord as reason:
                 refused.append(Refused(record, reason))
                 self._beat()  # a registry may have been asked about each of thousands
-        strangers = {row.event.tenant for row in rows} - self._tenants
+        strangers = {row.tenant for row in rows} - self._tenants
         if strangers:
             self._meet(strangers)
-            foreign = [row for row in rows if row.event.tenant not in self._tenants]
-            rows = [row for row in rows if row.event.tenant in self._tenants]
+            foreign = [row for row in rows if row.tenant not in self._tenants]
+            rows = [row for row in rows if row.tenant in self._tenants]
             refused += [Refused(row.record, _foreign(row), row) for row in foreign]
         for one in refused:
             if one.reason.tenant not in self._tenants:
@@ -200,7 +199,7 @@ class Ingest:
     def _count(written: Written, rows: Sequence[Row]) -> None:
         metrics.EVENTS_STORED.inc(written.stored)
         metrics.EVENTS_REPEATED.inc(written.repeated)
-        metrics.EVENTS_UNREAD.inc(sum(row.event.body is None for row in rows))
+        metrics.EVENTS_UNREAD.inc(sum(not row.is_read for row in rows))
         for refused in written.set_aside:
             metrics.RECORDS_SET_ASIDE.labels(refused.reason.letter_class).inc()
             logger.warning(
@@ -230,17 +229,22 @@ class Ingest:
     def _introduce(self, connection: Connection) -> None:
         named = queries("ingest")
         self._refuse_other_topic(connection)
-        make_staging(connection)
         connection.execute(named["add_source"], self._where)
-        source_id = fetch_one(connection, named["find_source"], self._where)["source_id"]
+        found = fetch_one(connection, named["find_source"], self._where)
         where = self._where
-        dead_letters = self._declared["dead_letters"].name
-        self._source = Source(where["consumer"], where["cluster_id"], where["topic_id"], source_id, dead_letters)
-        self._window = open_window(connection)
+        self._source = Source(
+            consumer=where["consumer"],
+            cluster_id=where["cluster_id"],
+            topic_id=where["topic_id"],
+            source_id=found["source_id"],
+            dead_letters_topic=self._declared["dead_letters"].name,
+            fact_oid=found["fact_oid"],
+        )
+        self._reader = Reader(found["source_id"], open_window(connection), self._framing)
         self._tenants = _known_tenants(connection)
 
     def _open_window(self) -> None:
-        self._window = open_window(self._store)
+        self._reader.window = open_window(self._store)
 
     def _refuse_other_topic(self, connection: Connection) -> None:
         others = connection.execute(queries("ingest")["find_other_topic_ids"], self._where).fetchall()
@@ -336,17 +340,25 @@ def open_window(connection: Connection) -> Window:
     """Make the monthly partitions of 13 months back to 2 ahead, and return the ids that they hold."""
     params = {"months_back": _MONTHS_BACK, "months_ahead": _MONTHS_AHEAD}
     now = fetch_one(connection, queries("ingest")["open_window"], params)["now"]
-    return Window(_month(now, -_MONTHS_BACK), _month(now, _MONTHS_AHEAD + 1))
+    months = [_month(now, shift) for shift in range(-_MONTHS_BACK, _MONTHS_AHEAD + 2)]
+    leaves = [
+        Leaf(_millis(start), _millis(end), f"event_standard_{start:%Y_%m}") for start, end in itertools.pairwise(months)
+    ]
+    return Window({"standard": tuple(reversed(leaves))})
 
 
-def _month(now: dt.datetime, shift: int) -> int:
+def _month(now: dt.datetime, shift: int) -> dt.datetime:
     months = now.year * 12 + now.month - 1 + shift
-    return int(dt.datetime(months // 12, months % 12 + 1, 1, tzinfo=dt.UTC).timestamp() * 1000)
+    return dt.datetime(months // 12, months % 12 + 1, 1, tzinfo=dt.UTC)
+
+
+def _millis(moment: dt.datetime) -> int:
+    return int(moment.timestamp() * 1000)
 
 
 def _foreign(row: Row) -> BadRecord:
     return BadRecord(
-        f"the tenant {row.event.tenant!r} is not registered; run `counterfoil tenant add {row.event.tenant}`", "foreign"
+        f"the tenant {row.tenant!r} is not registered; run `counterfoil tenant add {row.tenant}`", "foreign"
     )
 
 

@@ -1,40 +1,52 @@
-"""Writes one batch: rows, folds, dead letters and offsets, all in one transaction or not at all."""
+"""Writes one batch: rows, folds, dead letters and offsets, all in one transaction or not at all.
 
-from collections.abc import Iterable, Mapping, Sequence
+New rows are copied straight into the partitions they belong to. A batch in which an id may stand already is told apart
+first; where that shows only when Postgres refuses the copy, the copy is taken back and the batch told apart then.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import psycopg
+from psycopg import sql
+from psycopg.errors import UniqueViolation
 from psycopg.types.json import Json
 
 from counterfoil.failpoints import pass_by
-from counterfoil.ids import new_id
+from counterfoil.ids import new_id, read_partition_key
 from counterfoil_consumers import outbox
-from counterfoil_consumers.binary_copy import HEADER, TRAILER
+from counterfoil_consumers.binary_copy import HEADER, TRAILER, Items
 from counterfoil_consumers.errors import BadRecord, Fenced
 from counterfoil_consumers.records import Record, Row
 from counterfoil_consumers.store import Connection, queries
 
-_FOLDS = (
-    "fold_task",
-    "fold_producer",
-    "fold_producer_claim",
-    "fold_effect",
-    "fold_effect_resource",
-    "fold_target_change",
-)
+_ASTRAY = "event_astray_all"
+# Each fold with the events that it reads: where a batch has none of them, it is left out.
+_FOLDS: Mapping[str, Callable[[Row], bool]] = {
+    "fold_task": lambda _row: True,
+    "fold_producer": lambda _row: True,
+    "fold_producer_claim": lambda row: row.is_read and row.kind in ("producer_beat", "producer_closed", "gap"),
+    "fold_effect": lambda row: row.effect_id is not None and row.is_read,
+    "fold_effect_resource": lambda row: row.effect_id is not None and row.is_read and row.kind == "verdict",
+    "fold_target_change": lambda row: row.effect_id is None and row.is_read and row.kind == "verdict",
+}
 # SQLSTATE classes that say the data is at fault: data exception, integrity, program limit.
 _PERMANENT = ("22", "23", "54")
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the records come from, and who stores them."""
+    """Where the records come from, and who stores them. `fact_oid` is that of the type fact in this database."""
 
     consumer: str
     cluster_id: str
     topic_id: str
     source_id: int
     dead_letters_topic: str
+    fact_oid: int
 
 
 @dataclass(slots=True)
@@ -63,9 +75,21 @@ class Written:
     set_aside: tuple[Refused, ...]
 
 
-def make_staging(connection: Connection) -> None:
-    """The temporary tables of this connection; once per connection."""
-    connection.execute(queries("ingest")["make_staging"])
+class _Stored(NamedTuple):
+    """An event that has its row, or is about to get it."""
+
+    retention_class: str
+    digest: bytes
+    place: tuple[int, int, int] | None  # source, partition and offset; None in this batch
+
+
+@dataclass(slots=True)
+class _Told:
+    """A batch told apart: what is new, what repeats a stored event, what has its id and other content."""
+
+    new: Sequence[Row]
+    repeated: Sequence[Row] = ()
+    refused: Sequence[Refused] = ()
 
 
 def write_batch(
@@ -80,66 +104,145 @@ def write_batch(
     Raises Fenced when one of the claims is no longer ours; nothing was written then.
     """
     with connection.transaction():
-        landed, late = _land(connection, rows, first=True)
+        landed, late = _land(connection, source, rows) if rows else (0, [])
         set_aside = (*refused, *late)
         for one in set_aside:
             _set_aside(connection, source, one)
         pass_by("ingest.before_offset")
-        for partition, (claim, to_offset) in moves.items():
-            _move(connection, source, partition, claim, to_offset)
+        _move(connection, source, moves)
         pass_by("ingest.before_commit")
     return Written(landed, len(rows) - landed - len(late), set_aside)
 
 
-def _land(connection: Connection, rows: Sequence[Row], *, first: bool) -> tuple[int, list[Refused]]:
-    """Store what can be stored; a batch that Postgres refuses is halved until the culprit stands alone."""
-    if not rows:
-        return 0, []
+def _land(connection: Connection, source: Source, rows: Sequence[Row]) -> tuple[int, list[Refused]]:
+    """Store what can be stored; returns how many that were, and what can't be."""
+    if _are_new(connection, rows):
+        try:
+            with connection.transaction():
+                _copy_and_fold(connection, source, rows)
+        except UniqueViolation:
+            pass
+        except psycopg.Error as error:
+            if not _is_permanent(error):
+                raise
+        else:
+            return len(rows), []
+    return _land_apart(connection, source, rows)
+
+
+def _are_new(connection: Connection, rows: Sequence[Row]) -> bool:
+    """Whether it is worth trying: no id twice, and none that might stand in the table where Postgres would not look."""
+    if len({row.identity for row in rows}) < len(rows) or any(row.leaf is None for row in rows):
+        return False
+    found = connection.execute(queries("ingest")["has_astray"]).fetchone()
+    return found is None or not found["found"]
+
+
+def _land_apart(connection: Connection, source: Source, rows: Sequence[Row]) -> tuple[int, list[Refused]]:
+    """Tell the batch apart, then store what is new; what Postgres refuses is halved until the culprit stands alone."""
     try:
-        with connection.transaction():
-            return _stage_and_fold(connection, rows, first=first)
+        return _tell_and_land(connection, source, rows)
     except psycopg.Error as error:
-        if (error.sqlstate or "")[:2] not in _PERMANENT:
+        if not _is_permanent(error):
             raise
         if len(rows) == 1:
-            reason = BadRecord(f"the store refuses it: {str(error).splitlines()[0]}", tenant=rows[0].event.tenant)
+            reason = BadRecord(f"the store refuses it: {str(error).splitlines()[0]}", tenant=rows[0].tenant)
             return 0, [Refused(rows[0].record, reason, rows[0])]
     middle = len(rows) // 2
-    left, left_refused = _land(connection, rows[:middle], first=False)
-    right, right_refused = _land(connection, rows[middle:], first=False)
+    left, left_refused = _land_apart(connection, source, rows[:middle])
+    right, right_refused = _land_apart(connection, source, rows[middle:])
     return left + right, left_refused + right_refused
 
 
-def _stage_and_fold(connection: Connection, rows: Sequence[Row], *, first: bool) -> tuple[int, list[Refused]]:
-    named = queries("ingest")
-    if not first:
-        connection.execute("TRUNCATE pg_temp.incoming, pg_temp.landed")
-    with connection.cursor() as cursor:
-        with cursor.copy(named["copy_incoming"]) as copy:
-            copy.write(HEADER)
-            copy.write(b"".join([row.copied for row in rows]))
-            copy.write(TRAILER)
-        landed = cursor.execute(named["land_events"]).rowcount
-        refused: list[Refused] = []
-        if landed < len(rows):
-            cursor.execute(named["note_duplicates"])
-            clashes = {(found["partition"], found["offset"]) for found in cursor.execute(named["find_conflicts"])}
-            refused = [_clash(row) for row in rows if (row.record.partition, row.record.offset) in clashes]
-        if landed:
-            for fold in _FOLDS:
-                cursor.execute(named[fold])
-    return landed, refused
+def _tell_and_land(connection: Connection, source: Source, rows: Sequence[Row]) -> tuple[int, list[Refused]]:
+    for tries_left in reversed(range(_TRIES)):
+        told = _tell_apart(connection, source, rows)
+        try:
+            with connection.transaction():
+                _copy_and_fold(connection, source, told.new)
+                _note_duplicates(connection, source, told.repeated)
+        except UniqueViolation:  # stored meanwhile, from another partition
+            if not tries_left:
+                raise
+        else:
+            return len(told.new), list(told.refused)
+    raise AssertionError("the last try returns or raises")
+
+
+def _tell_apart(connection: Connection, source: Source, rows: Sequence[Row]) -> _Told:
+    """Of records with one id the one that is stored, or has the lowest offset, is the event."""
+    ordered = sorted(rows, key=lambda row: (row.record.partition, row.record.offset))
+    known = _known(connection, ordered)
+    new: list[Row] = []
+    repeated: list[Row] = []
+    refused: list[Refused] = []
+    for row in ordered:
+        stored = known.get(row.identity)
+        if stored is None:
+            known[row.identity] = _Stored(row.retention_class, row.digest, None)
+            new.append(row)
+        elif (stored.retention_class, stored.digest) == (row.retention_class, row.digest):
+            if stored.place != (source.source_id, row.record.partition, row.record.offset):  # else it is read again
+                repeated.append(row)
+        else:
+            refused.append(_clash(row))
+    return _Told(new, repeated, refused)
+
+
+def _known(connection: Connection, rows: Sequence[Row]) -> dict[bytes, _Stored]:
+    params = {"tenants": [row.tenant for row in rows], "ids": [row.event_id.hex() for row in rows]}
+    return {
+        rows[found["place"] - 1].identity: _Stored(
+            found["retention_class"],
+            found["value_sha256"],
+            (found["source_id"], found["partition"], found["offset"]),
+        )
+        for found in connection.execute(queries("ingest")["find_known"], params)
+    }
+
+
+def _copy_and_fold(connection: Connection, source: Source, rows: Sequence[Row]) -> None:
+    if not rows:
+        return
+    leaves: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        leaves[row.leaf or _ASTRAY].append(row)
+    for leaf, its in leaves.items():
+        query = queries("ingest")["copy_events"].format(leaf=sql.Identifier(leaf))
+        with connection.cursor() as cursor, cursor.copy(query) as copy:
+            copy.write(b"".join((HEADER, *[row.copied for row in its], TRAILER)))
+    for fold, reads in _FOLDS.items():
+        facts = [row.fact for row in rows if reads(row)]
+        if facts:
+            connection.execute(queries("ingest")[fold], {"facts": Items(facts, source.fact_oid)})
+
+
+def _note_duplicates(connection: Connection, source: Source, rows: Sequence[Row]) -> None:
+    if not rows:
+        return
+    params = {
+        "tenants": [row.tenant for row in rows],
+        "source_ids": [source.source_id] * len(rows),
+        "partitions": [row.record.partition for row in rows],
+        "offsets": [row.record.offset for row in rows],
+        "ids": [row.event_id.hex() for row in rows],
+        "digests": [row.digest for row in rows],
+    }
+    connection.execute(queries("ingest")["note_duplicates"], params)
+
+
+def _is_permanent(error: psycopg.Error) -> bool:
+    return (error.sqlstate or "")[:2] in _PERMANENT
 
 
 def _clash(row: Row) -> Refused:
-    reason = BadRecord(
-        f"event {row.event.event_id.hex()} is stored already with other content", "conflict", row.event.tenant
-    )
+    reason = BadRecord(f"event {row.event_id.hex()} is stored already with other content", "conflict", row.tenant)
     return Refused(row.record, reason, row)
 
 
 def _set_aside(connection: Connection, source: Source, refused: Refused) -> None:
     record, row = refused.record, refused.row
+    task_id = None if row is None else read_partition_key(record.key or b"")[1]
     letter_id = new_id()
     placed = connection.execute(
         queries("ingest")["set_aside"],
@@ -155,8 +258,8 @@ def _set_aside(connection: Connection, source: Source, refused: Refused) -> None
             "key": record.key,
             "value": record.value,
             "headers": Json([[name, None if item is None else item.hex()] for name, item in record.headers]),
-            "task_id": None if row is None else row.event.task_id.hex(),
-            "effect_id": None if row is None or row.event.effect_id is None else row.event.effect_id.hex(),
+            "task_id": None if task_id is None else task_id.hex(),
+            "effect_id": None if row is None or row.effect_id is None else row.effect_id.hex(),
             "placed_by": source.consumer,
         },
     )
@@ -185,21 +288,22 @@ def _letter_headers(letter_id: bytes, refused: Refused) -> list[tuple[str, bytes
     ]
 
 
-def _move(connection: Connection, source: Source, partition: int, claim: Claim, to_offset: int) -> None:
-    moved = connection.execute(
-        queries("ingest")["move_offset"],
-        {
-            "consumer": source.consumer,
-            "cluster_id": source.cluster_id,
-            "topic_id": source.topic_id,
-            "partition": partition,
-            "from_offset": claim.next_offset,
-            "to_offset": to_offset,
-            "epoch": claim.epoch,
-        },
-    )
-    if moved.rowcount != 1:
-        raise Fenced(
-            f"partition {partition} is no longer ours at offset {claim.next_offset} and epoch {claim.epoch}; "
-            "nothing of this batch was written"
-        )
+def _move(connection: Connection, source: Source, moves: Mapping[int, tuple[Claim, int]]) -> None:
+    if not moves:
+        return
+    params = {
+        "consumer": source.consumer,
+        "cluster_id": source.cluster_id,
+        "topic_id": source.topic_id,
+        "partitions": list(moves),
+        "from_offsets": [claim.next_offset for claim, _ in moves.values()],
+        "to_offsets": [to_offset for _, to_offset in moves.values()],
+        "epochs": [claim.epoch for claim, _ in moves.values()],
+    }
+    moved = {row["partition"] for row in connection.execute(queries("ingest")["move_offsets"], params)}
+    for partition, (claim, _) in moves.items():
+        if partition not in moved:
+            raise Fenced(
+                f"partition {partition} is no longer ours at offset {claim.next_offset} and epoch {claim.epoch}; "
+                "nothing of this batch was written"
+            )

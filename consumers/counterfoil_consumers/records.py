@@ -1,40 +1,70 @@
-"""One Kafka record to one row of the store, or the reason why not. No I/O but what the framing does, no clock."""
+"""One Kafka record to one row of the store, or the reason why not. No I/O but what the framing does, no clock.
+
+The envelopes of a task's events share most of their bytes, from the tenant to whom it acts for. What these say is
+remembered by the record's key, and holds wherever the same bytes stand in the same place: Avro has no two readings.
+"""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
 
-from counterfoil.codec import decode
+from counterfoil.codec import MAX_VALUE_BYTES
 from counterfoil.errors import DecodeError
-from counterfoil.event import Event
-from counterfoil.framing import SINGLE_OBJECT, Framing
-from counterfoil.ids import OPERATORS, is_tenant, partition_key
-from counterfoil_consumers.binary_copy import (
-    FALSE,
-    NULL,
-    TRUE,
-    bigint,
-    bytea,
-    count_of,
-    integer,
-    smallint,
-    text,
-    timestamptz,
-    uuid,
-)
+from counterfoil.framing import SINGLE_OBJECT, Framing, fingerprint_of, unframed
+from counterfoil.ids import OPERATORS, is_tenant
+from counterfoil_consumers import binary_copy
+from counterfoil_consumers.binary_copy import FALSE, NULL, TRUE, bigint, bytea, integer, smallint, timestamptz
 from counterfoil_consumers.errors import BadRecord
-from counterfoil_consumers.readable import readable_body
+from counterfoil_consumers.readable import mended_text
+from counterfoil_consumers.reading import NOT_AVRO, BodyReader, FieldsReader, body_reader_of, fields_readers_of
+from counterfoil_schemas import avro_schemas, json_fields
 
-_COLUMNS = count_of(35)  # of `copy_incoming`
 # What a Python datetime holds, with a margin; Postgres holds more.
 _MIN_MICROS = -62_000_000_000_000_000
 _MAX_MICROS = 253_000_000_000_000_000
 _MAX_SEQ = 2**62
 _MAX_ATTEMPT = 2**31
-_MODES = ("live", "shadow", "replay")
+_MODES = (b"live", b"shadow", b"replay")
+_MOST_REMEMBERED = 5_000
+
+# The envelope's three parts: what differs from event to event stands before and behind what a task's events share.
+_HEAD = ("event_id", "kind", "body_schema", "body")
+_SHARED = (
+    "content_encoding", "key_id", "subject", "tenant", "workflow", "retention_class", "environment", "mode", "task_id",
+    "task_ref", "parent_task_id", "conversation_id", "subject_ref", "agent", "release", "principal", "on_behalf_of",
+)  # fmt: skip
+_TAIL = (
+    "effect_id", "attempt", "causation_id", "trace_id", "span_id", "producer_id", "seq", "occurred_at", "redaction",
+)  # fmt: skip
+_RAW = ("kind", "body", "tenant", "retention_class", "mode", "task_id")
+_IDENTITY = binary_copy.text("identity")
+
+# The columns of `copy_events`, and the fields of the type `fact`, in the order in which `row` puts them.
+_COLUMNS = binary_copy.count_of(34)
+_FACT_FIELDS = binary_copy.length(21)
+_TEXT, _UUID, _BOOL, _JSON = (binary_copy.oid(number) for number in (25, 2950, 16, 114))
+_INT4, _INT8, _TIMESTAMPTZ = (binary_copy.oid(number) for number in (23, 20, 1184))
+
+# What the folds read of a body.
+_FOLDED: Mapping[str, tuple[str, ...]] = {
+    "task_started": ("title",),
+    "task_ended": ("status",),
+    "completion": ("input_tokens", "output_tokens", "cost"),
+    "tool_intent": ("tool", "target", "step", "args", "expect"),
+    "tool_result": ("outcome", "result", "deadline"),
+    "verdict": (
+        "target", "verdict", "reason", "check_seq", "contract_version", "contract_digest", "resources", "evidence",
+    ),
+    "producer_opened": ("beat_interval",),
+    "producer_beat": ("open_tasks",),
+    "producer_closed": ("open_tasks", "adopted_by"),
+    "gap": ("gap_task_id", "first_seq", "last_seq"),
+}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A consumed Kafka record. `appended_at` is the broker's clock, in milliseconds since the epoch."""
 
     topic: str
@@ -46,99 +76,261 @@ class Record:
     headers: tuple[tuple[str, bytes | None], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A record ready to be stored; `copied` is its row of `copy_incoming`, in binary."""
+class Row(NamedTuple):
+    """A record ready to be stored.
+
+    `copied` is its row of COPY, `fact` its item of an array of facts; `leaf` is the partition it belongs to, None where
+    it goes astray. `identity` are tenant and event_id, as fields.
+    """
 
     record: Record
-    event: Event
+    tenant: str
+    kind: str
+    is_read: bool
+    effect_id: bytes | None
+    retention_class: str
+    leaf: str | None
+    identity: bytes
+    digest: bytes
     copied: bytes
+    fact: bytes
+
+    @property
+    def event_id(self) -> bytes:
+        """16 bytes."""
+        return self.identity[-16:]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A partition of `event`, for the ids of [start, end) in milliseconds since the epoch."""
+
+    start: int
+    end: int
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The open window of event ids in milliseconds since the epoch, [start, end)."""
+    """The open window of event ids: the leaves of each retention class that has some."""
 
-    start: int
-    end: int
+    leaves: Mapping[str, tuple[Leaf, ...]]
 
-
-def row_of(record: Record, source_id: int, window: Window, framing: Framing = SINGLE_OBJECT) -> Row:
-    """Decode and check one record.
-
-    Raises BadRecord when it can't be stored, with the class and reason of its dead letter, and RegistryError when
-    nothing can be said of it now.
-    """
-    if record.value is None:
-        raise BadRecord("the record has no value")
-    try:
-        event = decode(record.value, framing)
-    except DecodeError as error:
-        raise BadRecord(str(error), error.reason_class) from error
-    _check(event, record)
-    return Row(record, event, _copied(event, record, source_id, is_astray(event, window)))
+    def leaf(self, retention_class: str, event_id: bytes) -> str | None:
+        """The partition for such an event, None where it is astray."""
+        moment = int.from_bytes(event_id[:6], "big")
+        for leaf in self.leaves.get(retention_class, ()):
+            if leaf.start <= moment < leaf.end:
+                return leaf.name
+        return None
 
 
-def _check(event: Event, record: Record) -> None:
-    if not is_tenant(event.tenant) and event.tenant != OPERATORS:
-        raise BadRecord(f"the tenant {event.tenant[:60]!r} is no tenant's name", "foreign")
-    if record.key != partition_key(event.tenant, event.task_id):
-        raise BadRecord("key and envelope disagree on the tenant or the task", "foreign")
-    if not _MIN_MICROS <= event.occurred_at <= _MAX_MICROS:
-        raise BadRecord(f"occurred_at is {event.occurred_at} microseconds, beyond any calendar", tenant=event.tenant)
-    if not 0 <= event.seq < _MAX_SEQ:
-        raise BadRecord(f"seq is {event.seq}", tenant=event.tenant)
-    if event.attempt is not None and not 0 <= event.attempt < _MAX_ATTEMPT:
-        raise BadRecord(f"attempt is {event.attempt}", tenant=event.tenant)
-    if event.mode not in _MODES:
-        raise BadRecord(f"the mode {event.mode[:60]!r} is none of {', '.join(_MODES)}", tenant=event.tenant)
+@dataclass(frozen=True, slots=True)
+class _Envelope:
+    """One version of the envelope."""
+
+    head: FieldsReader
+    shared: FieldsReader
+    tail: FieldsReader
 
 
-def is_astray(event: Event, window: Window) -> bool:
-    """Whether the id's time lies outside the open window, or its retention class has no partition."""
-    milliseconds = int.from_bytes(event.event_id[:6], "big")
-    return event.retention_class != "standard" or not window.start <= milliseconds < window.end
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of event with one version of its body; `read` is None where we know no such body."""
+
+    name: str
+    field: bytes
+    read: BodyReader | None
 
 
-def _copied(event: Event, record: Record, source_id: int, astray: bool) -> bytes:
-    value = record.value or b""
-    return b"".join(
-        (
-            _COLUMNS,
-            text(event.tenant),
-            uuid(event.event_id),
-            text(event.retention_class),
-            text(event.kind),
-            text(event.workflow),
-            text(event.environment),
-            text(event.mode),
-            uuid(event.task_id),
-            text(event.task_ref),
-            uuid(event.parent_task_id),
-            text(event.conversation_id),
-            text(event.subject_ref),
-            text(event.agent),
-            text(event.release),
-            text(event.principal),
-            text(event.on_behalf_of),
-            uuid(event.effect_id),
-            integer(event.attempt),
-            uuid(event.causation_id),
-            uuid(event.trace_id),
-            bytea(event.span_id),
-            uuid(event.producer_id),
-            bigint(event.seq),
-            timestamptz(event.occurred_at),
-            text(event.redaction),
-            bytea(event.body_schema),
-            TRUE if event.body is None else FALSE,
-            NULL if event.body is None else bytea(readable_body(event.kind, event.body).encode()),
-            smallint(source_id),
-            integer(record.partition),
-            bigint(record.offset),
-            timestamptz(record.appended_at * 1000),
-            bytea(value),
-            bytea(hashlib.sha256(value).digest()),
-            TRUE if astray else FALSE,
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the events of a task share: `avro` are the bytes that say so, to `columns` and to the fields of facts."""
+
+    envelope: _Envelope
+    avro: bytes
+    tenant: str
+    mode: bytes
+    retention_class: str
+    is_plain: bool
+    key: bytes
+    tenant_field: bytes
+    columns: bytes
+    fact: bytes
+
+
+class Reader:
+    """Makes rows of the records of one log. Not to be shared by threads."""
+
+    def __init__(self, source_id: int, window: Window, framing: Framing = SINGLE_OBJECT) -> None:
+        self.window = window
+        self._framing = framing
+        self._source = smallint(source_id)
+        self._kinds = dict(_known_kinds())
+        self._remembered: dict[bytes | None, _Shared] = {}
+
+    def row(self, record: Record) -> Row:
+        """Decode and check one record.
+
+        Raises BadRecord when it can't be stored, with the class and reason of its dead letter, and RegistryError when
+        nothing can be said of it now.
+        """
+        if record.value is None:
+            raise BadRecord("the record has no value")
+        try:
+            return self._row(record, record.value)
+        except DecodeError as error:
+            raise BadRecord(str(error), error.reason_class) from error
+
+    def _row(self, record: Record, value: bytes) -> Row:
+        if len(value) > MAX_VALUE_BYTES:
+            raise DecodeError(f"the value has {len(value)} bytes; at most {MAX_VALUE_BYTES} are decoded")
+        fingerprint, at = unframed(value, self._framing)
+        envelope = _envelopes().get(fingerprint)
+        if envelope is None:
+            raise DecodeError(f"the envelope's schema {fingerprint.hex()} is not one of ours", "incompatible")
+        try:
+            event_id, kind_name, body_schema, body, at = envelope.head(value, at)
+            shared = self._remembered.get(record.key)
+            is_known = shared is not None and shared.envelope is envelope and value.startswith(shared.avro, at)
+            if shared is None or not is_known:
+                shared = _shared(envelope, value, at)
+            tail = envelope.tail(value, at + len(shared.avro))
+            kind = self._kind(kind_name, body_schema)
+        except NOT_AVRO as error:
+            raise DecodeError(f"the envelope is not Avro of event: {_said(error)}") from error
+        effect_id, attempt, causation_id, trace_id, span_id, producer_id, seq, occurred_at, redaction, end = tail
+        if end != len(value):
+            raise DecodeError(f"the envelope {_misses(end, value)}")
+        if not is_known:
+            _check(shared, record.key)
+            self._remember(record.key, shared)
+        _check_numbers(shared.tenant, attempt, seq, occurred_at)
+
+        is_read = kind.read is not None and shared.is_plain
+        json_field = folded_field = NULL
+        if kind.read is not None and is_read:
+            json_field, folded_field = _body(kind.name, kind.read, body, shared.tenant)
+        unread = FALSE if is_read else TRUE
+        digest = hashlib.sha256(value).digest()
+        seq_field, occurred_field = bigint(seq), timestamptz(occurred_at)
+        partition, offset = integer(record.partition), bigint(record.offset)
+        appended = timestamptz(record.appended_at * 1000)
+        columns = (
+            _COLUMNS, event_id, kind.field, body_schema, unread, json_field, shared.columns, effect_id,
+            integer(attempt), causation_id, trace_id, span_id, producer_id, seq_field, occurred_field, redaction,
+            self._source, partition, offset, appended, bytea(value), bytea(digest),
+        )  # fmt: skip
+        fact = b"".join((
+            shared.fact, _UUID, event_id, _TEXT, kind.field, _BOOL, unread, _JSON, folded_field, _UUID, effect_id,
+            _UUID, producer_id, _INT8, seq_field, _TIMESTAMPTZ, occurred_field, _TEXT, redaction, _INT4, partition,
+            _INT8, offset, _TIMESTAMPTZ, appended,
+        ))  # fmt: skip
+        return Row(
+            record,
+            shared.tenant,
+            kind.name,
+            is_read,
+            None if effect_id == NULL else effect_id[4:],
+            shared.retention_class,
+            self.window.leaf(shared.retention_class, event_id[4:]),
+            shared.tenant_field + event_id,
+            digest,
+            b"".join(columns),
+            binary_copy.length(len(fact)) + fact,
         )
+
+    def _remember(self, key: bytes | None, shared: _Shared) -> None:
+        if len(self._remembered) >= _MOST_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[key] = shared
+
+    def _kind(self, name: bytes, body_schema: bytes) -> _Kind:
+        kind = self._kinds.get((name, body_schema))
+        return _Kind(name.decode(), binary_copy.text_of(name), None) if kind is None else kind
+
+
+def _shared(envelope: _Envelope, value: bytes, at: int) -> _Shared:
+    fields = envelope.shared(value, at)
+    encoding, key_id, _subject, tenant, workflow, retention_class, environment, mode, task_id, *others, end = fields
+    task_ref, parent_task_id, conversation_id, subject_ref, agent, release, principal, on_behalf_of = others
+    name, retention = tenant.decode(), mended_text(retention_class.decode())
+    tenant_field, mode_field, task_field = binary_copy.text(name), binary_copy.text(mode.decode()), bytea(task_id)
+    columns = (
+        tenant_field, workflow, binary_copy.text(retention), environment, mode_field, task_field, task_ref,
+        parent_task_id, conversation_id, subject_ref, agent, release, principal, on_behalf_of,
+    )  # fmt: skip
+    fact = (
+        _FACT_FIELDS, _TEXT, tenant_field, _UUID, task_field, _TEXT, task_ref, _UUID, parent_task_id, _TEXT,
+        conversation_id, _TEXT, subject_ref, _TEXT, workflow, _TEXT, agent, _TEXT, mode_field,
+    )  # fmt: skip
+    is_plain = encoding == _IDENTITY and key_id == NULL
+    key = tenant + b"/" + task_id.hex().encode()
+    return _Shared(
+        envelope, value[at:end], name, mode, retention, is_plain, key, tenant_field, b"".join(columns), b"".join(fact)
     )
+
+
+def _check(shared: _Shared, key: bytes | None) -> None:
+    tenant = shared.tenant
+    if not is_tenant(tenant) and tenant != OPERATORS:
+        raise BadRecord(f"the tenant {tenant[:60]!r} is no tenant's name", "foreign")
+    if key != shared.key:
+        raise BadRecord("key and envelope disagree on the tenant or the task", "foreign")
+    if shared.mode not in _MODES:
+        modes = ", ".join(mode.decode() for mode in _MODES)
+        raise BadRecord(f"the mode {shared.mode.decode()[:60]!r} is none of {modes}", tenant=tenant)
+
+
+def _check_numbers(tenant: str, attempt: int | None, seq: int, occurred_at: int) -> None:
+    if not _MIN_MICROS <= occurred_at <= _MAX_MICROS:
+        raise BadRecord(f"occurred_at is {occurred_at} microseconds, beyond any calendar", tenant=tenant)
+    if not 0 <= seq < _MAX_SEQ:
+        raise BadRecord(f"seq is {seq}", tenant=tenant)
+    if attempt is not None and not 0 <= attempt < _MAX_ATTEMPT:
+        raise BadRecord(f"attempt is {attempt}", tenant=tenant)
+
+
+def _body(kind: str, read: BodyReader, body: bytes, tenant: str) -> tuple[bytes, bytes]:
+    """The body, and what the folds read of it, as fields of JSON."""
+    try:
+        whole, folded, end = read(body, 0)
+        if end == len(body):
+            return bytea(whole.encode()), NULL if folded is None else bytea(folded.encode())
+        problem = f"the body {_misses(end, body)}"
+    except (*NOT_AVRO, DecodeError) as error:
+        problem = f"the body is not Avro of {kind}: {_said(error)}"
+    raise BadRecord(problem, tenant=tenant)
+
+
+def _misses(end: int, content: bytes) -> str:
+    return f"has {len(content) - end} bytes too many" if end < len(content) else f"is {end - len(content)} bytes short"
+
+
+def _said(error: Exception) -> str:
+    return "it ends too early" if isinstance(error, IndexError) else f"{type(error).__name__} {error}"
+
+
+@cache
+def _envelopes() -> dict[bytes, _Envelope]:
+    schemas = [schema for schema in avro_schemas() if schema.subject == "event"]
+    newest = schemas[-1].definition
+
+    def envelope(definition: dict[str, Any]) -> _Envelope:
+        parts = fields_readers_of(definition, newest, (_HEAD, _SHARED, _TAIL), _RAW)
+        return _Envelope(*parts)
+
+    return {fingerprint_of(schema.definition): envelope(schema.definition) for schema in schemas}
+
+
+@cache
+def _known_kinds() -> dict[tuple[bytes, bytes], _Kind]:
+    newest = {schema.subject: schema.definition for schema in avro_schemas()}
+    found = {}
+    for schema in avro_schemas():
+        if schema.subject != "event":
+            name = schema.subject
+            read = body_reader_of(schema.definition, newest[name], json_fields(name), _FOLDED.get(name, ()))
+            kind = _Kind(name, binary_copy.text(name), read)
+            found[name.encode(), bytea(fingerprint_of(schema.definition))] = kind
+    return found

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
 
+from counterfoil_consumers.binary_copy import Items, ItemsDumper
 from counterfoil_consumers.errors import StoreAway, StoreError
 from counterfoil_schemas import sql_queries
 
@@ -59,6 +60,7 @@ def connect(dsn: str, role: str, *, application: str, **limits: str) -> Connecti
         raise StoreAway(f"the store does not answer: {_sentence(error)}; check COUNTERFOIL_STORE__DSN") from error
     except psycopg.ProgrammingError as error:
         raise StoreError(f"COUNTERFOIL_STORE__DSN can't be read: {_sentence(error)}") from error
+    connection.adapters.register_dumper(Items, ItemsDumper)
     try:
         _prepare(connection, role, _LIMITS | limits)
     except StoreError:

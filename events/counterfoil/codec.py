@@ -16,14 +16,11 @@ import fastavro
 from counterfoil.encoding import Encoder, encoder_of, long_bytes, part_of, runs_of
 from counterfoil.errors import DecodeError
 from counterfoil.event import Event
-from counterfoil.framing import FINGERPRINT_MAGIC, ID_MAGIC, SINGLE_OBJECT, Framing, fingerprint_of
+from counterfoil.framing import SINGLE_OBJECT, Framing, fingerprint_of, unframed
 from counterfoil.jsontext import to_text
 from counterfoil_schemas import AvroSchema, avro_schemas
 
 MAX_VALUE_BYTES = 1_000_000
-_FINGERPRINT_END = 10
-_ID_END = 5
-_MAX_SCHEMA_ID = 2**31 - 1
 _ID_BYTES = 16
 _SPAN_BYTES = 8
 # In the order of EnvelopeEncoder.encode's places.
@@ -199,12 +196,12 @@ def decode(value: bytes, framing: Framing = SINGLE_OBJECT) -> Event:
     """
     if len(value) > MAX_VALUE_BYTES:
         raise DecodeError(f"the value has {len(value)} bytes; at most {MAX_VALUE_BYTES} are decoded")
-    fingerprint, content = _unframed(value, framing)
+    fingerprint, start = unframed(value, framing)
     catalogue = _catalogue()
     writer = catalogue.envelopes.get(fingerprint)
     if writer is None:
         raise DecodeError(f"the envelope's schema {fingerprint.hex()} is not one of ours", "incompatible")
-    record = _read(writer, catalogue.newest["event"], content, "envelope")
+    record = _read(writer, catalogue.newest["event"], value[start:], "envelope")
     raw_body = record.pop("body")
     if record["content_encoding"] != "identity" or record["key_id"] is not None:
         return Event(**record, body=None, raw_body=raw_body)
@@ -213,18 +210,6 @@ def decode(value: bytes, framing: Framing = SINGLE_OBJECT) -> Event:
         return Event(**record, body=None, raw_body=raw_body)
     newest = catalogue.newest[record["kind"]]
     return Event(**record, body=_read(body_schema, newest, raw_body, "body"), raw_body=raw_body)
-
-
-def _unframed(value: bytes, framing: Framing) -> tuple[bytes, bytes]:
-    """The fingerprint of the envelope's schema, and the envelope."""
-    if value[:2] == FINGERPRINT_MAGIC:
-        return value[2:_FINGERPRINT_END], value[_FINGERPRINT_END:]
-    if value[:1] != ID_MAGIC:
-        raise DecodeError(f"the value starts with {value[:2].hex(' ') or 'nothing'}, not with c3 01 or 00")
-    schema_id = int.from_bytes(value[1:_ID_END], "big")
-    if len(value) < _ID_END or schema_id > _MAX_SCHEMA_ID:
-        raise DecodeError(f"the value starts with {value[:_ID_END].hex(' ')}, in which no schema's id stands")
-    return framing.fingerprint(schema_id), value[_ID_END:]
 
 
 def _read(writer: _Schema, reader: _Schema, content: bytes, what: str) -> dict[str, Any]:

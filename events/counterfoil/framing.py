@@ -12,6 +12,9 @@ from counterfoil.errors import DecodeError
 
 FINGERPRINT_MAGIC = b"\xc3\x01"
 ID_MAGIC = b"\x00"
+_FINGERPRINT_END = 10
+_ID_END = 5
+_MAX_SCHEMA_ID = 2**31 - 1
 
 
 class Framing(Protocol):
@@ -60,6 +63,21 @@ class SingleObject:
 
 
 SINGLE_OBJECT = SingleObject()
+
+
+def unframed(value: bytes, framing: Framing) -> tuple[bytes, int]:
+    """The fingerprint of the envelope's schema, and where the envelope begins.
+
+    Raises DecodeError and RegistryError.
+    """
+    if value.startswith(FINGERPRINT_MAGIC):
+        return value[2:_FINGERPRINT_END], _FINGERPRINT_END
+    if not value.startswith(ID_MAGIC):
+        raise DecodeError(f"the value starts with {value[:2].hex(' ') or 'nothing'}, not with c3 01 or 00")
+    schema_id = int.from_bytes(value[1:_ID_END], "big")
+    if len(value) < _ID_END or schema_id > _MAX_SCHEMA_ID:
+        raise DecodeError(f"the value starts with {value[:_ID_END].hex(' ')}, in which no schema's id stands")
+    return framing.fingerprint(schema_id), _ID_END
 
 
 def fingerprint_of(definition: dict[str, Any]) -> bytes:

@@ -13,7 +13,10 @@ import fastavro
 from counterfoil.codec import encode
 from counterfoil.event import Event
 from counterfoil.ids import new_id, partition_key, task_id_of
-from counterfoil_consumers.records import Record
+from counterfoil_consumers.ingest import open_window
+from counterfoil_consumers.projection import Source
+from counterfoil_consumers.records import Reader, Record, Window
+from counterfoil_consumers.store import Connection, fetch_one, queries
 from counterfoil_schemas import avro_schemas
 
 PRODUCER = new_id()
@@ -57,6 +60,19 @@ def key_of(one: Event) -> bytes:
 def record(one: Event, partition: int, offset: int, appended_at: int = 1_750_000_000_000) -> Record:
     """The record that the brokers would give out for an event."""
     return Record("counterfoil.events", partition, offset, appended_at, key_of(one), encode(one), ())
+
+
+def source_of(ingester: Connection) -> Source:
+    """A source of records that this store knows."""
+    where = {"cluster_id": "c", "topic_id": "t", "topic": "counterfoil.events"}
+    ingester.execute(queries("ingest")["add_source"], where)
+    found = fetch_one(ingester, queries("ingest")["find_source"], where)
+    return Source("test", "c", "t", found["source_id"], "dead", found["fact_oid"])
+
+
+def reader(ingester: Connection, source: Source, window: Window | None = None) -> Reader:
+    """A reader of such records, by default for the window of today."""
+    return Reader(source.source_id, open_window(ingester) if window is None else window)
 
 
 def noise(size: int) -> str:

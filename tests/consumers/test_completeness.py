@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from counterfoil import Event
 from counterfoil.ids import new_id, task_id_of
 from counterfoil_consumers.projection import Source
+from counterfoil_consumers.records import Reader
 from counterfoil_consumers.store import Connection
 from tests.consumers.made import PRODUCER, TASK, event
-from tests.consumers.test_folds import ingester, record_at, source, store
+from tests.consumers.test_folds import ingester, read, record_at, source, store
 
-__all__ = ["ingester", "source"]  # fixtures
+__all__ = ["ingester", "read", "source"]  # fixtures
 
 OWN = task_id_of("acme", f"producer:{PRODUCER.hex()}")
 NUMBER = itertools.count()
@@ -61,15 +62,15 @@ def histories(draw: st.DrawFn) -> History:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories(), st.randoms(use_true_random=False))
 def test_the_view_says_what_a_simple_model_says(
-    ingester: Connection, source: Source, operator: Connection, history: History, dice: Any
+    ingester: Connection, source: Source, read: Reader, operator: Connection, history: History, dice: Any
 ) -> None:
     tenant = f"model-{next(NUMBER)}"
     records = [record_at(one, tenant, place) for place, one in enumerate(history.events())]
-    records += [dataclasses.replace(one, offset=one.offset + 1) for one in records if dice.random() < 0.2]
+    records += [one._replace(offset=one.offset + 1) for one in records if dice.random() < 0.2]
     dice.shuffle(records)
     half = len(records) // 2
-    store(ingester, source, records[:half])
-    store(ingester, source, records[half:])
+    store(ingester, source, read, records[:half])
+    store(ingester, source, read, records[half:])
     row = operator.execute(
         "SELECT *, missing::text AS ranges FROM completeness WHERE tenant = %s AND task_id = %s", [tenant, TASK.hex()]
     ).fetchone()
@@ -87,14 +88,14 @@ def test_the_view_says_what_a_simple_model_says(
 
 
 def test_a_beat_of_very_many_claims_is_folded_in_time(
-    ingester: Connection, source: Source, operator: Connection
+    ingester: Connection, source: Source, read: Reader, operator: Connection
 ) -> None:
     claims = [{"task_id": new_id(), "last_seq": 5} for _ in range(20_000)]
     beats = [event("producer_beat", {"open_tasks": claims, "spooled": 0}, task_id=OWN, seq=seq) for seq in range(3)]
     costs = []
     for place, beat in enumerate(beats):
         started = time.perf_counter()
-        store(ingester, source, [record_at(beat, "many", place)])
+        store(ingester, source, read, [record_at(beat, "many", place)])
         costs.append(time.perf_counter() - started)
     print("seconds per beat of 20,000 claims:", [round(cost, 2) for cost in costs])
     assert operator.execute("SELECT FROM producer_claim WHERE tenant = 'many'").rowcount == 20_000

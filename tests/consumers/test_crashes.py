@@ -15,10 +15,9 @@ from counterfoil.codec import encode
 from counterfoil_consumers import outbox
 from counterfoil_consumers.errors import BadRecord, Fenced
 from counterfoil_consumers.outbox import relay_now
-from counterfoil_consumers.projection import Claim, Refused, Source, make_staging, write_batch
-from counterfoil_consumers.records import Window, row_of
+from counterfoil_consumers.projection import Claim, Refused, write_batch
 from counterfoil_consumers.store import Connection, connect, fetch_one, queries
-from tests.consumers.made import event, key_of, record
+from tests.consumers.made import event, key_of, reader, record, source_of
 from tests.fix_log import Logged, Produce, RecordsOf, StartPython
 
 _INGEST = """
@@ -159,9 +158,6 @@ def owners(database: str) -> Iterator[list[Connection]]:
         closing(connect(database, "ingester", application="one")) as one,
         closing(connect(database, "ingester", application="two")) as two,
     ):
-        make_staging(one)
-        make_staging(two)
-        one.execute(queries("ingest")["open_window"], {"months_back": 13, "months_ahead": 2})
         yield [one, two]
 
 
@@ -182,9 +178,8 @@ def claimed(connection: Connection, owner: str) -> Claim:
 
 def test_who_claims_later_fences_who_claimed_before(owners: list[Connection], operator: Connection) -> None:
     one, two = owners
-    one.execute(queries("ingest")["add_source"], WHERE)
-    source = Source("test", "c", "t", fetch_one(one, queries("ingest")["find_source"], WHERE)["source_id"], "dead")
-    rows = [row_of(record(event(), 0, 0), source.source_id, Window(0, 2**60))]
+    source = source_of(one)
+    rows = [reader(one, source).row(record(event(), 0, 0))]
     bad = [Refused(record(event(), 0, 1), BadRecord("bad"))]
     first, second = claimed(one, "one"), claimed(two, "two")
     assert (first.epoch, second.epoch) == (1, 2)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from counterfoil import Event
 from counterfoil.ids import new_id
-from counterfoil_consumers.projection import Source, make_staging, write_batch
-from counterfoil_consumers.records import Record, Window, row_of
-from counterfoil_consumers.store import Connection, connect, fetch_one, queries
-from tests.consumers.made import event, record
+from counterfoil_consumers.projection import Source, write_batch
+from counterfoil_consumers.records import Reader, Record
+from counterfoil_consumers.store import Connection, connect
+from tests.consumers.made import event, reader, record, source_of
 
 TASKS = [bytes([9]) * 16, bytes([8]) * 16]
 PRODUCERS = [bytes([7]) * 16, bytes([6]) * 16]
@@ -145,17 +145,17 @@ def histories(draw: st.DrawFn) -> list[Event]:
 @pytest.fixture
 def ingester(database: str) -> Iterator[Connection]:
     with closing(connect(database, "ingester", application="test")) as connection:
-        make_staging(connection)
-        connection.execute(queries("ingest")["open_window"], {"months_back": 13, "months_ahead": 2})
         yield connection
 
 
 @pytest.fixture
 def source(ingester: Connection) -> Source:
-    where = {"cluster_id": "c", "topic_id": "t", "topic": "counterfoil.events"}
-    ingester.execute(queries("ingest")["add_source"], where)
-    source_id = fetch_one(ingester, queries("ingest")["find_source"], where)["source_id"]
-    return Source("test", "c", "t", source_id, "dead")
+    return source_of(ingester)
+
+
+@pytest.fixture
+def read(ingester: Connection, source: Source) -> Reader:
+    return reader(ingester, source)
 
 
 # Offsets are even, so that a repetition has the odd one beside it.
@@ -163,8 +163,8 @@ def record_at(one: Event, tenant: str, offset: int) -> Record:
     return record(dataclasses.replace(one, tenant=tenant), one.task_id[0], 2 * offset, 1_750_000_000_000 + offset)
 
 
-def store(ingester: Connection, source: Source, records: list[Record]) -> None:
-    rows = [row_of(one, source.source_id, Window(0, 2**60)) for one in records]
+def store(ingester: Connection, source: Source, read: Reader, records: list[Record]) -> None:
+    rows = [read.row(one) for one in records]
     written = write_batch(ingester, source, rows, (), {})
     assert not written.set_aside, str(written.set_aside[0].reason)
     assert written.stored + written.repeated == len(records)
@@ -186,24 +186,24 @@ def folded(operator: Connection, tenant: str) -> dict[str, list[Any]]:
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories(), st.data())
 def test_order_repetition_and_split_do_not_matter(
-    ingester: Connection, source: Source, operator: Connection, history: list[Event], data: st.DataObject
+    ingester: Connection, source: Source, read: Reader, operator: Connection, history: list[Event], data: st.DataObject
 ) -> None:
     number = next(NUMBER)
     straight, mixed = f"straight-{number}", f"mixed-{number}"
-    store(ingester, source, [record_at(one, straight, place) for place, one in enumerate(history)])
+    store(ingester, source, read, [record_at(one, straight, place) for place, one in enumerate(history)])
 
     once = [record_at(one, mixed, place) for place, one in enumerate(history)]
     again = data.draw(st.lists(st.sampled_from(once), max_size=6, unique_by=lambda one: one.offset))
-    shuffled = data.draw(st.permutations(once + [dataclasses.replace(one, offset=one.offset + 1) for one in again]))
+    shuffled = data.draw(st.permutations(once + [one._replace(offset=one.offset + 1) for one in again]))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(shuffled)), max_size=4)))
     for begin, end in itertools.pairwise([0, *cuts, len(shuffled)]):
-        store(ingester, source, list(shuffled[begin:end]))
+        store(ingester, source, read, list(shuffled[begin:end]))
 
     assert folded(operator, mixed) == folded(operator, straight)
 
 
 def test_the_highest_check_seq_wins_in_one_batch_and_over_two(
-    ingester: Connection, source: Source, operator: Connection
+    ingester: Connection, source: Source, read: Reader, operator: Connection
 ) -> None:
     plain = {"target": "a", "contract_version": "1", "contract_digest": b"\x01", "evidence": "{}", "resources": []}
     ids = sorted(new_id() for _ in range(3))
@@ -226,8 +226,8 @@ def test_the_highest_check_seq_wins_in_one_batch_and_over_two(
                 )
                 for place in order
             ]
-            store(ingester, source, records[:cut])
-            store(ingester, source, records[cut:])
+            store(ingester, source, read, records[:cut])
+            store(ingester, source, read, records[cut:])
             [effect] = folded(operator, tenant)["effect"]
             assert (effect["check_seq"], effect["verdict"]) == (10, "not_applied")
             assert effect["verdict_event_id"].replace("-", "") == ids[1].hex()

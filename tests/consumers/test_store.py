@@ -186,10 +186,11 @@ def test_the_ingester_writes_what_it_may_not_read(operator: Connection) -> None:
         "SELECT has_column_privilege('counterfoil_ingester', 'counterfoil.event', 'body', 'SELECT') AS body, "
         "has_column_privilege('counterfoil_ingester', 'counterfoil.event', 'value', 'SELECT') AS value, "
         "has_column_privilege('counterfoil_ingester', 'counterfoil.event', 'value_sha256', 'SELECT') AS digest, "
-        "has_table_privilege('counterfoil_ingester', 'counterfoil.event', 'INSERT') AS insert, "
+        "has_table_privilege('counterfoil_ingester', 'counterfoil.event_astray_all', 'INSERT') AS insert, "
+        "has_table_privilege('counterfoil_ingester', 'counterfoil.event_astray_all', 'SELECT') AS leaf, "
         "has_table_privilege('counterfoil_ingester', 'counterfoil.event', 'UPDATE') AS update"
     ).fetchone()
-    assert row == {"body": False, "value": False, "digest": True, "insert": True, "update": False}
+    assert row == {"body": False, "value": False, "digest": True, "insert": True, "leaf": False, "update": False}
 
 
 def test_every_table_that_names_a_tenant_has_row_level_security(operator: Connection) -> None:
@@ -321,7 +322,7 @@ def test_no_leaf_can_be_read_around_its_parent(logins: dict[str, str], database:
         "SELECT c.relname AS name FROM pg_class AS c WHERE c.relispartition AND c.relkind = 'r' "
         "AND c.relnamespace = 'counterfoil'::regnamespace"
     ).fetchall()
-    assert len(leaves) == 16
+    assert len(leaves) == 16 + 1  # the months, and those astray
     with psycopg.connect(make_conninfo(database, user=logins["acme"]), autocommit=True) as connection:
         for leaf in leaves:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -1,113 +1,62 @@
--- Named queries of the ingest loop. One batch is staged, landed once, and folded from what landed.
+-- Named queries of the ingest loop. A batch is copied into its partitions, and folded from an array of facts.
 
--- name: make_staging
--- Its columns are those of event (LIKE would ask for SELECT on it, which the ingester has not).
-CREATE TEMP TABLE incoming (
-    tenant text, event_id uuid, retention_class text, kind text, workflow text, environment text, mode text, task_id uuid,
-    task_ref text, parent_task_id uuid, conversation_id text, subject_ref text, agent text, release text, principal text,
-    on_behalf_of text, effect_id uuid, attempt int, causation_id uuid, trace_id uuid, span_id bytea, producer_id uuid,
-    seq bigint, occurred_at timestamptz, redaction text, body_schema bytea, unread boolean, body json, source_id smallint,
-    partition int, "offset" bigint, appended_at timestamptz, value bytea, value_sha256 bytea, astray boolean
-) ON COMMIT DELETE ROWS;
-CREATE TEMP TABLE landed (partition int, "offset" bigint, PRIMARY KEY (partition, "offset")) ON COMMIT DELETE ROWS;
-
--- name: copy_incoming
-COPY pg_temp.incoming (
-    tenant, event_id, retention_class, kind, workflow, environment, mode, task_id, task_ref, parent_task_id,
-    conversation_id, subject_ref, agent, release, principal, on_behalf_of, effect_id, attempt, causation_id, trace_id,
-    span_id, producer_id, seq, occurred_at, redaction, body_schema, unread, body, source_id, partition, "offset",
-    appended_at, value, value_sha256, astray
+-- name: copy_events
+-- Straight into a partition, which no policy binds: COPY FROM is refused where row-level security does.
+COPY counterfoil.{leaf} (
+    event_id, kind, body_schema, unread, body, tenant, workflow, retention_class, environment, mode, task_id, task_ref,
+    parent_task_id, conversation_id, subject_ref, agent, release, principal, on_behalf_of, effect_id, attempt,
+    causation_id, trace_id, span_id, producer_id, seq, occurred_at, redaction, source_id, partition, "offset",
+    appended_at, value, value_sha256
 ) FROM STDIN (FORMAT binary)
 
--- name: land_events
+-- name: has_astray
+SELECT EXISTS (SELECT FROM counterfoil.event_astray) AS found
+
+-- name: find_known
 -- An id stands once, whichever of both tables holds it: the window moves on, and a class may be another on its way.
-WITH stored AS (
-    INSERT INTO counterfoil.event (
-        tenant, event_id, retention_class, kind, workflow, environment, mode, task_id, task_ref, parent_task_id,
-        conversation_id, subject_ref, agent, release, principal, on_behalf_of, effect_id, attempt, causation_id, trace_id,
-        span_id, producer_id, seq, occurred_at, redaction, body_schema, unread, body, source_id, partition, "offset",
-        appended_at, value, value_sha256)
-    SELECT
-        tenant, event_id, retention_class, kind, workflow, environment, mode, task_id, task_ref, parent_task_id,
-        conversation_id, subject_ref, agent, release, principal, on_behalf_of, effect_id, attempt, causation_id, trace_id,
-        span_id, producer_id, seq, occurred_at, redaction, body_schema, unread, body, source_id, partition, "offset",
-        appended_at, value, value_sha256
-    FROM incoming AS i
-    WHERE NOT astray
-      AND NOT EXISTS (SELECT FROM counterfoil.event_astray AS e WHERE e.tenant = i.tenant AND e.event_id = i.event_id)
-      AND NOT EXISTS (SELECT FROM incoming AS j
-                      WHERE j.astray AND j.tenant = i.tenant AND j.event_id = i.event_id
-                        AND (j.partition, j."offset") < (i.partition, i."offset"))
-    ORDER BY partition, "offset"
-    ON CONFLICT DO NOTHING
-    RETURNING partition, "offset"
-), strays AS (
-    INSERT INTO counterfoil.event_astray (
-        tenant, event_id, retention_class, kind, workflow, environment, mode, task_id, task_ref, parent_task_id,
-        conversation_id, subject_ref, agent, release, principal, on_behalf_of, effect_id, attempt, causation_id, trace_id,
-        span_id, producer_id, seq, occurred_at, redaction, body_schema, unread, body, source_id, partition, "offset",
-        appended_at, value, value_sha256)
-    SELECT
-        tenant, event_id, retention_class, kind, workflow, environment, mode, task_id, task_ref, parent_task_id,
-        conversation_id, subject_ref, agent, release, principal, on_behalf_of, effect_id, attempt, causation_id, trace_id,
-        span_id, producer_id, seq, occurred_at, redaction, body_schema, unread, body, source_id, partition, "offset",
-        appended_at, value, value_sha256
-    FROM incoming AS i
-    WHERE astray
-      AND NOT EXISTS (SELECT FROM counterfoil.event AS e WHERE e.tenant = i.tenant AND e.event_id = i.event_id)
-      AND NOT EXISTS (SELECT FROM counterfoil.event_astray AS e WHERE e.tenant = i.tenant AND e.event_id = i.event_id)
-      AND NOT EXISTS (SELECT FROM incoming AS j
-                      WHERE j.tenant = i.tenant AND j.event_id = i.event_id
-                        AND (j.partition, j."offset") < (i.partition, i."offset"))
-    ORDER BY partition, "offset"
-    ON CONFLICT DO NOTHING
-    RETURNING partition, "offset"
-)
-INSERT INTO landed SELECT * FROM stored UNION ALL SELECT * FROM strays
+-- OFFSET keeps each look-up one of the index, whatever the planner thinks of the batch.
+SELECT i.place, e.retention_class, e.value_sha256, e.source_id, e.partition, e."offset"
+FROM unnest(%(tenants)s::text[], %(ids)s::uuid[]) WITH ORDINALITY AS i (tenant, event_id, place),
+     LATERAL (SELECT retention_class, value_sha256, source_id, partition, "offset" FROM counterfoil.event AS e
+              WHERE e.tenant = i.tenant AND e.event_id = i.event_id
+              UNION ALL
+              SELECT retention_class, value_sha256, source_id, partition, "offset" FROM counterfoil.event_astray AS e
+              WHERE e.tenant = i.tenant AND e.event_id = i.event_id
+              OFFSET 0) AS e
 
 -- name: note_duplicates
 INSERT INTO counterfoil.duplicate (tenant, source_id, partition, "offset", event_id, value_sha256)
-SELECT i.tenant, i.source_id, i.partition, i."offset", i.event_id, i.value_sha256
-FROM incoming AS i
-WHERE NOT EXISTS (SELECT FROM landed AS l WHERE l.partition = i.partition AND l."offset" = i."offset")
-  AND (EXISTS (SELECT FROM counterfoil.event AS e
-               WHERE e.tenant = i.tenant AND e.event_id = i.event_id AND e.retention_class = i.retention_class
-                 AND e.value_sha256 = i.value_sha256)
-    OR EXISTS (SELECT FROM counterfoil.event_astray AS e
-               WHERE e.tenant = i.tenant AND e.event_id = i.event_id AND e.retention_class = i.retention_class
-                 AND e.value_sha256 = i.value_sha256))
+SELECT * FROM unnest(%(tenants)s::text[], %(source_ids)s::smallint[], %(partitions)s::int[], %(offsets)s::bigint[],
+                     %(ids)s::uuid[], %(digests)s::bytea[])
 ON CONFLICT DO NOTHING -- read before, by another consumer or before its offset was set back
 
--- name: find_conflicts
--- The same id with other content: the stored one wins, this one is a dead letter.
-SELECT i.partition, i."offset"
-FROM incoming AS i
-WHERE NOT EXISTS (SELECT FROM landed AS l WHERE l.partition = i.partition AND l."offset" = i."offset")
-  AND NOT EXISTS (SELECT FROM counterfoil.duplicate AS d
-                  WHERE d.tenant = i.tenant AND d.source_id = i.source_id AND d.partition = i.partition
-                    AND d."offset" = i."offset")
-
 -- name: fold_task
+WITH summed AS (
+    SELECT i.tenant, i.task_id, max(i.task_ref) AS task_ref, max(i.parent_task_id::text)::uuid AS parent_task_id,
+           max(i.conversation_id) AS conversation_id, max(i.subject_ref) AS subject_ref,
+           (array_agg(i ORDER BY i.event_id))[1] AS first,
+           (array_agg(i ORDER BY i.event_id) FILTER (WHERE i.kind = 'task_started'))[1] AS started,
+           (array_agg(i ORDER BY i.event_id DESC)
+            FILTER (WHERE i.kind IN ('task_started', 'task_suspended', 'task_ended')))[1] AS latest,
+           min(i.occurred_at) AS first_at, max(i.occurred_at) AS last_at, count(*) AS events,
+           sum((i.body ->> 'input_tokens')::numeric) FILTER (WHERE i.kind = 'completion') AS input_tokens,
+           sum((i.body ->> 'output_tokens')::numeric) FILTER (WHERE i.kind = 'completion') AS output_tokens,
+           sum(CASE WHEN i.body ->> 'cost' ~ '^-?[0-9]{1,20}(\.[0-9]{1,20})?$' THEN (i.body ->> 'cost')::numeric END)
+           FILTER (WHERE i.kind = 'completion') AS cost
+    FROM unnest(%(facts)s::counterfoil.fact[]) AS i
+    GROUP BY i.tenant, i.task_id
+)
 INSERT INTO counterfoil.task AS t (
     tenant, task_id, task_ref, parent_task_id, conversation_id, subject_ref, workflow, agent, first_event_id,
     start_event_id, title, end_event_id, status, first_at, last_at, events, input_tokens, output_tokens, cost)
 SELECT
-    i.tenant, i.task_id, max(i.task_ref), max(i.parent_task_id::text)::uuid, max(i.conversation_id), max(i.subject_ref),
-    (array_agg(i.workflow ORDER BY i.event_id))[1], (array_agg(i.agent ORDER BY i.event_id))[1],
-    (array_agg(i.event_id ORDER BY i.event_id))[1],
-    (array_agg(i.event_id ORDER BY i.event_id) FILTER (WHERE i.kind = 'task_started'))[1],
-    (array_agg(i.body ->> 'title' ORDER BY i.event_id) FILTER (WHERE i.kind = 'task_started'))[1],
-    (array_agg(i.event_id ORDER BY i.event_id DESC) FILTER (WHERE i.kind IN ('task_started', 'task_suspended', 'task_ended')))[1],
-    (array_agg(CASE i.kind WHEN 'task_started' THEN 'open' WHEN 'task_suspended' THEN 'suspended' ELSE i.body ->> 'status' END
-               ORDER BY i.event_id DESC) FILTER (WHERE i.kind IN ('task_started', 'task_suspended', 'task_ended')))[1],
-    min(i.occurred_at), max(i.occurred_at), count(*),
-    coalesce(sum((i.body ->> 'input_tokens')::numeric) FILTER (WHERE i.kind = 'completion'), 0),
-    coalesce(sum((i.body ->> 'output_tokens')::numeric) FILTER (WHERE i.kind = 'completion'), 0),
-    coalesce(sum(CASE WHEN i.body ->> 'cost' ~ '^-?[0-9]{1,20}(\.[0-9]{1,20})?$' THEN (i.body ->> 'cost')::numeric END)
-             FILTER (WHERE i.kind = 'completion'), 0)
-FROM incoming AS i JOIN landed AS l USING (partition, "offset")
-GROUP BY i.tenant, i.task_id
-ORDER BY i.tenant, i.task_id
+    tenant, task_id, task_ref, parent_task_id, conversation_id, subject_ref, (first).workflow, (first).agent,
+    (first).event_id, (started).event_id, (started).body ->> 'title', (latest).event_id,
+    CASE (latest).kind WHEN 'task_started' THEN 'open' WHEN 'task_suspended' THEN 'suspended'
+                       ELSE (latest).body ->> 'status' END,
+    first_at, last_at, events, coalesce(input_tokens, 0), coalesce(output_tokens, 0), coalesce(cost, 0)
+FROM summed
+ORDER BY tenant, task_id
 ON CONFLICT (tenant, task_id) DO UPDATE SET
     task_ref = greatest(t.task_ref, excluded.task_ref),
     parent_task_id = greatest(t.parent_task_id, excluded.parent_task_id),
@@ -136,7 +85,7 @@ SELECT
     max(i."offset") FILTER (WHERE i.kind IN ('producer_opened', 'producer_beat', 'producer_closed')),
     max((i.body ->> 'beat_interval')::bigint) FILTER (WHERE i.kind = 'producer_opened'),
     max(i.body ->> 'adopted_by') FILTER (WHERE i.kind = 'producer_closed')::uuid
-FROM incoming AS i JOIN landed AS l USING (partition, "offset")
+FROM unnest(%(facts)s::counterfoil.fact[]) AS i
 GROUP BY i.tenant, i.producer_id, i.task_id
 ORDER BY i.tenant, i.producer_id, i.task_id
 ON CONFLICT (tenant, producer_id, task_id) DO UPDATE SET
@@ -152,7 +101,7 @@ ON CONFLICT (tenant, producer_id, task_id) DO UPDATE SET
 -- name: fold_producer_claim
 -- A number beyond what a multirange holds is left to the event's own row: it is no number that a recorder gives out.
 WITH heard AS (
-    SELECT i.* FROM incoming AS i JOIN landed AS l USING (partition, "offset") WHERE NOT i.unread
+    SELECT i.* FROM unnest(%(facts)s::counterfoil.fact[]) AS i WHERE NOT i.unread
 ), said AS (
     SELECT h.tenant, h.producer_id, (c ->> 'task_id')::uuid AS task_id, (c ->> 'last_seq')::bigint AS last_seq,
            NULL::int8range AS gap, h.appended_at
@@ -179,17 +128,35 @@ ON CONFLICT (tenant, producer_id, task_id) DO UPDATE SET
 -- name: fold_effect
 -- An effect is live as soon as one attempt is, and then only its live attempts count: a rehearsal or a replay of the same
 -- write has the same id, and says nothing about what is to be found at the target.
-WITH facts AS (
-    SELECT i.*, i.kind = 'tool_intent' AS is_intent, i.kind = 'tool_intent' AND i.mode = 'live' AS is_live_intent,
+WITH told AS (
+    SELECT i.*, i AS fact, i.kind = 'tool_intent' AS is_intent, i.kind = 'tool_intent' AND i.mode = 'live' AS is_live_intent,
            i.kind = 'verdict' AS is_verdict,
            CASE WHEN i.kind = 'tool_result' AND i.mode = 'live' THEN i.body ->> 'outcome' END AS said
-    FROM incoming AS i JOIN landed AS l USING (partition, "offset")
+    FROM unnest(%(facts)s::counterfoil.fact[]) AS i
     WHERE i.effect_id IS NOT NULL AND NOT i.unread
       AND i.kind IN ('tool_intent', 'tool_result', 'verdict', 'dead_lettered')
-), judged AS (
-    SELECT DISTINCT ON (tenant, effect_id) tenant, effect_id, event_id, occurred_at, body
-    FROM facts WHERE is_verdict
-    ORDER BY tenant, effect_id, (body ->> 'check_seq')::bigint DESC, event_id DESC
+), summed AS (
+    SELECT f.tenant, f.effect_id, min(f.task_id::text)::uuid AS task_id,
+           (array_agg(f.fact ORDER BY f.event_id))[1] AS first, bool_or(f.mode = 'live') AS is_live,
+           (array_agg(f.fact ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1] AS intent,
+           min(f.partition) FILTER (WHERE f.is_live_intent) AS intent_partition,
+           min(f."offset") FILTER (WHERE f.is_live_intent) AS intent_offset,
+           min(f.occurred_at) FILTER (WHERE f.is_live_intent) AS intent_at,
+           count(*) FILTER (WHERE f.is_live_intent) AS intents,
+           count(*) FILTER (WHERE f.said = 'ok') AS ok, count(*) FILTER (WHERE f.said = 'accepted') AS accepted,
+           count(*) FILTER (WHERE f.said = 'partial') AS partial, count(*) FILTER (WHERE f.said = 'unknown') AS unknown,
+           count(*) FILTER (WHERE f.said = 'failed') AS failed, count(*) FILTER (WHERE f.said = 'denied') AS denied,
+           (array_agg(f.fact ORDER BY f.event_id DESC)
+            FILTER (WHERE f.said IS NOT NULL AND f.body ->> 'result' IS NOT NULL))[1] AS replied,
+           -- Held within what a Python datetime holds: Postgres would store the year 148000, and no reader of ours could.
+           max(to_timestamp(least(greatest((f.body ->> 'deadline')::bigint, -62e15), 253e15) / 1e6))
+           FILTER (WHERE f.said = 'accepted') AS accept_deadline,
+           max(CASE WHEN f.is_verdict OR f.kind = 'dead_lettered' THEN '-infinity' ELSE f.appended_at END) AS last_appended_at,
+           (array_agg(f.fact ORDER BY (f.body ->> 'check_seq')::bigint DESC, f.event_id DESC)
+            FILTER (WHERE f.is_verdict))[1] AS judged,
+           count(*) FILTER (WHERE f.kind = 'dead_lettered') AS given_up
+    FROM told AS f
+    GROUP BY f.tenant, f.effect_id
 )
 INSERT INTO counterfoil.effect AS e (
     tenant, effect_id, task_id, workflow, agent, mode, first_event_id, intent_event_id, redaction, tool, target, step,
@@ -197,34 +164,15 @@ INSERT INTO counterfoil.effect AS e (
     reply, accept_deadline, last_appended_at, verdict, check_seq, verdict_event_id, verdict_reason, verdict_at,
     contract_version, contract_digest, evidence, given_up)
 SELECT
-    f.tenant, f.effect_id, min(f.task_id::text)::uuid,
-    (array_agg(f.workflow ORDER BY f.event_id))[1], (array_agg(f.agent ORDER BY f.event_id))[1],
-    CASE WHEN bool_or(f.mode = 'live') THEN 'live' ELSE (array_agg(f.mode ORDER BY f.event_id))[1] END,
-    (array_agg(f.event_id ORDER BY f.event_id))[1],
-    (array_agg(f.event_id ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
-    (array_agg(f.redaction ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
-    (array_agg(f.body ->> 'tool' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
-    (array_agg(f.body ->> 'target' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
-    (array_agg(f.body ->> 'step' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
-    (array_agg(f.body -> 'args' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
-    (array_agg(f.body -> 'expect' ORDER BY f.event_id) FILTER (WHERE f.is_intent))[1],
-    min(f.partition) FILTER (WHERE f.is_live_intent), min(f."offset") FILTER (WHERE f.is_live_intent),
-    min(f.occurred_at) FILTER (WHERE f.is_live_intent), count(*) FILTER (WHERE f.is_live_intent),
-    count(*) FILTER (WHERE f.said = 'ok'), count(*) FILTER (WHERE f.said = 'accepted'),
-    count(*) FILTER (WHERE f.said = 'partial'), count(*) FILTER (WHERE f.said = 'unknown'),
-    count(*) FILTER (WHERE f.said = 'failed'), count(*) FILTER (WHERE f.said = 'denied'),
-    (array_agg(f.event_id ORDER BY f.event_id DESC) FILTER (WHERE f.said IS NOT NULL AND f.body ->> 'result' IS NOT NULL))[1],
-    (array_agg(f.body -> 'result' ORDER BY f.event_id DESC) FILTER (WHERE f.said IS NOT NULL AND f.body ->> 'result' IS NOT NULL))[1],
-    -- Held within what a Python datetime holds: Postgres would store the year 148000, and no reader of ours could.
-    max(to_timestamp(least(greatest((f.body ->> 'deadline')::bigint, -62e15), 253e15) / 1e6)) FILTER (WHERE f.said = 'accepted'),
-    max(CASE WHEN f.is_verdict OR f.kind = 'dead_lettered' THEN '-infinity' ELSE f.appended_at END),
-    min(j.body ->> 'verdict'), min((j.body ->> 'check_seq')::bigint), min(j.event_id::text)::uuid, min(j.body ->> 'reason'),
-    min(j.occurred_at), min(j.body ->> 'contract_version'), min(j.body ->> 'contract_digest'),
-    min((j.body -> 'evidence')::text)::json,
-    count(*) FILTER (WHERE f.kind = 'dead_lettered')
-FROM facts AS f LEFT JOIN judged AS j USING (tenant, effect_id)
-GROUP BY f.tenant, f.effect_id
-ORDER BY f.tenant, f.effect_id
+    tenant, effect_id, task_id, (first).workflow, (first).agent, CASE WHEN is_live THEN 'live' ELSE (first).mode END,
+    (first).event_id, (intent).event_id, (intent).redaction, (intent).body ->> 'tool', (intent).body ->> 'target',
+    (intent).body ->> 'step', (intent).body -> 'args', (intent).body -> 'expect', intent_partition, intent_offset,
+    intent_at, intents, ok, accepted, partial, unknown, failed, denied, (replied).event_id, (replied).body -> 'result',
+    accept_deadline, last_appended_at, (judged).body ->> 'verdict', ((judged).body ->> 'check_seq')::bigint,
+    (judged).event_id, (judged).body ->> 'reason', (judged).occurred_at, (judged).body ->> 'contract_version',
+    (judged).body ->> 'contract_digest', (judged).body -> 'evidence', given_up
+FROM summed
+ORDER BY tenant, effect_id
 ON CONFLICT (tenant, effect_id) DO UPDATE SET
     task_id = least(e.task_id, excluded.task_id),
     workflow = CASE WHEN excluded.first_event_id < e.first_event_id THEN excluded.workflow ELSE e.workflow END,
@@ -266,7 +214,7 @@ ON CONFLICT (tenant, effect_id) DO UPDATE SET
 -- name: fold_effect_resource
 INSERT INTO counterfoil.effect_resource (tenant, target, resource, key, effect_id)
 SELECT DISTINCT i.tenant, i.body ->> 'target', r ->> 'resource', r ->> 'key', i.effect_id
-FROM incoming AS i JOIN landed AS l USING (partition, "offset"), json_array_elements(i.body -> 'resources') AS r
+FROM unnest(%(facts)s::counterfoil.fact[]) AS i, json_array_elements(i.body -> 'resources') AS r
 WHERE i.kind = 'verdict' AND i.effect_id IS NOT NULL AND NOT i.unread
 ORDER BY 1, 2, 3, 4, 5
 ON CONFLICT DO NOTHING
@@ -276,7 +224,7 @@ INSERT INTO counterfoil.target_change (
     tenant, change_id, target, resource, key, check_seq, verdict, reason, found_at, contract_version, evidence)
 SELECT i.tenant, i.event_id, i.body ->> 'target', r ->> 'resource', r ->> 'key', (i.body ->> 'check_seq')::bigint,
        i.body ->> 'verdict', i.body ->> 'reason', i.occurred_at, i.body ->> 'contract_version', i.body -> 'evidence'
-FROM incoming AS i JOIN landed AS l USING (partition, "offset"), json_array_elements(i.body -> 'resources') AS r
+FROM unnest(%(facts)s::counterfoil.fact[]) AS i, json_array_elements(i.body -> 'resources') AS r
 WHERE i.kind = 'verdict' AND i.effect_id IS NULL AND NOT i.unread
 ON CONFLICT DO NOTHING
 
@@ -289,7 +237,8 @@ VALUES (%(letter_id)s, %(tenant)s, 'record', %(letter_class)s, %(reason)s, %(sou
 ON CONFLICT DO NOTHING -- read before, by another consumer or before its offset was set back
 
 -- name: find_source
-SELECT source_id FROM counterfoil.log_source WHERE cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s
+SELECT source_id, 'counterfoil.fact'::regtype::oid AS fact_oid FROM counterfoil.log_source
+WHERE cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s
 
 -- name: add_source
 INSERT INTO counterfoil.log_source (cluster_id, topic_id, topic) VALUES (%(cluster_id)s, %(topic_id)s, %(topic)s)
@@ -310,10 +259,14 @@ ON CONFLICT (consumer, cluster_id, topic_id, partition) DO UPDATE
 SET epoch = o.epoch + 1, owner = excluded.owner, updated_at = now()
 RETURNING next_offset, epoch
 
--- name: move_offset
-UPDATE counterfoil.ingest_offset SET next_offset = %(to_offset)s, updated_at = now()
-WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s AND partition = %(partition)s
-  AND next_offset = %(from_offset)s AND epoch = %(epoch)s
+-- name: move_offsets
+-- By exact compare-and-set on what this owner last wrote, and its epoch.
+UPDATE counterfoil.ingest_offset AS o SET next_offset = m.to_offset, updated_at = now()
+FROM unnest(%(partitions)s::int[], %(from_offsets)s::bigint[], %(to_offsets)s::bigint[], %(epochs)s::bigint[])
+    AS m (partition, from_offset, to_offset, epoch)
+WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s AND o.partition = m.partition
+  AND o.next_offset = m.from_offset AND o.epoch = m.epoch
+RETURNING o.partition
 
 -- name: open_window
 SELECT counterfoil.open_partitions('standard', %(months_back)s, %(months_ahead)s) AS made, now() AT TIME ZONE 'UTC' AS now

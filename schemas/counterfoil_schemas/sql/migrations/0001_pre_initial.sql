@@ -198,9 +198,19 @@ CREATE INDEX event_effect ON event (tenant, effect_id) WHERE effect_id IS NOT NU
 
 CREATE TABLE event_standard PARTITION OF event FOR VALUES IN ('standard') PARTITION BY RANGE (event_id);
 
--- Ids outside the open window, or of a retention class that has no partition: kept, flagged.
-CREATE TABLE event_astray (LIKE event INCLUDING DEFAULTS, UNIQUE (tenant, event_id, retention_class));
+-- Ids outside the open window, or of a retention class that has no partition: kept, flagged. One partition holds them
+-- all, so that the ingester can COPY into it as into those of event.
+CREATE TABLE event_astray (LIKE event INCLUDING DEFAULTS, UNIQUE (tenant, event_id, retention_class))
+    PARTITION BY RANGE (event_id);
 CREATE INDEX event_astray_task ON event_astray (tenant, task_id);
+CREATE TABLE event_astray_all PARTITION OF event_astray FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+
+-- What the folds read of an event. Ingest hands a batch over as one array of these, its columns in this order.
+CREATE TYPE fact AS (
+    tenant text, task_id uuid, task_ref text, parent_task_id uuid, conversation_id text, subject_ref text, workflow text,
+    agent text, mode text, event_id uuid, kind text, unread boolean, body json, effect_id uuid, producer_id uuid,
+    seq bigint, occurred_at timestamptz, redaction text, partition int, "offset" bigint, appended_at timestamptz
+);
 
 -- The first UUIDv7 of a moment: 48 bits of milliseconds, then zeros (RFC 9562 section 5.7).
 CREATE FUNCTION first_id(moment timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT AS $$
@@ -226,6 +236,7 @@ BEGIN
         CONTINUE WHEN to_regclass(format('counterfoil.%I', leaf)) IS NOT NULL;
         EXECUTE format('CREATE TABLE counterfoil.%I PARTITION OF counterfoil.%I FOR VALUES FROM (%L) TO (%L)',
             leaf, 'event_' || class, first_id(month), first_id(month + interval '1 month'));
+        EXECUTE format('GRANT INSERT ON counterfoil.%I TO counterfoil_ingester', leaf);
         made := made + 1;
     END LOOP;
     RETURN made;
@@ -489,7 +500,7 @@ GRANT SELECT ON event, event_astray, effect, effect_resource, target_change, tas
 GRANT SELECT ON ingest_offset, log_source, outbox, check_lease, check_state, target_baseline TO counterfoil_operator;
 GRANT INSERT, UPDATE ON tenant TO counterfoil_operator;
 
-GRANT INSERT ON event, event_astray TO counterfoil_ingester;
+GRANT INSERT ON event_astray_all TO counterfoil_ingester; -- open_partitions grants the leaves of event
 GRANT SELECT (tenant, event_id, retention_class, value_sha256, source_id, partition, "offset")
     ON event, event_astray TO counterfoil_ingester;
 GRANT SELECT, INSERT, UPDATE ON effect, effect_resource, target_change, task, producer, producer_claim, duplicate, ingest_offset, outbox
