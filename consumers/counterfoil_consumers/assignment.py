@@ -59,16 +59,19 @@ class Assignment:
         self._release(consumer, set(self.claims))
         self._back_off()
 
+    def may_claim(self) -> bool:
+        """Whether something is given that is not claimed, and its time has come."""
+        return not self._given <= self.claims.keys() and time.monotonic() >= self._claim_at
+
     def claim_given(self, consumer: Consumer, store: Connection) -> None:
         """Claim what is given and not claimed, and read it from where the store ends.
 
         Raises IngestStopped when going on would lose or repeat events. Brokers that are away are asked again later.
         """
-        missing = sorted(self._given - set(self.claims))
-        if not missing or time.monotonic() < self._claim_at:
+        if not self.may_claim():
             return
         try:
-            claimed = self._claim(missing, store)
+            claimed = self._claim(sorted(self._given - self.claims.keys()), store)
         except BrokersAway as error:
             self._back_off()
             logger.warning("partitions are claimed again soon: %s", str(error).splitlines()[0])

@@ -11,6 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from operator import methodcaller
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -24,7 +26,7 @@ from counterfoil.kafka import client_config
 from counterfoil_consumers import metrics
 from counterfoil_consumers.assignment import Assignment
 from counterfoil_consumers.errors import BadRecord, BrokersAway, Fenced, IngestStopped, StoreAway
-from counterfoil_consumers.projection import Refused, Source, Written, write_batch
+from counterfoil_consumers.projection import Claim, Refused, Source, Written, write_batch
 from counterfoil_consumers.records import Leaf, Reader, Record, Row, Window
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, fetch_one, queries
 from counterfoil_consumers.topics import admin_client, check, cluster_id, end_offsets
@@ -55,8 +57,17 @@ _CONSUMER = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What is to be written; `ends` are the next offsets by partition."""
+
+    rows: list[Row]
+    refused: list[Refused]
+    ends: dict[int, int]
+
+
 class Ingest:
-    """One member of the consumer group `consumer`. Run it in one thread.
+    """One member of the consumer group `consumer`. Run it in one thread; it writes in a second one.
 
     `admit_tenants` registers tenants at first sight; otherwise the records of an unknown one are foreign. `framing`
     knows the schemas behind ids; it is of this thread, and closed at the end.
@@ -81,6 +92,7 @@ class Ingest:
         self._topic = self._declared["events"]
         self._group = topic_prefix + consumer
         self._tenants: set[str] = set()
+        self._in_flight: tuple[_Batch, Future[Written]] | None = None
 
     def run(
         self,
@@ -105,8 +117,9 @@ class Ingest:
         self._assignment = Assignment(admin, self._topic.name, self._topic.partitions, where)
         self._store = self._connect()
         consumer = Consumer(client_config(self._kafka, "counterfoil-ingest", {**_CONSUMER, "group.id": self._group}))
+        self._writer = ThreadPoolExecutor(1, "ingest-writer")
         own = self._assignment
-        consumer.subscribe([self._topic.name], on_assign=own.give, on_revoke=own.take_away, on_lost=own.take_away)
+        consumer.subscribe([self._topic.name], on_assign=own.give, on_revoke=self._take_away, on_lost=self._take_away)
         self._chores = (
             _Chore(_LAG_EVERY_SECONDS, lambda: self._measure_lag(admin)),
             _Chore(_WINDOW_EVERY_SECONDS, self._open_window),
@@ -115,8 +128,10 @@ class Ingest:
             while not stopping.is_set() and not (until is not None and self._is_stored(until)):
                 self._step(consumer, _poll(consumer), stopping)
                 beat()
+            self._step(consumer, [], stopping)
         finally:
             consumer.close()
+            self._writer.shutdown()
             self._store.close()
             self._framing.close()
 
@@ -125,12 +140,17 @@ class Ingest:
         return end_offsets(admin_client(self._kafka), self._topic.name, self._topic.partitions)
 
     def _step(self, consumer: Consumer, messages: list[Message], stopping: threading.Event) -> None:
+        """A full batch says that more waits: it is written while the next one is read and decoded."""
         records = [self._record(message) for message in messages if not self._is_error(message)]
         try:
-            self._store_and_commit(consumer, [record for record in records if self._is_next(record)])
-            self._assignment.claim_given(consumer, self._store)
-            for chore in self._chores:
-                chore.do_when_due()
+            batch = self._decode([record for record in records if self._is_next(record)])
+            self._settle(consumer)
+            self._begin(batch)
+            if len(messages) < _BATCH or self._assignment.may_claim() or any(chore.is_due for chore in self._chores):
+                self._settle(consumer)
+                self._assignment.claim_given(consumer, self._store)
+                for chore in self._chores:
+                    chore.do_when_due()
         except Fenced as error:
             metrics.FENCED.inc()
             logger.warning("%s; it is claimed again if it is still given to us", error)
@@ -146,30 +166,43 @@ class Ingest:
             self._assignment.give_up_claims(consumer)  # claimed again, they are read again from where the store ends
             stopping.wait(_REGISTRY_SECONDS)
 
-    def _store_and_commit(self, consumer: Consumer, records: Sequence[Record]) -> None:
-        if not records:
-            return
-        self._write(records)
-        pass_by("ingest.after_store")
-        hints = [TopicPartition(self._topic.name, p, c.next_offset) for p, c in self._assignment.claims.items()]
-        consumer.commit(offsets=hints, asynchronous=True)
-
     def _is_next(self, record: Record) -> bool:
         """Whether it is of a partition that we hold, and not stored yet; a rebalance may leave others in a batch."""
         claim = self._assignment.claims.get(record.partition)
         return claim is not None and record.offset >= claim.next_offset
 
-    def _write(self, records: Sequence[Record]) -> None:
-        with metrics.BATCH_SECONDS.time():
-            rows, refused = self._decode(records)
-            ends = {record.partition: record.offset + 1 for record in records}
-            moves = {partition: (self._assignment.claims[partition], end) for partition, end in ends.items()}
-            written = write_batch(self._store, self._source, rows, refused, moves)
-        for partition, end in ends.items():
-            self._assignment.claims[partition].next_offset = end
-        self._count(written, rows)
+    def _begin(self, batch: _Batch) -> None:
+        """Have it written by the other thread, which alone uses the store until `_settle`."""
+        if batch.ends:
+            claims = self._assignment.claims
+            moves = {partition: (claims[partition], end) for partition, end in batch.ends.items()}
+            self._in_flight = (batch, self._writer.submit(self._write, batch, moves))
 
-    def _decode(self, records: Sequence[Record]) -> tuple[list[Row], list[Refused]]:
+    def _write(self, batch: _Batch, moves: Mapping[int, tuple[Claim, int]]) -> Written:
+        with metrics.BATCH_SECONDS.time():
+            return write_batch(self._store, self._source, batch.rows, batch.refused, moves)
+
+    def _settle(self, consumer: Consumer) -> None:
+        """Wait for the batch that is being written, if one is; raises what ended its writing."""
+        if self._in_flight is None:
+            return
+        (batch, writing), self._in_flight = self._in_flight, None
+        written = writing.result()
+        pass_by("ingest.after_store")
+        claims = self._assignment.claims
+        for partition in batch.ends.keys() & claims.keys():  # some may have been taken away meanwhile
+            claims[partition].next_offset = batch.ends[partition]
+        hints = [TopicPartition(self._topic.name, partition, claim.next_offset) for partition, claim in claims.items()]
+        if hints:
+            consumer.commit(offsets=hints, asynchronous=True)
+        self._count(written, batch.rows)
+
+    def _take_away(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._in_flight is not None:
+            wait([self._in_flight[1]])  # else who gets them would fence it
+        self._assignment.take_away(consumer, partitions)
+
+    def _decode(self, records: Sequence[Record]) -> _Batch:
         rows: list[Row] = []
         refused: list[Refused] = []
         for record in records:
@@ -187,9 +220,11 @@ class Ingest:
         for one in refused:
             if one.reason.tenant not in self._tenants:
                 one.reason.tenant = None  # only claimed: for operators alone
-        return rows, refused
+        return _Batch(rows, refused, {record.partition: record.offset + 1 for record in records})
 
     def _meet(self, strangers: set[str]) -> None:
+        if self._in_flight is not None:
+            wait([self._in_flight[1]])  # the store is its own until then
         named = queries("ingest")
         if self._admit:
             self._store.execute(named["admit_tenants"], {"names": sorted(strangers)})
@@ -330,8 +365,12 @@ class _Chore:
         self._do = do
         self._due = time.monotonic() + every_seconds
 
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._due
+
     def do_when_due(self) -> None:
-        if time.monotonic() >= self._due:
+        if self.is_due:
             self._due = time.monotonic() + self._every_seconds
             self._do()
 
