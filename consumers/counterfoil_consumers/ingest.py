@@ -26,8 +26,10 @@ from counterfoil.kafka import client_config
 from counterfoil_consumers import metrics
 from counterfoil_consumers.assignment import Assignment
 from counterfoil_consumers.errors import BadRecord, BrokersAway, Fenced, IngestStopped, StoreAway
-from counterfoil_consumers.projection import Claim, Refused, Source, Written, write_batch
+from counterfoil_consumers.letters import Refused
+from counterfoil_consumers.projection import Claim, Written, write_batch
 from counterfoil_consumers.records import Leaf, Reader, Record, Row, Window
+from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, fetch_one, queries
 from counterfoil_consumers.topics import admin_client, check, cluster_id, end_offsets
 from counterfoil_schemas import topics

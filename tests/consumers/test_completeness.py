@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from counterfoil import Event
 from counterfoil.ids import new_id, task_id_of
-from counterfoil_consumers.projection import Source
 from counterfoil_consumers.records import Reader
+from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import Connection
 from tests.consumers.made import PRODUCER, TASK, event
 from tests.consumers.test_folds import ingester, read, record_at, source, store

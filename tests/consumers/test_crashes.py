@@ -14,8 +14,9 @@ from counterfoil import Recorder
 from counterfoil.codec import encode
 from counterfoil_consumers import outbox
 from counterfoil_consumers.errors import BadRecord, Fenced
+from counterfoil_consumers.letters import Refused
 from counterfoil_consumers.outbox import relay_now
-from counterfoil_consumers.projection import Claim, Refused, write_batch
+from counterfoil_consumers.projection import Claim, write_batch
 from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 from tests.consumers.made import event, key_of, reader, record, source_of
 from tests.fix_log import Logged, Produce, RecordsOf, StartPython

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from counterfoil import Event
 from counterfoil.ids import new_id
-from counterfoil_consumers.projection import Source, write_batch
+from counterfoil_consumers.projection import write_batch
 from counterfoil_consumers.records import Reader, Record
+from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import Connection, connect
 from tests.consumers.made import event, reader, record, source_of
 

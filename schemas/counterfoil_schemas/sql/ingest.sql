@@ -229,12 +229,17 @@ WHERE i.kind = 'verdict' AND i.effect_id IS NULL AND NOT i.unread
 ON CONFLICT DO NOTHING
 
 -- name: set_aside
+-- The letter, and its way to the topic of dead letters.
+WITH placed AS (
 INSERT INTO counterfoil.dead_letter (
     letter_id, tenant, letter_kind, letter_class, reason, source_id, partition, "offset", record_timestamp, key, value,
     headers, task_id, effect_id, placed_by)
 VALUES (%(letter_id)s, %(tenant)s, 'record', %(letter_class)s, %(reason)s, %(source_id)s, %(partition)s, %(offset)s,
         to_timestamp(%(record_timestamp)s / 1000.0), %(key)s, %(value)s, %(headers)s, %(task_id)s, %(effect_id)s, %(placed_by)s)
 ON CONFLICT DO NOTHING -- read before, by another consumer or before its offset was set back
+RETURNING 1)
+INSERT INTO counterfoil.outbox (topic, key, value, headers)
+SELECT %(topic)s, %(outbox_key)s, %(value)s, %(outbox_headers)s FROM placed
 
 -- name: find_source
 SELECT source_id, 'counterfoil.fact'::regtype::oid AS fact_oid FROM counterfoil.log_source
