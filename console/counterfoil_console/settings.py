@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from counterfoil.errors import SettingsError
 from counterfoil.settings import RecorderSettings, load_settings
+from counterfoil_consumers.ingest import GroupProtocol
 
 
 class StoreSettings(BaseModel):
@@ -41,6 +42,10 @@ class Settings(RecorderSettings):
     )
     contracts: Path = Field(Path("contracts.toml"), description="The contracts: a file, or a folder of *.toml.")
     consumer: str = Field("counterfoil-ingest", description="Name of the consumer group that ingests.")
+    group_protocol: GroupProtocol = Field(
+        "classic",
+        description="How members of that group share partitions; consumer is KIP-848's, for brokers from 4.0.",
+    )
     admit_tenants: bool = Field(
         False, description="Register a tenant at its first event instead of calling it foreign."
     )

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from counterfoil.failpoints import pass_by
 from counterfoil_consumers.errors import BrokersAway, IngestStopped
 from counterfoil_consumers.projection import Claim
 from counterfoil_consumers.store import Connection, fetch_one, queries
@@ -55,9 +56,17 @@ class Assignment:
         self._release(consumer, gone & set(self.claims))
 
     def give_up_claims(self, consumer: Consumer) -> None:
-        """Fenced, or the store went away: what we believed is not to be trusted any more."""
+        """What we believed is not to be trusted any more; claimed again, partitions are read from where the store ends.
+
+        Each time in a row the next claim comes later, up to 5 s.
+        """
         self._release(consumer, set(self.claims))
         self._back_off()
+
+    def claim_at_once(self) -> None:
+        """There is nobody to make room for."""
+        self._failures = 0
+        self._claim_at = 0.0
 
     def may_claim(self) -> bool:
         """Whether something is given that is not claimed, and its time has come."""
@@ -76,6 +85,7 @@ class Assignment:
             self._back_off()
             logger.warning("partitions are claimed again soon: %s", str(error).splitlines()[0])
             return
+        pass_by("ingest.after_claim")
         self._failures = 0
         self.claims.update(claimed)
         consumer.incremental_assign([TopicPartition(self._topic, p, claim.next_offset) for p, claim in claimed.items()])
@@ -91,6 +101,7 @@ class Assignment:
                 row = fetch_one(store, queries("ingest")["claim_offset"], params)
                 claimed[partition] = Claim(row["next_offset"], row["epoch"])
                 _refuse_jump(self._topic, partition, row["next_offset"], starts[partition], ends[partition])
+            pass_by("ingest.before_claim")
         return claimed
 
     def _release(self, consumer: Consumer, partitions: set[int]) -> None:

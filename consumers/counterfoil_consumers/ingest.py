@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from operator import methodcaller
+from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
+from psycopg.errors import QueryCanceled
 
 from counterfoil.errors import RegistryError
 from counterfoil.failpoints import pass_by
@@ -40,10 +42,18 @@ _BATCH = 5_000
 _POLL_SECONDS = 0.1
 _LAG_EVERY_SECONDS = 5.0
 _WINDOW_EVERY_SECONDS = 3600.0
-_RECONNECT_SECONDS = 1.0
+_RECONNECT_SECONDS = 0.5
+_GIVE_BACK_SECONDS = 10.0  # that the store may be away before other members get the partitions
 _REGISTRY_SECONDS = 1.0
 _MONTHS_BACK, _MONTHS_AHEAD = 13, 2
-_MEMORY = {"work_mem": "64MB"}  # a batch is sorted in memory, not on disk
+# Each is below the session timeout, so that who is given a stalled member's partitions need not wait for its locks.
+_LIMITS = {
+    "idle_in_transaction_session_timeout": "5s",
+    "lock_timeout": "5s",
+    "statement_timeout": "8s",
+    "tcp_user_timeout": "8s",
+    "work_mem": "64MB",  # a batch is sorted in memory, not on disk
+}
 _UNREADABLE_HEADERS = (("counterfoil-headers-unreadable", b"a name is not UTF-8"),)
 # Not message.headers(): where a name is not UTF-8, the client returns a broken list beside the error. Only a call that
 # is checked raises then; the interpreter's specialised one goes on with that list, and may end the process.
@@ -51,11 +61,19 @@ _headers_of = methodcaller("headers")
 _CONSUMER = {
     "enable.auto.commit": False,
     "auto.offset.reset": "error",
-    "partition.assignment.strategy": "cooperative-sticky",
     "isolation.level": "read_committed",
-    "session.timeout.ms": 45_000,
     "fetch.queue.backoff.ms": 5,  # the default, 1000, starves a fast consumer
     "fetch.wait.max.ms": 50,
+}
+GroupProtocol = Literal["classic", "consumer"]
+# With KIP-848's protocol the brokers decide both (group.consumer.session.timeout.ms).
+_GROUP: Mapping[GroupProtocol, Mapping[str, str | int]] = {
+    "classic": {
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": 10_000,
+        "heartbeat.interval.ms": 2_000,
+    },
+    "consumer": {"group.protocol": "consumer"},
 }
 
 
@@ -72,7 +90,8 @@ class Ingest:
     """One member of the consumer group `consumer`. Run it in one thread; it writes in a second one.
 
     `admit_tenants` registers tenants at first sight; otherwise the records of an unknown one are foreign. `framing`
-    knows the schemas behind ids; it is of this thread, and closed at the end.
+    knows the schemas behind ids; it is of this thread, and closed at the end. All members of a group have the same
+    `group_protocol` (consumer is KIP-848's, for brokers from 4.0).
     """
 
     def __init__(
@@ -85,6 +104,7 @@ class Ingest:
         consumer: str = "counterfoil-ingest",
         admit_tenants: bool = False,
         framing: Framing = SINGLE_OBJECT,
+        group_protocol: GroupProtocol = "classic",
     ) -> None:
         self._kafka = kafka
         self._dsn = dsn
@@ -94,6 +114,8 @@ class Ingest:
         self._topic = self._declared["events"]
         self._group = topic_prefix + consumer
         self._tenants: set[str] = set()
+        self._group_protocol = group_protocol
+        self._batch_size = _BATCH
         self._in_flight: tuple[_Batch, Future[Written]] | None = None
 
     def run(
@@ -118,17 +140,17 @@ class Ingest:
         self._beat = beat
         self._assignment = Assignment(admin, self._topic.name, self._topic.partitions, where)
         self._store = self._connect()
-        consumer = Consumer(client_config(self._kafka, "counterfoil-ingest", {**_CONSUMER, "group.id": self._group}))
+        defaults = {**_CONSUMER, **_GROUP[self._group_protocol], "group.id": self._group}
+        consumer = Consumer(client_config(self._kafka, "counterfoil-ingest", defaults))
         self._writer = ThreadPoolExecutor(1, "ingest-writer")
-        own = self._assignment
-        consumer.subscribe([self._topic.name], on_assign=own.give, on_revoke=self._take_away, on_lost=self._take_away)
+        self._subscribe(consumer)
         self._chores = (
             _Chore(_LAG_EVERY_SECONDS, lambda: self._measure_lag(admin)),
             _Chore(_WINDOW_EVERY_SECONDS, self._open_window),
         )
         try:
             while not stopping.is_set() and not (until is not None and self._is_stored(until)):
-                self._step(consumer, _poll(consumer), stopping)
+                self._step(consumer, _poll(consumer, self._batch_size), stopping)
                 beat()
             self._step(consumer, [], stopping)
         finally:
@@ -137,6 +159,11 @@ class Ingest:
             self._store.close()
             self._framing.close()
 
+    def _subscribe(self, consumer: Consumer) -> None:
+        consumer.subscribe(
+            [self._topic.name], on_assign=self._assignment.give, on_revoke=self._take_away, on_lost=self._lose
+        )
+
     def end_offsets(self) -> list[int]:
         """The events topic's end offsets now, for `run(until=...)`."""
         return end_offsets(admin_client(self._kafka), self._topic.name, self._topic.partitions)
@@ -144,11 +171,17 @@ class Ingest:
     def _step(self, consumer: Consumer, messages: list[Message], stopping: threading.Event) -> None:
         """A full batch says that more waits: it is written while the next one is read and decoded."""
         records = [self._record(message) for message in messages if not self._is_error(message)]
+        pass_by("ingest.after_poll")
         try:
             batch = self._decode([record for record in records if self._is_next(record)])
+            pass_by("ingest.after_decode")
             self._settle(consumer)
             self._begin(batch)
-            if len(messages) < _BATCH or self._assignment.may_claim() or any(chore.is_due for chore in self._chores):
+            if (
+                len(messages) < self._batch_size
+                or self._assignment.may_claim()
+                or any(chore.is_due for chore in self._chores)
+            ):
                 self._settle(consumer)
                 self._assignment.claim_given(consumer, self._store)
                 for chore in self._chores:
@@ -160,12 +193,14 @@ class Ingest:
         except WENT_AWAY as error:
             logger.warning("the store went away: %s; connecting again", str(error).splitlines()[0])
             metrics.STORE_RETRIES.inc()
+            if isinstance(error, QueryCanceled):
+                self._batch_size = max(1, self._batch_size // 2)  # as it was it would take too long again
             self._assignment.give_up_claims(consumer)
-            self._reconnect(stopping)
+            self._reconnect(consumer, stopping)
         except RegistryError as error:
             logger.warning("records wait for the Schema Registry: %s", error)
             metrics.REGISTRY_RETRIES.inc()
-            self._assignment.give_up_claims(consumer)  # claimed again, they are read again from where the store ends
+            self._assignment.give_up_claims(consumer)
             stopping.wait(_REGISTRY_SECONDS)
 
     def _is_next(self, record: Record) -> bool:
@@ -197,11 +232,21 @@ class Ingest:
         hints = [TopicPartition(self._topic.name, partition, claim.next_offset) for partition, claim in claims.items()]
         if hints:
             consumer.commit(offsets=hints, asynchronous=True)
+        pass_by("ingest.after_hint")
+        self._batch_size = min(_BATCH, 2 * self._batch_size)
         self._count(written, batch.rows)
 
     def _take_away(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """The group takes partitions back: they go to others once what is being written of them is committed."""
         if self._in_flight is not None:
-            wait([self._in_flight[1]])  # else who gets them would fence it
+            wait([self._in_flight[1]])
+        pass_by("ingest.on_revoke")
+        self._assignment.take_away(consumer, partitions)
+
+    def _lose(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Others may have had them for a while; what is being written of them is fenced if they have."""
+        metrics.PARTITIONS_LOST.inc(len(partitions))
+        logger.warning("lost %d partitions: the group did not hear from this member in time", len(partitions))
         self._assignment.take_away(consumer, partitions)
 
     def _decode(self, records: Sequence[Record]) -> _Batch:
@@ -244,24 +289,36 @@ class Ingest:
             )
 
     def _connect(self) -> Connection:
-        connection = connect(self._dsn, "ingester", application="ingest", **_MEMORY)
+        connection = connect(self._dsn, "ingester", application="ingest", **_LIMITS)
         try:
             self._introduce(connection)
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            if isinstance(error, WENT_AWAY):
+                raise StoreAway(f"the store went away: {str(error).splitlines()[0]}") from error
             raise
         return connection
 
-    def _reconnect(self, stopping: threading.Event) -> None:
+    def _reconnect(self, consumer: Consumer, stopping: threading.Event) -> None:
+        """A member whose store stays away leaves the group until it is back: another one may still reach it."""
         self._store.close()
+        give_back_at, is_member = time.monotonic() + _GIVE_BACK_SECONDS, True
         while not stopping.is_set():
             try:
                 self._store = self._connect()
-            except (StoreAway, *WENT_AWAY) as error:
-                logger.warning("the store is away: %s", str(error).splitlines()[0])
-                stopping.wait(_RECONNECT_SECONDS)
-            else:
-                return
+                self._assignment.claim_at_once()
+                break
+            except StoreAway as error:
+                logger.warning("%s", error)
+            if is_member and time.monotonic() >= give_back_at:
+                consumer.unsubscribe()
+                is_member = False
+                logger.warning("left the group: other members get the partitions until the store is back")
+            consumer.poll(0 if is_member else _RECONNECT_SECONDS)
+            self._beat()
+            stopping.wait(_RECONNECT_SECONDS if is_member else 0)
+        if not is_member:
+            self._subscribe(consumer)
 
     def _introduce(self, connection: Connection) -> None:
         named = queries("ingest")
@@ -346,10 +403,10 @@ class Ingest:
             metrics.LAG.labels(str(partition)).set(max(0, ends[partition] - claim.next_offset))
 
 
-def _poll(consumer: Consumer) -> list[Message]:
+def _poll(consumer: Consumer, at_most: int) -> list[Message]:
     """What is here, as soon as something is: asked for a batch, the client waits for a full one while there is time."""
     first = consumer.consume(1, _POLL_SECONDS)
-    return first + consumer.consume(_BATCH - 1, 0) if first else first
+    return first + consumer.consume(at_most - 1, 0) if first else first
 
 
 def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:

@@ -17,6 +17,9 @@ LAG = Gauge(
     "counterfoil_ingest_lag_records", "Records between the stored offset and the partition's end.", ["partition"]
 )
 FENCED = Counter("counterfoil_ingest_fenced_total", "Batches rolled back because another owner had the partition.")
+PARTITIONS_LOST = Counter(
+    "counterfoil_ingest_partitions_lost_total", "Partitions that went to another member without being given back."
+)
 STORE_RETRIES = Counter("counterfoil_ingest_store_retries_total", "Times the store went away and was connected anew.")
 REGISTRY_RETRIES = Counter(
     "counterfoil_ingest_registry_retries_total", "Batches put off because the Schema Registry could not be asked."

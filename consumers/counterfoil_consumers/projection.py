@@ -89,6 +89,7 @@ def write_batch(
         try:
             with connection.transaction():
                 _copy(connection, rows)
+                pass_by("ingest.after_copy")
                 _fold(connection, source, rows)
                 _finish(connection, source, refused, moves)
             return Written(len(rows), 0, refused)

@@ -53,7 +53,7 @@ def connect(dsn: str, role: str, *, application: str, **limits: str) -> Connecti
             row_factory=dict_row,
             application_name=f"counterfoil-{application}",
             connect_timeout=5,
-            tcp_user_timeout=15_000,
+            tcp_user_timeout=8_000,
             keepalives_idle=10,
         )
     except psycopg.OperationalError as error:
@@ -66,6 +66,9 @@ def connect(dsn: str, role: str, *, application: str, **limits: str) -> Connecti
     except StoreError:
         connection.close()
         raise
+    except WENT_AWAY as error:
+        connection.close()
+        raise StoreAway(f"the store went away: {_sentence(error)}") from error
     except psycopg.errors.InvalidParameterValue as error:
         connection.close()
         raise StoreError(

@@ -124,6 +124,7 @@ def new_ingest(settings: Settings) -> Ingest:
         consumer=settings.consumer,
         admit_tenants=settings.admit_tenants,
         framing=framing_of(settings),
+        group_protocol=settings.group_protocol,
     )
 
 
