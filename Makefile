@@ -30,10 +30,13 @@ bench: $(INSTALLED) ## what recording and storing cost, beside the peers
 	$(BIN)/python -m bench.emit
 	$(BIN)/python -m bench.ingest
 
-soak: $(INSTALLED) ## the longer proofs: ten minutes without brokers, 10,000 damaged spools, 300 orders to 50 clients
+soak: $(INSTALLED) ## the longer proofs: ten minutes without brokers, 10,000 damaged spools, 300 orders to 50 clients, 500 crashes of ingest
 	COUNTERFOIL_TEST_OUTAGE_SECONDS=600 COUNTERFOIL_TEST_DAMAGES=10000 COUNTERFOIL_TEST_ORDERS=300 \
 	  $(BIN)/python -m pytest -s --timeout 2400 \
 	  tests/events/test_memory.py tests/events/test_spool.py tests/events/test_halt_reach.py
+	COUNTERFOIL_TEST_CRASHES=500 COUNTERFOIL_TEST_CRASH_EVENTS=1000000 COUNTERFOIL_TEST_CHURN_SECONDS=600 \
+	  COUNTERFOIL_TEST_STORE_KILLS=50 COUNTERFOIL_TEST_BACKENDS_ENDED=500 \
+	  $(BIN)/python -m pytest -s tests/consumers/test_exactly_once.py
 
 # The lock names every version, with hashes (no resolver: pip before 24 takes a newer one for an extra); the second install adds this checkout without looking further.
 $(INSTALLED): requirements/dev.lock pyproject.toml

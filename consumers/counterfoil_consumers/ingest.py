@@ -171,10 +171,8 @@ class Ingest:
     def _step(self, consumer: Consumer, messages: list[Message], stopping: threading.Event) -> None:
         """A full batch says that more waits: it is written while the next one is read and decoded."""
         records = [self._record(message) for message in messages if not self._is_error(message)]
-        pass_by("ingest.after_poll")
         try:
             batch = self._decode([record for record in records if self._is_next(record)])
-            pass_by("ingest.after_decode")
             self._settle(consumer)
             self._begin(batch)
             if (
@@ -252,6 +250,8 @@ class Ingest:
     def _decode(self, records: Sequence[Record]) -> _Batch:
         rows: list[Row] = []
         refused: list[Refused] = []
+        if records:
+            pass_by("ingest.after_poll")
         for record in records:
             try:
                 rows.append(self._reader.row(record))
@@ -267,6 +267,8 @@ class Ingest:
         for one in refused:
             if one.reason.tenant not in self._tenants:
                 one.reason.tenant = None  # only claimed: for operators alone
+        if records:
+            pass_by("ingest.after_decode")
         return _Batch(rows, refused, {record.partition: record.offset + 1 for record in records})
 
     def _meet(self, strangers: set[str]) -> None:

@@ -136,7 +136,7 @@ def test_crashes_at_every_step(
     def work(seed: int) -> None:
         dice = random.Random(seed)  # a test's dice
         with nursery(kafka["bootstrap.servers"], database, topic_prefix, tmp_path / f"{seed}.log") as one:
-            while crashed.total() < CRASHES and numbers(operator)["moved"] < total:
+            while crashed.total() < CRASHES and moved(database) < total:
                 point = next(points)
                 crashed[point] += crash(one, dice, point)
 
