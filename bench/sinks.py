@@ -21,6 +21,7 @@ from confluent_kafka import Consumer, TopicPartition
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from bench import debezium as debezium_connect
 from bench.servers import Servers
 from counterfoil import Recorder, RecorderSettings
 from counterfoil.codec import decode
@@ -34,6 +35,7 @@ _TEXT = "The customer asks for a refund of the second box, which came broken. " 
 _A_TASK = 20  # events
 _LOOK_SECONDS = 0.1
 _PATIENCE_SECONDS = 300
+_WARM_UP_EVENTS = 100_000
 _QUIX = ("quixstreams[postgresql]==3.28.1",)
 _STORED = ("event", "task", "producer", "effect")  # what a batch writes
 _COLUMNS = """
@@ -52,16 +54,17 @@ def settings_of(given: Servers, prefix: str) -> RecorderSettings:
     )  # fmt: skip
 
 
-def fill(given: Servers, events: int) -> int:
+def fill(given: Servers, events: int, prefix: str | None = None) -> int:
     """Record tasks of twenty events, a write among them; returns how many records are in the topic."""
-    with Recorder(settings_of(given, given.prefix)) as recorder:
+    prefix = given.prefix if prefix is None else prefix
+    with Recorder(settings_of(given, prefix)) as recorder:
         for number in range(events // _A_TASK):
             with recorder.task("a refund", task_ref=f"T-{number}", workflow="support", agent="a-1") as task:
                 for place in range(_A_TASK - 4):
                     task.completion(f"{place} {_TEXT}", model="m", usage={"input_tokens": place, "output_tokens": 7})
                 with task.effect("refund", target="payments", args={"order": number, "note": _TEXT}) as effect:
                     effect.ok({"id": number})
-    return sum(_ends(given, given.prefix))
+    return sum(_ends(given, prefix))
 
 
 def _ends(given: Servers, prefix: str) -> list[int]:
@@ -233,6 +236,39 @@ def quixstreams(given: Servers, count: int) -> dict[str, float]:
                 lambda: _number(connection, "SELECT coalesce(nullif(count(*), 0), -1) FROM audit"),
                 count,
             )
+
+
+def debezium(given: Servers, worker: debezium_connect.Worker, count: int, *, tasks: int) -> dict[str, float]:
+    """Debezium's JDBC sink by upsert, in batches of 10,000, its JVM warm."""
+    process = worker.process(lambda cold: _warm_up(given, cold))
+    return _by_debezium(given, worker, process, topics("local", given.prefix)["events"].name, count, tasks)
+
+
+def _warm_up(given: Servers, worker: debezium_connect.Worker) -> None:
+    prefix = f"{given.prefix}warm."
+    declared = topics("local", prefix)
+    create_missing(admin_client(given.kafka), list(declared.values()))
+    count = fill(given, _WARM_UP_EVENTS, prefix)
+    _by_debezium(given, worker, worker.running, declared["events"].name, count, 1)
+
+
+def _by_debezium(
+    given: Servers, worker: debezium_connect.Worker, process: psutil.Popen, topic: str, count: int, tasks: int
+) -> dict[str, float]:
+    with _database(given) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+        _make_audit(connection)
+        name = worker.sink(topic, dsn, tasks)
+
+        def stored() -> int:
+            problem = worker.why(name)
+            if problem is not None:
+                raise RuntimeError(problem)
+            return _number(connection, "SELECT coalesce(nullif(count(*), 0), -1) FROM audit")
+
+        try:
+            return _measured(given, [process], stored, count)
+        finally:
+            worker.end(name)
 
 
 def _make_audit(connection: psycopg.Connection[tuple[object, ...]]) -> None:
