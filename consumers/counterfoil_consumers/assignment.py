@@ -99,7 +99,7 @@ class Assignment:
             for partition in partitions:
                 params = {**self._where, "partition": partition, "start": starts[partition]}
                 row = fetch_one(store, queries("ingest")["claim_offset"], params)
-                claimed[partition] = Claim(row["next_offset"], row["epoch"])
+                claimed[partition] = Claim(row["next_offset"], row["epoch"], row["next_offset"])
                 _refuse_jump(self._topic, partition, row["next_offset"], starts[partition], ends[partition])
             pass_by("ingest.before_claim")
         return claimed
@@ -120,7 +120,7 @@ def _refuse_jump(topic: str, partition: int, stored: int, start: int, end: int) 
     if stored < start:
         raise IngestStopped(
             f"{where} begins at offset {start} and {stored} is stored: retention removed {start - stored} records "
-            "before they were ingested; restore them, or accept the loss by setting ingest_offset by hand"
+            "before they were ingested; restore them, or put their loss on record with `counterfoil offsets skip`"
         )
     if stored > end:
         raise IngestStopped(

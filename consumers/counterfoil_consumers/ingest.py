@@ -29,7 +29,7 @@ from counterfoil_consumers import metrics
 from counterfoil_consumers.assignment import Assignment
 from counterfoil_consumers.errors import BadRecord, BrokersAway, Fenced, IngestStopped, StoreAway
 from counterfoil_consumers.letters import Refused
-from counterfoil_consumers.projection import Claim, Written, write_batch
+from counterfoil_consumers.projection import Claim, Gap, Written, write_batch
 from counterfoil_consumers.records import Leaf, Reader, Record, Row, Window
 from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, fetch_one, queries
@@ -83,6 +83,7 @@ class _Batch:
 
     rows: list[Row]
     refused: list[Refused]
+    gaps: list[Gap]
     ends: dict[int, int]
 
 
@@ -141,6 +142,7 @@ class Ingest:
         self._assignment = Assignment(admin, self._topic.name, self._topic.partitions, where)
         self._store = self._connect()
         defaults = {**_CONSUMER, **_GROUP[self._group_protocol], "group.id": self._group}
+        defaults["enable.partition.eof"] = until is not None  # the last offset may hold a marker, and no record
         consumer = Consumer(client_config(self._kafka, "counterfoil-ingest", defaults))
         self._writer = ThreadPoolExecutor(1, "ingest-writer")
         self._subscribe(consumer)
@@ -170,9 +172,8 @@ class Ingest:
 
     def _step(self, consumer: Consumer, messages: list[Message], stopping: threading.Event) -> None:
         """A full batch says that more waits: it is written while the next one is read and decoded."""
-        records = [self._record(message) for message in messages if not self._is_error(message)]
         try:
-            batch = self._decode([record for record in records if self._is_next(record)])
+            batch = self._decode(*self._next_records(messages))
             self._settle(consumer)
             self._begin(batch)
             if (
@@ -201,10 +202,24 @@ class Ingest:
             self._assignment.give_up_claims(consumer)
             stopping.wait(_REGISTRY_SECONDS)
 
-    def _is_next(self, record: Record) -> bool:
-        """Whether it is of a partition that we hold, and not stored yet; a rebalance may leave others in a batch."""
-        claim = self._assignment.claims.get(record.partition)
-        return claim is not None and record.offset >= claim.next_offset
+    def _next_records(self, messages: Sequence[Message]) -> tuple[list[Record], list[Gap]]:
+        """The records of partitions that we hold, from where each was read last; a rebalance may leave others here."""
+        records: list[Record] = []
+        gaps: list[Gap] = []
+        for message in messages:
+            is_end = self._is_end(message)
+            claim = self._assignment.claims.get(message.partition() or 0)
+            offset = message.offset() or 0
+            if is_end is None or claim is None or offset < claim.read_offset:
+                continue
+            if offset > claim.read_offset:
+                gaps.append(Gap(message.partition() or 0, claim.read_offset, offset))
+                metrics.OFFSETS_EMPTY.inc(offset - claim.read_offset)
+                claim.read_offset = offset
+            if not is_end:
+                records.append(self._record(message))
+                claim.read_offset = offset + 1
+        return records, gaps
 
     def _begin(self, batch: _Batch) -> None:
         """Have it written by the other thread, which alone uses the store until `_settle`."""
@@ -215,7 +230,7 @@ class Ingest:
 
     def _write(self, batch: _Batch, moves: Mapping[int, tuple[Claim, int]]) -> Written:
         with metrics.BATCH_SECONDS.time():
-            return write_batch(self._store, self._source, batch.rows, batch.refused, moves)
+            return write_batch(self._store, self._source, batch.rows, batch.refused, moves, batch.gaps)
 
     def _settle(self, consumer: Consumer) -> None:
         """Wait for the batch that is being written, if one is; raises what ended its writing."""
@@ -247,7 +262,7 @@ class Ingest:
         logger.warning("lost %d partitions: the group did not hear from this member in time", len(partitions))
         self._assignment.take_away(consumer, partitions)
 
-    def _decode(self, records: Sequence[Record]) -> _Batch:
+    def _decode(self, records: Sequence[Record], gaps: list[Gap]) -> _Batch:
         rows: list[Row] = []
         refused: list[Refused] = []
         if records:
@@ -269,7 +284,9 @@ class Ingest:
                 one.reason.tenant = None  # only claimed: for operators alone
         if records:
             pass_by("ingest.after_decode")
-        return _Batch(rows, refused, {record.partition: record.offset + 1 for record in records})
+        touched = {record.partition for record in records} | {gap.partition for gap in gaps}
+        claims = self._assignment.claims
+        return _Batch(rows, refused, gaps, {partition: claims[partition].read_offset for partition in touched})
 
     def _meet(self, strangers: set[str]) -> None:
         if self._in_flight is not None:
@@ -348,21 +365,25 @@ class Ingest:
             raise IngestStopped(
                 f"topic {self._topic.name} is not the one that was ingested before: "
                 f"its id is {self._where['topic_id']} and was {others[0]['topic_id']}, so it was deleted and "
-                "made anew; ingest it under another topic_prefix or another store"
+                "made anew; if what it still held may be lost, put that on record with `counterfoil offsets retire`"
             )
 
-    def _is_error(self, message: Message) -> bool:
+    def _is_end(self, message: Message) -> bool | None:
+        """Whether it says that its partition ends there, for now; None for what is neither that nor a record."""
         error = message.error()
         if error is None:
             return False
+        if error.code() == KafkaError._PARTITION_EOF:
+            return True
         if error.code() == KafkaError._AUTO_OFFSET_RESET:  # the only name librdkafka gives it
             raise IngestStopped(
-                f"partition {message.partition()} of {self._topic.name} no longer has the stored offset: {error.str()}"
+                f"partition {message.partition()} of {self._topic.name} no longer has the stored offset "
+                f"({error.str()}): run `counterfoil offsets list`"
             )
         if error.fatal():
             raise KafkaException(error)
         logger.warning("Kafka: %s", error.str())
-        return True
+        return None
 
     @staticmethod
     def _record(message: Message) -> Record:

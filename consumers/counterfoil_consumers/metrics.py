@@ -13,6 +13,9 @@ BATCH_SECONDS = Histogram(
     "Seconds that a batch took to be written and committed.",
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+OFFSETS_EMPTY = Counter(
+    "counterfoil_ingest_empty_offsets_total", "Offsets at which no record stood, each on record in log_gap."
+)
 LAG = Gauge(
     "counterfoil_ingest_lag_records", "Records between the stored offset and the partition's end.", ["partition"]
 )

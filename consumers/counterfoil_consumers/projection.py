@@ -41,10 +41,20 @@ _TRIES = 3
 
 @dataclass(slots=True)
 class Claim:
-    """This owner's hold on one partition: exactly what it last wrote."""
+    """This owner's hold on one partition: exactly what it last wrote, and the offset that it reads next."""
 
     next_offset: int
     epoch: int
+    read_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Offsets of a partition, [first, next), at which no record stands."""
+
+    partition: int
+    first_offset: int
+    next_offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +89,9 @@ def write_batch(
     rows: Sequence[Row],
     refused: Iterable[Refused],
     moves: Mapping[int, tuple[Claim, int]],
+    gaps: Sequence[Gap] = (),
 ) -> Written:
-    """Store `rows`, set `refused` aside and move the offsets of `moves` (partition: claim, next offset).
+    """Store `rows`, set `refused` aside, note `gaps` and move the offsets of `moves` (partition: claim, next offset).
 
     Raises Fenced when one of the claims is no longer ours; nothing was written then.
     """
@@ -91,22 +102,28 @@ def write_batch(
                 _copy(connection, rows)
                 pass_by("ingest.after_copy")
                 _fold(connection, source, rows)
-                _finish(connection, source, refused, moves)
+                _finish(connection, source, refused, gaps, moves)
             return Written(len(rows), 0, refused)
         except psycopg.Error as error:
             if not _is_permanent(error):
                 raise
     with connection.transaction():
         landed, late = _land_apart(connection, source, rows)
-        _finish(connection, source, (*refused, *late), moves)
+        _finish(connection, source, (*refused, *late), gaps, moves)
     return Written(landed, len(rows) - landed - len(late), (*refused, *late))
 
 
 def _finish(
-    connection: Connection, source: Source, refused: Iterable[Refused], moves: Mapping[int, tuple[Claim, int]]
+    connection: Connection,
+    source: Source,
+    refused: Iterable[Refused],
+    gaps: Sequence[Gap],
+    moves: Mapping[int, tuple[Claim, int]],
 ) -> None:
     for one in refused:
         set_aside(connection, source, one)
+    if gaps:
+        _note_gaps(connection, source, gaps)
     pass_by("ingest.before_offset")
     _move(connection, source, moves)
     pass_by("ingest.before_commit")
@@ -215,6 +232,17 @@ def _note_duplicates(connection: Connection, source: Source, rows: Sequence[Row]
         "digests": [row.digest for row in rows],
     }
     connection.execute(queries("ingest")["note_duplicates"], params)
+
+
+def _note_gaps(connection: Connection, source: Source, gaps: Sequence[Gap]) -> None:
+    params = {
+        "consumer": source.consumer,
+        "source_id": source.source_id,
+        "partitions": [gap.partition for gap in gaps],
+        "first_offsets": [gap.first_offset for gap in gaps],
+        "next_offsets": [gap.next_offset for gap in gaps],
+    }
+    connection.execute(queries("ingest")["note_gaps"], params)
 
 
 def _is_permanent(error: psycopg.Error) -> bool:

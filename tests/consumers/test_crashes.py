@@ -174,7 +174,7 @@ WHERE = {
 
 def claimed(connection: Connection, owner: str) -> Claim:
     row = fetch_one(connection, queries("ingest")["claim_offset"], {**WHERE, "owner": owner})
-    return Claim(row["next_offset"], row["epoch"])
+    return Claim(row["next_offset"], row["epoch"], row["next_offset"])
 
 
 def test_who_claims_later_fences_who_claimed_before(owners: list[Connection], operator: Connection) -> None:
@@ -184,7 +184,7 @@ def test_who_claims_later_fences_who_claimed_before(owners: list[Connection], op
     bad = [Refused(record(event(), 0, 1), BadRecord("bad"))]
     first, second = claimed(one, "one"), claimed(two, "two")
     assert (first.epoch, second.epoch) == (1, 2)
-    for stale in (first, Claim(1, 2), Claim(0, 3)):
+    for stale in (first, Claim(1, 2, 1), Claim(0, 3, 0)):
         with pytest.raises(Fenced, match="partition 0"):
             write_batch(one, source, rows, bad, {0: (stale, 2)})
         assert numbers(operator) == {"stored": 0, "repeated": 0, "dead": 0, "folded": 0}

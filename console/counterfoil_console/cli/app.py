@@ -16,6 +16,7 @@ from counterfoil_console.cli import (
     doctor,
     halts,
     keys,
+    offsets,
     people,
     redaction,
     schemas,
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for part in (stack, setup, keys, schemas, services, people, completeness, blob, redaction, halts, doctor):
+for part in (stack, setup, keys, schemas, services, offsets, people, completeness, blob, redaction, halts, doctor):
     part.add_to(app)
 
 # The public name's base: typer brings a click of its own from some version on, and does not export this.

@@ -1,7 +1,5 @@
 """`counterfoil halt | resume | halts`: stop agents' writes, and see who obeys."""
 
-import getpass
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
@@ -15,7 +13,7 @@ from counterfoil.errors import CounterfoilError, UsageError
 from counterfoil.issuing import OrderDesk, halts_of_people, refuse_breaker
 from counterfoil.orders import Order
 from counterfoil.scope import Scope
-from counterfoil_console.cli.output import AsJson, console, open_store, print_json
+from counterfoil_console.cli.output import AsJson, console, open_store, print_json, user_of_this_shell
 from counterfoil_console.halting import (
     Acknowledgements,
     Client,
@@ -132,10 +130,7 @@ def _scope(text: str) -> Scope:
 
 
 def _person(by: str | None) -> str:
-    try:
-        return refuse_breaker(by if by is not None else getpass.getuser())
-    except (OSError, KeyError) as error:  # a user without a name, as in some containers
-        raise UsageError(f"the user {os.getuid()} of this shell has no name; say who you are with --by") from error
+    return refuse_breaker(user_of_this_shell() if by is None else by)
 
 
 def _nothing_to_lift(scope: Scope, standing: tuple[Order, ...], unknown: set[str]) -> str:

@@ -1,5 +1,6 @@
 """What all commands share in what they print and read."""
 
+import getpass
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import psycopg
 import typer
 from rich.console import Console
 
+from counterfoil.errors import UsageError
 from counterfoil_console.settings import Settings
 from counterfoil_consumers.errors import StoreError
 from counterfoil_consumers.migrations import pending
@@ -40,6 +42,17 @@ class _Trimmed(io.TextIOBase):
 
     def flush(self) -> None:
         self._inner.flush()
+
+
+def user_of_this_shell() -> str:
+    """Who a command is run by, where its --by does not say.
+
+    Raises UsageError.
+    """
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:  # a user without a name, as in some containers
+        raise UsageError(f"the user {os.getuid()} of this shell has no name; say who you are with --by") from error
 
 
 def console() -> Console:

@@ -129,3 +129,21 @@ WHERE intents > ok + accepted + partial + unknown + failed + denied
                           WHEN 'tool' THEN tool = %(name)s ELSE true END
 ORDER BY intent_at DESC, effect_id
 LIMIT %(limit)s
+
+-- name: list_offsets
+SELECT topic_id, partition, next_offset, epoch, owner, updated_at, retired_at FROM counterfoil.ingest_offset
+WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic = %(topic)s
+ORDER BY retired_at NULLS FIRST, partition
+
+-- name: list_log_gaps
+SELECT s.topic_id, g.partition, g.first_offset, g.next_offset, g.reason, g.accepted_by, g.accepted_at
+FROM counterfoil.log_gap AS g JOIN counterfoil.log_source AS s USING (source_id)
+WHERE g.consumer = %(consumer)s AND s.cluster_id = %(cluster_id)s AND s.topic = %(topic)s
+ORDER BY g.accepted_at, g.partition, g.first_offset
+
+-- name: skip_offsets
+SELECT counterfoil.skip_offsets(
+    %(consumer)s, %(cluster_id)s, %(topic_id)s, %(partition)s, %(to_offset)s, %(reason)s, %(by)s) AS skipped
+
+-- name: retire_topics
+SELECT counterfoil.retire_topics(%(consumer)s, %(cluster_id)s, %(topic)s, %(topic_id)s, %(reason)s, %(by)s) AS partitions

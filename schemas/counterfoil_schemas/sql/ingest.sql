@@ -241,6 +241,12 @@ RETURNING 1)
 INSERT INTO counterfoil.outbox (topic, key, value, headers)
 SELECT %(topic)s, %(outbox_key)s, %(value)s, %(outbox_headers)s FROM placed
 
+-- name: note_gaps
+INSERT INTO counterfoil.log_gap (consumer, source_id, partition, first_offset, next_offset, reason, accepted_by)
+SELECT %(consumer)s, %(source_id)s, g.*, 'no record stands there: a transaction''s marker, or an aborted record', 'ingest'
+FROM unnest(%(partitions)s::int[], %(first_offsets)s::bigint[], %(next_offsets)s::bigint[]) AS g
+ON CONFLICT DO NOTHING
+
 -- name: find_source
 SELECT source_id, 'counterfoil.fact'::regtype::oid AS fact_oid FROM counterfoil.log_source
 WHERE cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s
@@ -256,6 +262,7 @@ WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(t
 -- name: find_other_topic_ids
 SELECT DISTINCT topic_id FROM counterfoil.ingest_offset
 WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic = %(topic)s AND topic_id <> %(topic_id)s
+  AND retired_at IS NULL
 
 -- name: claim_offset
 INSERT INTO counterfoil.ingest_offset AS o (consumer, cluster_id, topic_id, partition, topic, next_offset, epoch, owner)

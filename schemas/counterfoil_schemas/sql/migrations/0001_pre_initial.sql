@@ -59,7 +59,22 @@ CREATE TABLE ingest_offset (
     epoch       bigint NOT NULL CHECK (epoch > 0),
     owner       text NOT NULL,
     updated_at  timestamptz NOT NULL DEFAULT now(),
+    retired_at  timestamptz, -- the topic was made anew, and a person said to go on with the new one
     PRIMARY KEY (consumer, cluster_id, topic_id, partition)
+);
+
+-- Offsets from which no event came: no record stands there (a transaction's marker, an aborted record), or a person
+-- accepted that they are lost. Without its end: the rest of a topic that is gone.
+CREATE TABLE log_gap (
+    consumer     text NOT NULL,
+    source_id    smallint NOT NULL REFERENCES log_source,
+    partition    int NOT NULL,
+    first_offset bigint NOT NULL,
+    next_offset  bigint CHECK (next_offset > first_offset),
+    reason       text NOT NULL,
+    accepted_by  text NOT NULL,
+    accepted_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (consumer, source_id, partition, first_offset)
 );
 
 CREATE TYPE letter_kind AS ENUM ('record', 'effect');
@@ -473,6 +488,49 @@ LANGUAGE sql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
     SELECT count(*)::int FROM admitted
 $$;
 
+-- Skip what the log no longer has: the offset moves, under a new epoch, and what is lost is on record. Returns how many
+-- offsets that are; none where the offset stands already as far, or was never stored.
+CREATE FUNCTION skip_offsets(
+    of_consumer text, of_cluster text, of_topic text, of_partition int, to_offset bigint, why text, who text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
+DECLARE
+    stood bigint;
+BEGIN
+    SELECT next_offset INTO stood FROM ingest_offset
+    WHERE consumer = of_consumer AND cluster_id = of_cluster AND topic_id = of_topic AND partition = of_partition
+    FOR UPDATE;
+    IF stood IS NULL OR stood >= to_offset THEN
+        RETURN 0;
+    END IF;
+    UPDATE ingest_offset SET next_offset = to_offset, epoch = epoch + 1, owner = who, updated_at = now()
+    WHERE consumer = of_consumer AND cluster_id = of_cluster AND topic_id = of_topic AND partition = of_partition;
+    INSERT INTO log_gap (consumer, source_id, partition, first_offset, next_offset, reason, accepted_by)
+    SELECT of_consumer, source_id, of_partition, stood, to_offset, why, who
+    FROM log_source WHERE cluster_id = of_cluster AND topic_id = of_topic;
+    RETURN to_offset - stood;
+END
+$$;
+
+-- Let ingest go on with a topic that was made anew: what the old one still held is on record as lost. Returns the
+-- number of partitions.
+CREATE FUNCTION retire_topics(of_consumer text, of_cluster text, named text, but_topic text, why text, who text) RETURNS int
+LANGUAGE sql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
+    WITH retired AS (
+        UPDATE ingest_offset SET retired_at = now(), epoch = epoch + 1, owner = who
+        WHERE consumer = of_consumer AND cluster_id = of_cluster AND topic = named AND topic_id <> but_topic
+          AND retired_at IS NULL
+        RETURNING topic_id, partition, next_offset
+    ), noted AS (
+        INSERT INTO log_gap (consumer, source_id, partition, first_offset, reason, accepted_by)
+        SELECT of_consumer, s.source_id, r.partition, r.next_offset, why, who
+        FROM retired AS r JOIN log_source AS s ON s.cluster_id = of_cluster AND s.topic_id = r.topic_id
+        RETURNING 1
+    )
+    SELECT count(*)::int FROM noted
+$$;
+
+REVOKE EXECUTE ON FUNCTION skip_offsets, retire_topics FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION skip_offsets, retire_topics TO counterfoil_operator;
 REVOKE EXECUTE ON FUNCTION open_partitions, current_tenant, admit_tenants FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION open_partitions, admit_tenants TO counterfoil_ingester;
 GRANT EXECUTE ON FUNCTION current_tenant TO counterfoil_auditor, counterfoil_operator, counterfoil_ingester, counterfoil_reconciler;
@@ -497,7 +555,7 @@ CREATE POLICY owner_rows ON tenant TO counterfoil_owner USING (true) WITH CHECK 
 
 GRANT SELECT ON event, event_astray, effect, effect_resource, target_change, task, producer, producer_claim, duplicate,
     dead_letter, tenant, drift_rule, effect_state, drift, completeness TO counterfoil_auditor, counterfoil_operator;
-GRANT SELECT ON ingest_offset, log_source, outbox, check_lease, check_state, target_baseline TO counterfoil_operator;
+GRANT SELECT ON ingest_offset, log_source, log_gap, outbox, check_lease, check_state, target_baseline TO counterfoil_operator;
 GRANT INSERT, UPDATE ON tenant TO counterfoil_operator;
 
 GRANT INSERT ON event_astray_all TO counterfoil_ingester; -- open_partitions grants the leaves of event
@@ -505,7 +563,7 @@ GRANT SELECT (tenant, event_id, retention_class, value_sha256, source_id, partit
     ON event, event_astray TO counterfoil_ingester;
 GRANT SELECT, INSERT, UPDATE ON effect, effect_resource, target_change, task, producer, producer_claim, duplicate, ingest_offset, outbox
     TO counterfoil_ingester;
-GRANT SELECT, INSERT ON dead_letter, log_source TO counterfoil_ingester;
+GRANT SELECT, INSERT ON dead_letter, log_source, log_gap TO counterfoil_ingester;
 GRANT SELECT ON tenant TO counterfoil_ingester;
 
 GRANT SELECT ON event, effect, effect_resource, target_change, task, producer, tenant, ingest_offset, log_source,
