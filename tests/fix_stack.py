@@ -59,12 +59,24 @@ def outage(broker_pid: int) -> Outage:
 
 
 @pytest.fixture
-def topic_prefix(kafka: dict[str, str]) -> Iterator[str]:
-    """The test's own topics, as declared: all of their names begin with this."""
-    prefix = f"t{uuid.uuid4().hex[:12]}."
-    declared = list(topics("local", prefix).values())
+def new_topics(kafka: dict[str, str]) -> Iterator[Callable[[], str]]:
+    """Makes topics, as declared, and gives the prefix of their names."""
     admin = admin_client(kafka)
-    create_missing(admin, declared)
-    yield prefix
-    for future in admin.delete_topics([topic.name for topic in declared]).values():
+    made: list[str] = []
+
+    def make() -> str:
+        prefix = f"t{uuid.uuid4().hex[:12]}."
+        declared = list(topics("local", prefix).values())
+        create_missing(admin, declared)
+        made.extend(topic.name for topic in declared)
+        return prefix
+
+    yield make
+    for future in admin.delete_topics(made).values() if made else ():
         future.result()
+
+
+@pytest.fixture
+def topic_prefix(new_topics: Callable[[], str]) -> str:
+    """The test's own topics: all of their names begin with this."""
+    return new_topics()

@@ -4,7 +4,7 @@ Everything runs as a role with CREATEROLE and no more, as on a managed Postgres.
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import psycopg
@@ -45,16 +45,27 @@ def store_template(empty_database: str) -> str:
 
 
 @pytest.fixture
-def database(admin_dsn: str, store_template: str) -> Iterator[str]:
-    """DSN of a fresh clone of the template, as its owner, a role with CREATEROLE."""
-    name = f"t_{uuid.uuid4().hex[:12]}"
-    identifier = sql.Identifier(name)
+def new_database(admin_dsn: str, store_template: str) -> Iterator[Callable[[], str]]:
+    """Makes fresh clones of the template; their DSN is that of their owner, a role with CREATEROLE."""
+    made: list[sql.Identifier] = []
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE template_store OWNER {}").format(identifier, sql.Identifier(MIGRATOR))
-        )
-        yield make_conninfo(store_template, dbname=name)
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
+
+        def make() -> str:
+            name = f"t_{uuid.uuid4().hex[:12]}"
+            made.append(sql.Identifier(name))
+            owner = sql.Identifier(MIGRATOR)
+            admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template_store OWNER {}").format(made[-1], owner))
+            return make_conninfo(store_template, dbname=name)
+
+        yield make
+        for identifier in made:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str]) -> str:
+    """DSN of the test's own store."""
+    return new_database()
 
 
 @pytest.fixture

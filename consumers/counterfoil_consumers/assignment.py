@@ -21,6 +21,9 @@ from counterfoil_consumers.topics import end_offsets, start_offsets
 
 logger = logging.getLogger("counterfoil.ingest")
 
+# So many claims in a row that did not move a partition, and were not given back, say that a record may end processes;
+# it is among the first that they would have had in a batch.
+_SUSPICIOUS_CLAIMS, _ALONE = 3, 5_000
 _BACKOFF_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -63,6 +66,11 @@ class Assignment:
         self._release(consumer, set(self.claims))
         self._back_off()
 
+    def leave(self, store: Connection, partitions: Sequence[TopicPartition]) -> None:
+        """Say that these are given back in good order, before they are."""
+        gone = [partition.partition for partition in partitions]
+        store.execute(queries("ingest")["leave_offsets"], {**self._where, "partitions": gone})
+
     def claim_at_once(self) -> None:
         """There is nobody to make room for."""
         self._failures = 0
@@ -99,7 +107,7 @@ class Assignment:
             for partition in partitions:
                 params = {**self._where, "partition": partition, "start": starts[partition]}
                 row = fetch_one(store, queries("ingest")["claim_offset"], params)
-                claimed[partition] = Claim(row["next_offset"], row["epoch"], row["next_offset"])
+                claimed[partition] = _claim_of(row)
                 _refuse_jump(self._topic, partition, row["next_offset"], starts[partition], ends[partition])
             pass_by("ingest.before_claim")
         return claimed
@@ -113,6 +121,11 @@ class Assignment:
     def _back_off(self) -> None:
         self._claim_at = time.monotonic() + _BACKOFF_SECONDS[min(self._failures, len(_BACKOFF_SECONDS) - 1)]
         self._failures += 1
+
+
+def _claim_of(row: Mapping[str, int]) -> Claim:
+    is_suspect = row["idle_claims"] >= _SUSPICIOUS_CLAIMS or row["suspect_tries"] > 0
+    return Claim(row["next_offset"], row["epoch"], row["next_offset"], _ALONE if is_suspect else 0)
 
 
 def _refuse_jump(topic: str, partition: int, stored: int, start: int, end: int) -> None:

@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from operator import methodcaller
 from typing import Literal
 
@@ -45,6 +46,7 @@ _WINDOW_EVERY_SECONDS = 3600.0
 _RECONNECT_SECONDS = 0.5
 _GIVE_BACK_SECONDS = 10.0  # that the store may be away before other members get the partitions
 _REGISTRY_SECONDS = 1.0
+_MOST_TRIES = 3
 _MONTHS_BACK, _MONTHS_AHEAD = 13, 2
 # Each is below the session timeout, so that who is given a stalled member's partitions need not wait for its locks.
 _LIMITS = {
@@ -117,6 +119,8 @@ class Ingest:
         self._tenants: set[str] = set()
         self._group_protocol = group_protocol
         self._batch_size = _BATCH
+        self._has_failed = False
+        self._may_all_be_new = True
         self._in_flight: tuple[_Batch, Future[Written]] | None = None
 
     def run(
@@ -155,6 +159,9 @@ class Ingest:
                 self._step(consumer, _poll(consumer, self._batch_size), stopping)
                 beat()
             self._step(consumer, [], stopping)
+        except BaseException:
+            self._has_failed = True
+            raise
         finally:
             consumer.close()
             self._writer.shutdown()
@@ -173,7 +180,8 @@ class Ingest:
     def _step(self, consumer: Consumer, messages: list[Message], stopping: threading.Event) -> None:
         """A full batch says that more waits: it is written while the next one is read and decoded."""
         try:
-            batch = self._decode(*self._next_records(messages))
+            records, gaps = self._next_records(messages)
+            batch = self._decode(self._without_suspects(consumer, records, gaps), gaps)
             self._settle(consumer)
             self._begin(batch)
             if (
@@ -221,6 +229,37 @@ class Ingest:
                 claim.read_offset = offset + 1
         return records, gaps
 
+    def _without_suspects(self, consumer: Consumer, records: Sequence[Record], gaps: list[Gap]) -> list[Record]:
+        """Take those alone that may have ended who had them in hand; returns the others.
+
+        What was written of `gaps` is taken out.
+        """
+        others = []
+        for record in records:
+            claim = self._assignment.claims[record.partition]
+            if not claim.alone:
+                others.append(record)
+                continue
+            self._settle(consumer)
+            before = [gap for gap in gaps if gap.partition == record.partition and gap.next_offset <= record.offset]
+            gaps[:] = [gap for gap in gaps if gap not in before]
+            claim.alone -= 1
+            self._begin(replace(self._tried(record, claim), gaps=before, ends={record.partition: record.offset + 1}))
+            self._settle(consumer)
+        return others
+
+    def _tried(self, record: Record, claim: Claim) -> _Batch:
+        """Count it, committed before it is decoded; counted too often, it is set aside as it is."""
+        params = {**self._where, "partition": record.partition, "offset": record.offset, "epoch": claim.epoch}
+        row = self._store.execute(queries("ingest")["try_suspect"], params).fetchone()
+        if row is None:
+            raise Fenced(f"partition {record.partition} is no longer ours at epoch {claim.epoch}")
+        if row["suspect_tries"] <= _MOST_TRIES:
+            return self._decode([record], [])
+        claim.alone = 0
+        reason = BadRecord(f"ingest ended {_MOST_TRIES} times while it had this record alone in hand")
+        return _Batch([], [Refused(record, reason)], [], {})
+
     def _begin(self, batch: _Batch) -> None:
         """Have it written by the other thread, which alone uses the store until `_settle`."""
         if batch.ends:
@@ -230,7 +269,17 @@ class Ingest:
 
     def _write(self, batch: _Batch, moves: Mapping[int, tuple[Claim, int]]) -> Written:
         with metrics.BATCH_SECONDS.time():
-            return write_batch(self._store, self._source, batch.rows, batch.refused, moves, batch.gaps)
+            written = write_batch(
+                self._store,
+                self._source,
+                batch.rows,
+                batch.refused,
+                moves,
+                batch.gaps,
+                may_all_be_new=self._may_all_be_new,
+            )
+        self._may_all_be_new = written.stored == len(batch.rows)  # repetitions come in swarms
+        return written
 
     def _settle(self, consumer: Consumer) -> None:
         """Wait for the batch that is being written, if one is; raises what ended its writing."""
@@ -254,6 +303,9 @@ class Ingest:
         if self._in_flight is not None:
             wait([self._in_flight[1]])
         pass_by("ingest.on_revoke")
+        if not self._has_failed:
+            with suppress(*WENT_AWAY):
+                self._assignment.leave(self._store, partitions)
         self._assignment.take_away(consumer, partitions)
 
     def _lose(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -37,15 +37,20 @@ _FOLDS: Mapping[str, Callable[[Row], bool]] = {
 # SQLSTATE classes that say the data is at fault: data exception, integrity, program limit.
 _PERMANENT = ("22", "23", "54")
 _TRIES = 3
+_PARTS = 16  # of a large batch, so that most of it is written only once more
 
 
 @dataclass(slots=True)
 class Claim:
-    """This owner's hold on one partition: exactly what it last wrote, and the offset that it reads next."""
+    """This owner's hold on one partition: exactly what it last wrote, and the offset that it reads next.
+
+    `alone` is how many records are to be taken one by one, because one of them may have ended who had them in hand.
+    """
 
     next_offset: int
     epoch: int
     read_offset: int
+    alone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +95,16 @@ def write_batch(
     refused: Iterable[Refused],
     moves: Mapping[int, tuple[Claim, int]],
     gaps: Sequence[Gap] = (),
+    *,
+    may_all_be_new: bool = True,
 ) -> Written:
     """Store `rows`, set `refused` aside, note `gaps` and move the offsets of `moves` (partition: claim, next offset).
 
-    Raises Fenced when one of the claims is no longer ours; nothing was written then.
+    Where not all rows are likely to be new, they are told apart first. Raises Fenced when one of the claims is no
+    longer ours; nothing was written then.
     """
     refused = tuple(refused)
-    if _may_be_new(connection, rows):
+    if may_all_be_new and _may_be_new(connection, rows):
         try:
             with connection.transaction():
                 _copy(connection, rows)
@@ -108,7 +116,7 @@ def write_batch(
             if not _is_permanent(error):
                 raise
     with connection.transaction():
-        landed, late = _land_apart(connection, source, rows)
+        landed, late = _land_apart(connection, source, rows, _known(connection, rows))
         _finish(connection, source, (*refused, *late), gaps, moves)
     return Written(landed, len(rows) - landed - len(late), (*refused, *late))
 
@@ -137,51 +145,58 @@ def _may_be_new(connection: Connection, rows: Sequence[Row]) -> bool:
     return found is None or not found["found"]
 
 
-def _land_apart(connection: Connection, source: Source, rows: Sequence[Row]) -> tuple[int, list[Refused]]:
-    """Tell the batch apart, then store what is new; what Postgres refuses is halved until the culprit stands alone."""
+def _land_apart(
+    connection: Connection, source: Source, rows: Sequence[Row], known: Mapping[bytes, _Stored]
+) -> tuple[int, list[Refused]]:
+    """Store what is new beside what is `known`; what Postgres refuses is cut up until the culprit stands alone."""
     if not rows:
         return 0, []
     try:
-        return _tell_and_land(connection, source, rows)
+        return _tell_and_land(connection, source, rows, known)
     except psycopg.Error as error:
         if not _is_permanent(error):
             raise
         if len(rows) == 1:
             reason = BadRecord(f"the store refuses it: {str(error).splitlines()[0]}", tenant=rows[0].tenant)
             return 0, [Refused(rows[0].record, reason, rows[0])]
-    middle = len(rows) // 2
-    left, left_refused = _land_apart(connection, source, rows[:middle])
-    right, right_refused = _land_apart(connection, source, rows[middle:])
-    return left + right, left_refused + right_refused
+    size = -(-len(rows) // (_PARTS if len(rows) > 2 * _PARTS else 2))
+    landed, refused = 0, []
+    for at in range(0, len(rows), size):
+        part, part_refused = _land_apart(connection, source, rows[at : at + size], known)
+        landed += part
+        refused += part_refused
+    return landed, refused
 
 
-def _tell_and_land(connection: Connection, source: Source, rows: Sequence[Row]) -> tuple[int, list[Refused]]:
+def _tell_and_land(
+    connection: Connection, source: Source, rows: Sequence[Row], known: Mapping[bytes, _Stored]
+) -> tuple[int, list[Refused]]:
     for tries_left in reversed(range(_TRIES)):
-        told = _tell_apart(connection, source, rows)
+        told = _tell_apart(source, rows, known)
         try:
             with connection.transaction():
                 _copy(connection, told.new)
                 _fold(connection, source, told.new)
                 _note_duplicates(connection, source, told.repeated)
-        except UniqueViolation:  # stored meanwhile, from another partition
+        except UniqueViolation:  # stored meanwhile: from another partition, or in another part of the batch
             if not tries_left:
                 raise
+            known = _known(connection, rows)
         else:
             return len(told.new), list(told.refused)
     raise AssertionError("the last try returns or raises")
 
 
-def _tell_apart(connection: Connection, source: Source, rows: Sequence[Row]) -> _Told:
+def _tell_apart(source: Source, rows: Sequence[Row], known: Mapping[bytes, _Stored]) -> _Told:
     """Of records with one id the one that is stored, or has the lowest offset, is the event."""
-    ordered = sorted(rows, key=lambda row: (row.record.partition, row.record.offset))
-    known = _known(connection, ordered)
+    events = dict(known)
     new: list[Row] = []
     repeated: list[Row] = []
     refused: list[Refused] = []
-    for row in ordered:
-        stored = known.get(row.identity)
+    for row in sorted(rows, key=lambda row: (row.record.partition, row.record.offset)):
+        stored = events.get(row.identity)
         if stored is None:
-            known[row.identity] = _Stored(row.retention_class, row.digest, None)
+            events[row.identity] = _Stored(row.retention_class, row.digest, None)
             new.append(row)
         elif (stored.retention_class, stored.digest) == (row.retention_class, row.digest):
             if stored.place != (source.source_id, row.record.partition, row.record.offset):  # else it is read again

@@ -5,6 +5,7 @@ remembered by the record's key, and holds wherever the same bytes stand in the s
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,7 @@ _MIN_MICROS = -62_000_000_000_000_000
 _MAX_MICROS = 253_000_000_000_000_000
 _MAX_SEQ = 2**62
 _MAX_ATTEMPT = 2**31
+_LONGEST_INDEXED = 2_000  # bytes; a B-tree of Postgres takes 2,704
 _MODES = (b"live", b"shadow", b"replay")
 _MOST_REMEMBERED = 5_000
 
@@ -151,6 +153,7 @@ class _Shared:
     avro: bytes
     tenant: str
     mode: bytes
+    task_ref_bytes: int
     retention_class: str
     is_plain: bool
     key: bytes
@@ -197,7 +200,7 @@ class Reader:
                 shared = _shared(envelope, value, at)
             tail = envelope.tail(value, at + len(shared.avro))
             kind = self._kind(kind_name, body_schema)
-        except NOT_AVRO as error:
+        except (*NOT_AVRO, DecodeError) as error:
             raise DecodeError(f"the envelope is not Avro of event: {_said(error)}") from error
         effect_id, attempt, causation_id, trace_id, span_id, producer_id, seq, occurred_at, redaction, end = tail
         if end != len(value):
@@ -267,7 +270,17 @@ def _shared(envelope: _Envelope, value: bytes, at: int) -> _Shared:
     is_plain = encoding == _IDENTITY and key_id == NULL
     key = tenant + b"/" + task_id.hex().encode()
     return _Shared(
-        envelope, value[at:end], name, mode, retention, is_plain, key, tenant_field, b"".join(columns), b"".join(fact)
+        envelope=envelope,
+        avro=value[at:end],
+        tenant=name,
+        mode=mode,
+        task_ref_bytes=len(task_ref) - len(NULL),
+        retention_class=retention,
+        is_plain=is_plain,
+        key=key,
+        tenant_field=tenant_field,
+        columns=b"".join(columns),
+        fact=b"".join(fact),
     )
 
 
@@ -277,6 +290,9 @@ def _check(shared: _Shared, key: bytes | None) -> None:
         raise BadRecord(f"the tenant {tenant[:60]!r} is no tenant's name", "foreign")
     if key != shared.key:
         raise BadRecord("key and envelope disagree on the tenant or the task", "foreign")
+    if shared.task_ref_bytes > _LONGEST_INDEXED:
+        problem = f"task_ref has {shared.task_ref_bytes} bytes; at most {_LONGEST_INDEXED} can be looked up"
+        raise BadRecord(problem, tenant=tenant)
     if shared.mode not in _MODES:
         modes = ", ".join(mode.decode() for mode in _MODES)
         raise BadRecord(f"the mode {shared.mode.decode()[:60]!r} is none of {modes}", tenant=tenant)
@@ -296,6 +312,8 @@ def _body(kind: str, read: BodyReader, body: bytes, tenant: str) -> tuple[bytes,
     try:
         whole, folded, end = read(body, 0)
         if end == len(body):
+            if kind == "verdict" and len(whole) > _LONGEST_INDEXED:
+                _check_resources(whole, tenant)
             return bytea(whole.encode()), NULL if folded is None else bytea(folded.encode())
         problem = f"the body {_misses(end, body)}"
     except (*NOT_AVRO, DecodeError) as error:
@@ -303,12 +321,23 @@ def _body(kind: str, read: BodyReader, body: bytes, tenant: str) -> tuple[bytes,
     raise BadRecord(problem, tenant=tenant)
 
 
+def _check_resources(verdict: str, tenant: str) -> None:
+    for resource in json.loads(verdict)["resources"]:
+        for name in ("resource", "key"):
+            size = len(str(resource[name]).encode())
+            if size > _LONGEST_INDEXED:
+                problem = f"a {name} has {size} bytes; at most {_LONGEST_INDEXED} can be looked up"
+                raise BadRecord(problem, tenant=tenant)
+
+
 def _misses(end: int, content: bytes) -> str:
     return f"has {len(content) - end} bytes too many" if end < len(content) else f"is {end - len(content)} bytes short"
 
 
 def _said(error: Exception) -> str:
-    return "it ends too early" if isinstance(error, IndexError) else f"{type(error).__name__} {error}"
+    if isinstance(error, IndexError):
+        return "it ends too early"
+    return str(error) if isinstance(error, DecodeError) else f"{type(error).__name__} {error}"
 
 
 @cache

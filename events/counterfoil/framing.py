@@ -71,6 +71,8 @@ def unframed(value: bytes, framing: Framing) -> tuple[bytes, int]:
     Raises DecodeError and RegistryError.
     """
     if value.startswith(FINGERPRINT_MAGIC):
+        if len(value) < _FINGERPRINT_END:
+            raise DecodeError(f"the value is {value.hex(' ')}, too short for a schema's fingerprint")
         return value[2:_FINGERPRINT_END], _FINGERPRINT_END
     if not value.startswith(ID_MAGIC):
         raise DecodeError(f"the value starts with {value[:2].hex(' ') or 'nothing'}, not with c3 01 or 00")

@@ -16,19 +16,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from counterfoil import failpoints
-from counterfoil_consumers import ingest
+from counterfoil_consumers import ingest, records
 from counterfoil_consumers.ingest import GroupProtocol
 
 
 @dataclass(frozen=True)
 class Order:
-    """One member: its Kafka group, where it is broken, and whether it ends with the log or at a SIGTERM."""
+    """One member: its Kafka group, where it is broken, and whether it ends with the log or at a SIGTERM.
+
+    Decoding a value that holds `kills` ends it, as a fault in a library would.
+    """
 
     group: str
     failpoints: str = ""
     batch: int = 5_000
     ends_with_log: bool = True
     protocol: GroupProtocol = "classic"
+    kills: str = ""
 
 
 class Nursery:
@@ -84,9 +88,22 @@ def nursery(bootstrap: str, dsn: str, prefix: str, log: Path) -> Iterator[Nurser
         one.close()
 
 
+def _die_of(content: bytes) -> None:
+    row = records.Reader.row
+
+    def deadly(self: records.Reader, record: records.Record) -> records.Row:
+        if content in (record.value or b""):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row(self, record)
+
+    records.Reader.row = deadly  # type: ignore[method-assign]  # in this process alone
+
+
 def _live(order: Order, bootstrap: str, dsn: str, prefix: str) -> None:
     failpoints._points = failpoints._parse(order.failpoints)
     ingest._BATCH = order.batch
+    if order.kills:
+        _die_of(order.kills.encode())
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     member = ingest.Ingest(

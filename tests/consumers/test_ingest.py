@@ -1,7 +1,6 @@
 """From the log to the store: what was consumed is stored, a repetition, or a dead letter, and nothing else."""
 
 import dataclasses
-import json
 import threading
 import uuid
 from collections.abc import Callable
@@ -311,23 +310,21 @@ def test_what_postgres_refuses_takes_no_neighbour_along(
 ) -> None:
     """Each of these passes every check of ours; a fold or an index of Postgres raises."""
     good = [event(seq=number) for number in range(40)]
-    resource = {"resource": "refunds", "key": json.dumps(noise(9_000))}
     verdict = {
-        "target": "payments",
+        "target": noise(9_000),
         "verdict": "applied",
         "check_seq": 1,
         "contract_version": "1",
         "contract_digest": b"",
         "evidence": "{}",
-        "resources": [resource],
+        "resources": [{"resource": "refunds", "key": "1"}],
     }
     refused = [
         event("verdict", verdict, effect_id=b"\x05" * 16),
-        event("verdict", verdict),
-        result("ok", attempt=None, task_ref=noise(9_000)),
-        event(subject_ref=None, task_ref=noise(9_000)),
+        intent(attempt=None, body={"target": noise(9_000)}),
+        intent(effect_id=b"\x06" * 16, body={"target": noise(10_000)}),
     ]
-    mixture = [*good[:11], refused[0], *good[11:23], refused[1], refused[2], *good[23:], refused[3]]
+    mixture = [*good[:11], refused[0], *good[11:23], refused[1], refused[2], *good[23:]]
     for one in mixture:
         produce(encode(one), key_of(one))
     ingest_all()

@@ -268,12 +268,30 @@ WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic = %(topi
 INSERT INTO counterfoil.ingest_offset AS o (consumer, cluster_id, topic_id, partition, topic, next_offset, epoch, owner)
 VALUES (%(consumer)s, %(cluster_id)s, %(topic_id)s, %(partition)s, %(topic)s, %(start)s, 1, %(owner)s)
 ON CONFLICT (consumer, cluster_id, topic_id, partition) DO UPDATE
-SET epoch = o.epoch + 1, owner = excluded.owner, updated_at = now()
-RETURNING next_offset, epoch
+SET epoch = o.epoch + 1, owner = excluded.owner, updated_at = now(),
+    -- Who claims again lives: what it had in hand has not ended it.
+    idle_claims = CASE WHEN o.owner = excluded.owner THEN 0 ELSE o.idle_claims + 1 END,
+    suspect_tries = CASE WHEN o.owner = excluded.owner THEN 0 ELSE o.suspect_tries END
+RETURNING next_offset, epoch, idle_claims, suspect_tries
+
+-- name: leave_offsets
+-- Given back in good order: nothing that was in hand has ended anybody.
+UPDATE counterfoil.ingest_offset SET idle_claims = 0, suspect_tries = 0
+WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s
+  AND partition = ANY(%(partitions)s) AND owner = %(owner)s AND (idle_claims, suspect_tries) <> (0, 0)
+
+-- name: try_suspect
+-- Counted, and committed, before the record is looked at.
+UPDATE counterfoil.ingest_offset
+SET suspect_tries = CASE WHEN suspect_offset = %(offset)s THEN suspect_tries + 1 ELSE 1 END, suspect_offset = %(offset)s
+WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s AND partition = %(partition)s
+  AND epoch = %(epoch)s
+RETURNING suspect_tries
 
 -- name: move_offsets
 -- By exact compare-and-set on what this owner last wrote, and its epoch.
-UPDATE counterfoil.ingest_offset AS o SET next_offset = m.to_offset, updated_at = now()
+UPDATE counterfoil.ingest_offset AS o
+SET next_offset = m.to_offset, updated_at = now(), idle_claims = 0, suspect_offset = NULL, suspect_tries = 0
 FROM unnest(%(partitions)s::int[], %(from_offsets)s::bigint[], %(to_offsets)s::bigint[], %(epochs)s::bigint[])
     AS m (partition, from_offset, to_offset, epoch)
 WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s AND o.partition = m.partition

@@ -60,6 +60,11 @@ CREATE TABLE ingest_offset (
     owner       text NOT NULL,
     updated_at  timestamptz NOT NULL DEFAULT now(),
     retired_at  timestamptz, -- the topic was made anew, and a person said to go on with the new one
+    -- How often it was claimed since it last moved or was given back; and which record was then in hand alone, and how
+    -- often that ended who had it.
+    idle_claims    int NOT NULL DEFAULT 0,
+    suspect_offset bigint,
+    suspect_tries  int NOT NULL DEFAULT 0,
     PRIMARY KEY (consumer, cluster_id, topic_id, partition)
 );
 
