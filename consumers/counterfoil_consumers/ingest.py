@@ -246,6 +246,7 @@ class Ingest:
             claim.alone -= 1
             self._begin(replace(self._tried(record, claim), gaps=before, ends={record.partition: record.offset + 1}))
             self._settle(consumer)
+            self._beat()
         return others
 
     def _tried(self, record: Record, claim: Claim) -> _Batch:

@@ -128,8 +128,7 @@ def _finish(
     gaps: Sequence[Gap],
     moves: Mapping[int, tuple[Claim, int]],
 ) -> None:
-    for one in refused:
-        set_aside(connection, source, one)
+    set_aside(connection, source, refused)
     if gaps:
         _note_gaps(connection, source, gaps)
     pass_by("ingest.before_offset")
@@ -190,13 +189,17 @@ def _tell_and_land(
 def _tell_apart(source: Source, rows: Sequence[Row], known: Mapping[bytes, _Stored]) -> _Told:
     """Of records with one id the one that is stored, or has the lowest offset, is the event."""
     events = dict(known)
+    are_distinct = len({row.identity for row in rows}) == len(rows)
+    if not are_distinct:
+        rows = sorted(rows, key=lambda row: (row.record.partition, row.record.offset))
     new: list[Row] = []
     repeated: list[Row] = []
     refused: list[Refused] = []
-    for row in sorted(rows, key=lambda row: (row.record.partition, row.record.offset)):
+    for row in rows:
         stored = events.get(row.identity)
         if stored is None:
-            events[row.identity] = _Stored(row.retention_class, row.digest, None)
+            if not are_distinct:
+                events[row.identity] = _Stored(row.retention_class, row.digest, None)
             new.append(row)
         elif (stored.retention_class, stored.digest) == (row.retention_class, row.digest):
             if stored.place != (source.source_id, row.record.partition, row.record.offset):  # else it is read again

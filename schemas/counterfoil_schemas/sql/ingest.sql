@@ -229,17 +229,28 @@ WHERE i.kind = 'verdict' AND i.effect_id IS NULL AND NOT i.unread
 ON CONFLICT DO NOTHING
 
 -- name: set_aside
--- The letter, and its way to the topic of dead letters.
-WITH placed AS (
-INSERT INTO counterfoil.dead_letter (
-    letter_id, tenant, letter_kind, letter_class, reason, source_id, partition, "offset", record_timestamp, key, value,
-    headers, task_id, effect_id, placed_by)
-VALUES (%(letter_id)s, %(tenant)s, 'record', %(letter_class)s, %(reason)s, %(source_id)s, %(partition)s, %(offset)s,
-        to_timestamp(%(record_timestamp)s / 1000.0), %(key)s, %(value)s, %(headers)s, %(task_id)s, %(effect_id)s, %(placed_by)s)
-ON CONFLICT DO NOTHING -- read before, by another consumer or before its offset was set back
-RETURNING 1)
+-- The letters, and their way to the topic of dead letters. Those that stand already were read before, by another consumer
+-- or before the offset was set back.
+WITH given AS (
+    SELECT * FROM unnest(
+        %(letter_ids)s::uuid[], %(tenants)s::text[], %(letter_classes)s::text[], %(reasons)s::text[], %(partitions)s::int[],
+        %(offsets)s::bigint[], %(record_timestamps)s::float8[], %(keys)s::bytea[], %(values)s::bytea[], %(headers)s::text[],
+        %(task_ids)s::uuid[], %(effect_ids)s::uuid[], %(outbox_keys)s::bytea[], %(outbox_headers)s::text[])
+    AS g (letter_id, tenant, letter_class, reason, partition, "offset", record_timestamp, key, value, headers, task_id,
+          effect_id, outbox_key, outbox_headers)
+), placed AS (
+    INSERT INTO counterfoil.dead_letter (
+        letter_id, tenant, letter_kind, letter_class, reason, source_id, partition, "offset", record_timestamp, key, value,
+        headers, task_id, effect_id, placed_by)
+    SELECT letter_id, tenant, 'record', letter_class, reason, %(source_id)s, partition, "offset",
+           to_timestamp(record_timestamp / 1000.0), key, value, headers::json, task_id, effect_id, %(placed_by)s
+    FROM given
+    ON CONFLICT DO NOTHING
+    RETURNING letter_id
+)
 INSERT INTO counterfoil.outbox (topic, key, value, headers)
-SELECT %(topic)s, %(outbox_key)s, %(value)s, %(outbox_headers)s FROM placed
+SELECT %(topic)s, outbox_key, value, outbox_headers::json FROM given JOIN placed USING (letter_id)
+ORDER BY partition, "offset"
 
 -- name: note_gaps
 INSERT INTO counterfoil.log_gap (consumer, source_id, partition, first_offset, next_offset, reason, accepted_by)
