@@ -36,7 +36,8 @@ soak: $(INSTALLED) ## the longer proofs: ten minutes without brokers, 10,000 dam
 	  tests/events/test_memory.py tests/events/test_spool.py tests/events/test_halt_reach.py
 	COUNTERFOIL_TEST_CRASHES=500 COUNTERFOIL_TEST_CRASH_EVENTS=1000000 COUNTERFOIL_TEST_CHURN_SECONDS=600 \
 	  COUNTERFOIL_TEST_STORE_KILLS=50 COUNTERFOIL_TEST_BACKENDS_ENDED=500 \
-	  $(BIN)/python -m pytest -s tests/consumers/test_exactly_once.py
+	  COUNTERFOIL_TEST_BAD_AMONG=100000 \
+	  $(BIN)/python -m pytest -s tests/consumers/test_exactly_once.py tests/consumers/test_bad_records.py
 
 # The lock names every version, with hashes (no resolver: pip before 24 takes a newer one for an extra); the second install adds this checkout without looking further.
 $(INSTALLED): requirements/dev.lock pyproject.toml

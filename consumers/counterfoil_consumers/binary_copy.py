@@ -18,7 +18,9 @@ HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 TRAILER = b"\xff\xff"
 NULL = b"\xff\xff\xff\xff"
 TRUE, FALSE = b"\x00\x00\x00\x01\x01", b"\x00\x00\x00\x01\x00"
-UUID = b"\x00\x00\x00\x10"  # before the 16 bytes
+ID_FIELD = 20  # bytes of the field of an id
+# The types' oids, which are the same everywhere.
+BOOL, BIGINT, INTEGER, TEXT, JSON, TIMESTAMPTZ, UUID = 16, 20, 23, 25, 114, 1184, 2950
 _EPOCH_MICROS = 946_684_800_000_000  # 2000-01-01, from which Postgres counts
 _LONGEST_REMEMBERED = 200
 _MOST_REMEMBERED = 10_000

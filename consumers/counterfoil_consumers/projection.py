@@ -17,7 +17,7 @@ from psycopg import sql
 from psycopg.errors import UniqueViolation
 
 from counterfoil.failpoints import pass_by
-from counterfoil_consumers.binary_copy import HEADER, TRAILER, Items
+from counterfoil_consumers.binary_copy import HEADER, ID_FIELD, TEXT, TRAILER, UUID, Items
 from counterfoil_consumers.errors import BadRecord, Fenced
 from counterfoil_consumers.letters import Refused, set_aside
 from counterfoil_consumers.records import Row
@@ -210,7 +210,10 @@ def _tell_apart(source: Source, rows: Sequence[Row], known: Mapping[bytes, _Stor
 
 
 def _known(connection: Connection, rows: Sequence[Row]) -> dict[bytes, _Stored]:
-    params = {"tenants": [row.tenant for row in rows], "ids": [row.event_id.hex() for row in rows]}
+    params = {
+        "tenants": Items([row.identity[:-ID_FIELD] for row in rows], TEXT),
+        "ids": Items([row.identity[-ID_FIELD:] for row in rows], UUID),
+    }
     return {
         rows[found["place"] - 1].identity: _Stored(
             found["retention_class"],

@@ -16,7 +16,7 @@ from counterfoil.errors import DecodeError
 from counterfoil.framing import SINGLE_OBJECT, Framing, fingerprint_of, unframed
 from counterfoil.ids import OPERATORS, is_tenant
 from counterfoil_consumers import binary_copy
-from counterfoil_consumers.binary_copy import FALSE, NULL, TRUE, bigint, bytea, integer, smallint, timestamptz
+from counterfoil_consumers.binary_copy import FALSE, NULL, TRUE, bigint, bytea, integer, oid, smallint, timestamptz
 from counterfoil_consumers.errors import BadRecord
 from counterfoil_consumers.readable import mended_text
 from counterfoil_consumers.reading import NOT_AVRO, BodyReader, FieldsReader, body_reader_of, fields_readers_of
@@ -46,8 +46,8 @@ _IDENTITY = binary_copy.text("identity")
 # The columns of `copy_events`, and the fields of the type `fact`, in the order in which `row` puts them.
 _COLUMNS = binary_copy.count_of(34)
 _FACT_FIELDS = binary_copy.length(21)
-_TEXT, _UUID, _BOOL, _JSON = (binary_copy.oid(number) for number in (25, 2950, 16, 114))
-_INT4, _INT8, _TIMESTAMPTZ = (binary_copy.oid(number) for number in (23, 20, 1184))
+_TEXT, _UUID, _BOOL, _JSON = map(oid, (binary_copy.TEXT, binary_copy.UUID, binary_copy.BOOL, binary_copy.JSON))
+_INT4, _INT8, _TIMESTAMPTZ = map(oid, (binary_copy.INTEGER, binary_copy.BIGINT, binary_copy.TIMESTAMPTZ))
 
 # What the folds read of a body.
 _FOLDED: Mapping[str, tuple[str, ...]] = {
