@@ -214,18 +214,21 @@ class Ingest:
         """The records of partitions that we hold, from where each was read last; a rebalance may leave others here."""
         records: list[Record] = []
         gaps: list[Gap] = []
+        claims, topic = self._assignment.claims, self._topic.name
         for message in messages:
-            is_end = self._is_end(message)
-            claim = self._assignment.claims.get(message.partition() or 0)
-            offset = message.offset() or 0
-            if is_end is None or claim is None or offset < claim.read_offset:
+            partition, offset, error = message.partition() or 0, message.offset() or 0, message.error()
+            claim = claims.get(partition)
+            if error is not None and not self._is_end(error, partition):
+                continue
+            if claim is None or offset < claim.read_offset:
                 continue
             if offset > claim.read_offset:
-                gaps.append(Gap(message.partition() or 0, claim.read_offset, offset))
+                gaps.append(Gap(partition, claim.read_offset, offset))
                 metrics.OFFSETS_EMPTY.inc(offset - claim.read_offset)
                 claim.read_offset = offset
-            if not is_end:
-                records.append(self._record(message))
+            if error is None:
+                key, value, appended_at = message.key(), message.value(), message.timestamp()[1]
+                records.append(Record(topic, partition, offset, appended_at, key, value, _headers(message)))
                 claim.read_offset = offset + 1
         return records, gaps
 
@@ -421,35 +424,19 @@ class Ingest:
                 "made anew; if what it still held may be lost, put that on record with `counterfoil offsets retire`"
             )
 
-    def _is_end(self, message: Message) -> bool | None:
-        """Whether it says that its partition ends there, for now; None for what is neither that nor a record."""
-        error = message.error()
-        if error is None:
-            return False
+    def _is_end(self, error: KafkaError, partition: int) -> bool:
+        """Whether it says that the partition ends there, for now; raises what can't be gone on from."""
         if error.code() == KafkaError._PARTITION_EOF:
             return True
         if error.code() == KafkaError._AUTO_OFFSET_RESET:  # the only name librdkafka gives it
             raise IngestStopped(
-                f"partition {message.partition()} of {self._topic.name} no longer has the stored offset "
+                f"partition {partition} of {self._topic.name} no longer has the stored offset "
                 f"({error.str()}): run `counterfoil offsets list`"
             )
         if error.fatal():
             raise KafkaException(error)
         logger.warning("Kafka: %s", error.str())
-        return None
-
-    @staticmethod
-    def _record(message: Message) -> Record:
-        _, milliseconds = message.timestamp()
-        return Record(
-            str(message.topic()),
-            int(message.partition() or 0),
-            int(message.offset() or 0),
-            milliseconds,
-            message.key(),
-            message.value(),
-            _headers(message),
-        )
+        return False
 
     def _is_stored(self, until: Sequence[int]) -> bool:
         """Whether the store has reached these end offsets, by whichever member of the group."""
@@ -516,7 +503,8 @@ def open_window(connection: Connection) -> Window:
     now = fetch_one(connection, queries("ingest")["open_window"], params)["now"]
     months = [_month(now, shift) for shift in range(-_MONTHS_BACK, _MONTHS_AHEAD + 2)]
     leaves = [
-        Leaf(_millis(start), _millis(end), f"event_standard_{start:%Y_%m}") for start, end in itertools.pairwise(months)
+        Leaf(_first_id(start), _first_id(end), f"event_standard_{start:%Y_%m}")
+        for start, end in itertools.pairwise(months)
     ]
     return Window({"standard": tuple(reversed(leaves))})
 
@@ -526,8 +514,9 @@ def _month(now: dt.datetime, shift: int) -> dt.datetime:
     return dt.datetime(months // 12, months % 12 + 1, 1, tzinfo=dt.UTC)
 
 
-def _millis(moment: dt.datetime) -> int:
-    return int(moment.timestamp() * 1000)
+def _first_id(moment: dt.datetime) -> bytes:
+    """The first UUIDv7 of a moment, as the store's function of this name makes it."""
+    return int(moment.timestamp() * 1000).to_bytes(6, "big") + bytes(10)
 
 
 def _foreign(row: Row) -> BadRecord:

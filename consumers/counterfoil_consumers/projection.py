@@ -8,7 +8,7 @@ its Sync is not "idle in transaction" to Postgres, and no timeout before Postgre
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,15 +25,7 @@ from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import Connection, queries
 
 _ASTRAY = "event_astray_all"
-# Each fold with the events that it reads: where a batch has none of them, it is left out.
-_FOLDS: Mapping[str, Callable[[Row], bool]] = {
-    "fold_task": lambda _row: True,
-    "fold_producer": lambda _row: True,
-    "fold_producer_claim": lambda row: row.is_read and row.kind in ("producer_beat", "producer_closed", "gap"),
-    "fold_effect": lambda row: row.effect_id is not None and row.is_read,
-    "fold_effect_resource": lambda row: row.effect_id is not None and row.is_read and row.kind == "verdict",
-    "fold_target_change": lambda row: row.effect_id is None and row.is_read and row.kind == "verdict",
-}
+_CLAIMS = ("producer_beat", "producer_closed", "gap")
 # SQLSTATE classes that say the data is at fault: data exception, integrity, program limit.
 _PERMANENT = ("22", "23", "54")
 _TRIES = 3
@@ -235,10 +227,21 @@ def _copy(connection: Connection, rows: Sequence[Row]) -> None:
 
 
 def _fold(connection: Connection, source: Source, rows: Sequence[Row]) -> None:
-    for fold, reads in _FOLDS.items():
-        facts = [row.fact for row in rows if reads(row)]
-        if facts:
-            connection.execute(queries("ingest")[fold], {"facts": Items(facts, source.fact_oid)})
+    """Each fold gets the events that it reads; where a batch has none of them, it is left out."""
+    of_effects = [row for row in rows if row.effect_id is not None and row.is_read]
+    verdicts = [row for row in rows if row.kind == "verdict" and row.is_read]
+    folds = {
+        "fold_task": rows,
+        "fold_producer": rows,
+        "fold_producer_claim": [row for row in rows if row.kind in _CLAIMS and row.is_read],
+        "fold_effect": of_effects,
+        "fold_effect_resource": [row for row in verdicts if row.effect_id is not None],
+        "fold_target_change": [row for row in verdicts if row.effect_id is None],
+    }
+    for fold, its in folds.items():
+        if its:
+            facts = Items([row.fact for row in its], source.fact_oid)
+            connection.execute(queries("ingest")[fold], {"facts": facts})
 
 
 def _note_duplicates(connection: Connection, source: Source, rows: Sequence[Row]) -> None:

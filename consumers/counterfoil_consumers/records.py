@@ -105,10 +105,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A partition of `event`, for the ids of [start, end) in milliseconds since the epoch."""
+    """A partition of `event`, for the ids of [first_id, next_id)."""
 
-    start: int
-    end: int
+    first_id: bytes
+    next_id: bytes
     name: str
 
 
@@ -120,9 +120,8 @@ class Window:
 
     def leaf(self, retention_class: str, event_id: bytes) -> str | None:
         """The partition for such an event, None where it is astray."""
-        moment = int.from_bytes(event_id[:6], "big")
         for leaf in self.leaves.get(retention_class, ()):
-            if leaf.start <= moment < leaf.end:
+            if leaf.first_id <= event_id < leaf.next_id:
                 return leaf.name
         return None
 

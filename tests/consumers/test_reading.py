@@ -26,7 +26,7 @@ from counterfoil_schemas import avro_schemas, json_fields
 from tests.consumers.made import event
 from tests.events.generated import BODIES, LONGS, events, values
 
-WINDOW = Window({"standard": (Leaf(1_000, 2_000, "a month"),)})
+WINDOW = Window({"standard": (Leaf(bytes(16), b"\x80" * 16, "a month"),)})
 DEFINITIONS = {schema.subject: schema.definition for schema in avro_schemas()}
 POSTGRES_EPOCH = 946_684_800_000_000
 

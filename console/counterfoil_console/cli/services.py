@@ -1,6 +1,7 @@
 """`counterfoil ingest | reconcile`: what runs all the time."""
 
 import datetime as dt
+import gc
 import logging
 import signal
 import threading
@@ -31,6 +32,9 @@ from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from counterfoil_schemas import topics as declared_topics
 
 _PATIENCE_SECONDS = 60.0
+_ALLOCATIONS_A_COLLECTION = (
+    50_000  # a batch makes thousands of rows and no cycles; 700 looked through them all the time
+)
 _LARGEST_TEXT_BYTES = 32 * 1024**2  # of arguments that are compared
 
 
@@ -53,6 +57,7 @@ def ingest(
     set_up_logs(settings.log_format, logging.WARNING if once else logging.INFO)
     _refuse_unready(settings, "ingester")
     worker = new_ingest(settings)
+    gc.set_threshold(_ALLOCATIONS_A_COLLECTION)
     with stopping_on_signals() as stopping:
         if once:
             ends = worker.end_offsets()
