@@ -17,13 +17,11 @@ from counterfoil.failpoints import pass_by
 from counterfoil_consumers.errors import BrokersAway, IngestStopped
 from counterfoil_consumers.projection import Claim
 from counterfoil_consumers.store import Connection, fetch_one, queries
+from counterfoil_consumers.suspicion import suspicion_of
 from counterfoil_consumers.topics import end_offsets, start_offsets
 
 logger = logging.getLogger("counterfoil.ingest")
 
-# So many claims in a row that did not move a partition, and were not given back, say that a record may end processes;
-# it is among the first that they would have had in a batch.
-_SUSPICIOUS_CLAIMS, _ALONE = 3, 5_000
 _BACKOFF_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -71,6 +69,10 @@ class Assignment:
         gone = [partition.partition for partition in partitions]
         store.execute(queries("ingest")["leave_offsets"], {**self._where, "partitions": gone})
 
+    def clear_suspects(self, store: Connection, partition: int) -> None:
+        """Say that what was put down of it is decoded."""
+        store.execute(queries("ingest")["clear_suspects"], {**self._where, "partition": partition})
+
     def claim_at_once(self) -> None:
         """There is nobody to make room for."""
         self._failures = 0
@@ -107,7 +109,7 @@ class Assignment:
             for partition in partitions:
                 params = {**self._where, "partition": partition, "start": starts[partition]}
                 row = fetch_one(store, queries("ingest")["claim_offset"], params)
-                claimed[partition] = _claim_of(row)
+                claimed[partition] = Claim(row["next_offset"], row["epoch"], row["next_offset"], suspicion_of(row))
                 _refuse_jump(self._topic, partition, row["next_offset"], starts[partition], ends[partition])
             pass_by("ingest.before_claim")
         return claimed
@@ -121,11 +123,6 @@ class Assignment:
     def _back_off(self) -> None:
         self._claim_at = time.monotonic() + _BACKOFF_SECONDS[min(self._failures, len(_BACKOFF_SECONDS) - 1)]
         self._failures += 1
-
-
-def _claim_of(row: Mapping[str, int]) -> Claim:
-    is_suspect = row["idle_claims"] >= _SUSPICIOUS_CLAIMS or row["suspect_tries"] > 0
-    return Claim(row["next_offset"], row["epoch"], row["next_offset"], _ALONE if is_suspect else 0)
 
 
 def _refuse_jump(topic: str, partition: int, stored: int, start: int, end: int) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import methodcaller
 from typing import Literal
 
@@ -34,6 +34,7 @@ from counterfoil_consumers.projection import Claim, Gap, Written, write_batch
 from counterfoil_consumers.records import Leaf, Reader, Record, Row, Window
 from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, fetch_one, queries
+from counterfoil_consumers.suspicion import MOST_TRIES, Suspicion
 from counterfoil_consumers.topics import admin_client, check, cluster_id, end_offsets
 from counterfoil_schemas import topics
 
@@ -46,7 +47,6 @@ _WINDOW_EVERY_SECONDS = 3600.0
 _RECONNECT_SECONDS = 0.5
 _GIVE_BACK_SECONDS = 10.0  # that the store may be away before other members get the partitions
 _REGISTRY_SECONDS = 1.0
-_MOST_TRIES = 3
 _MONTHS_BACK, _MONTHS_AHEAD = 13, 2
 # Each is below the session timeout, so that who is given a stalled member's partitions need not wait for its locks.
 _LIMITS = {
@@ -180,8 +180,7 @@ class Ingest:
     def _step(self, consumer: Consumer, messages: list[Message], stopping: threading.Event) -> None:
         """A full batch says that more waits: it is written while the next one is read and decoded."""
         try:
-            records, gaps = self._next_records(messages)
-            batch = self._decode(self._without_suspects(consumer, records, gaps), gaps)
+            batch = self._decode(*self._next_records(messages))
             self._settle(consumer)
             self._begin(batch)
             if (
@@ -232,38 +231,6 @@ class Ingest:
                 claim.read_offset = offset + 1
         return records, gaps
 
-    def _without_suspects(self, consumer: Consumer, records: Sequence[Record], gaps: list[Gap]) -> list[Record]:
-        """Take those alone that may have ended who had them in hand; returns the others.
-
-        What was written of `gaps` is taken out.
-        """
-        others = []
-        for record in records:
-            claim = self._assignment.claims[record.partition]
-            if not claim.alone:
-                others.append(record)
-                continue
-            self._settle(consumer)
-            before = [gap for gap in gaps if gap.partition == record.partition and gap.next_offset <= record.offset]
-            gaps[:] = [gap for gap in gaps if gap not in before]
-            claim.alone -= 1
-            self._begin(replace(self._tried(record, claim), gaps=before, ends={record.partition: record.offset + 1}))
-            self._settle(consumer)
-            self._beat()
-        return others
-
-    def _tried(self, record: Record, claim: Claim) -> _Batch:
-        """Count it, committed before it is decoded; counted too often, it is set aside as it is."""
-        params = {**self._where, "partition": record.partition, "offset": record.offset, "epoch": claim.epoch}
-        row = self._store.execute(queries("ingest")["try_suspect"], params).fetchone()
-        if row is None:
-            raise Fenced(f"partition {record.partition} is no longer ours at epoch {claim.epoch}")
-        if row["suspect_tries"] <= _MOST_TRIES:
-            return self._decode([record], [])
-        claim.alone = 0
-        reason = BadRecord(f"ingest ended {_MOST_TRIES} times while it had this record alone in hand")
-        return _Batch([], [Refused(record, reason)], [], {})
-
     def _begin(self, batch: _Batch) -> None:
         """Have it written by the other thread, which alone uses the store until `_settle`."""
         if batch.ends:
@@ -304,8 +271,7 @@ class Ingest:
 
     def _take_away(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """The group takes partitions back: they go to others once what is being written of them is committed."""
-        if self._in_flight is not None:
-            wait([self._in_flight[1]])
+        self._wait_for_writer()
         pass_by("ingest.on_revoke")
         if not self._has_failed:
             with suppress(*WENT_AWAY):
@@ -323,12 +289,22 @@ class Ingest:
         refused: list[Refused] = []
         if records:
             pass_by("ingest.after_poll")
+        suspected: int | None = None
         for record in records:
+            claim = self._assignment.claims[record.partition]
+            if suspected is not None and suspected != record.partition:  # else it would be blamed for this one
+                self._clear(suspected)
+                suspected = None
             try:
+                if claim.suspicion is not None:
+                    suspected = record.partition
+                    self._put_down(record, claim, claim.suspicion)
                 rows.append(self._reader.row(record))
             except BadRecord as reason:
                 refused.append(Refused(record, reason))
                 self._beat()  # a registry may have been asked about each of thousands
+        if suspected is not None:
+            self._clear(suspected)
         strangers = {row.tenant for row in rows} - self._tenants
         if strangers:
             self._meet(strangers)
@@ -344,9 +320,30 @@ class Ingest:
         claims = self._assignment.claims
         return _Batch(rows, refused, gaps, {partition: claims[partition].read_offset for partition in touched})
 
-    def _meet(self, strangers: set[str]) -> None:
+    def _put_down(self, record: Record, claim: Claim, suspicion: Suspicion) -> None:
+        """Before a record is decoded that may end this process; raises BadRecord where it has ended too many."""
+        self._wait_for_writer()
+        where = {**self._where, "partition": record.partition}
+        if suspicion.is_guilty(self._store, where, claim.epoch, record.offset):
+            claim.suspicion = None
+            raise BadRecord(f"ingest ended {MOST_TRIES} times while it decoded this record alone")
+        if not suspicion.left:
+            claim.suspicion = None
+
+    def _clear(self, partition: int) -> None:
+        """What was put down of it is decoded; what comes next is put down anew."""
+        self._assignment.clear_suspects(self._store, partition)
+        suspicion = self._assignment.claims[partition].suspicion
+        if suspicion is not None:
+            suspicion.put_down = -1
+
+    def _wait_for_writer(self) -> None:
+        """The store is the other thread's until then."""
         if self._in_flight is not None:
-            wait([self._in_flight[1]])  # the store is its own until then
+            wait([self._in_flight[1]])
+
+    def _meet(self, strangers: set[str]) -> None:
+        self._wait_for_writer()
         named = queries("ingest")
         if self._admit:
             self._store.execute(named["admit_tenants"], {"names": sorted(strangers)})

@@ -23,6 +23,7 @@ from counterfoil_consumers.letters import Refused, set_aside
 from counterfoil_consumers.records import Row
 from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import Connection, queries
+from counterfoil_consumers.suspicion import Suspicion
 
 _ASTRAY = "event_astray_all"
 _CLAIMS = ("producer_beat", "producer_closed", "gap")
@@ -34,15 +35,12 @@ _PARTS = 16  # of a large batch, so that most of it is written only once more
 
 @dataclass(slots=True)
 class Claim:
-    """This owner's hold on one partition: exactly what it last wrote, and the offset that it reads next.
-
-    `alone` is how many records are to be taken one by one, because one of them may have ended who had them in hand.
-    """
+    """This owner's hold on one partition: exactly what it last wrote, and the offset that it reads next."""
 
     next_offset: int
     epoch: int
     read_offset: int
-    alone: int = 0
+    suspicion: Suspicion | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,13 @@ _NAME = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 
 @cache
 def queries(file: str) -> dict[str, sql.SQL]:
-    """The named queries of `sql/<file>.sql`."""
+    """The named queries of `sql/<file>.sql`.
+
+    Raises ValueError where a name stands twice.
+    """
     parts = _NAME.split(sql_queries(file))
+    if len(set(parts[1::2])) < len(parts[1::2]):
+        raise ValueError(f"a name stands twice in {file}.sql")
     # The text comes from our own package, never from a user.
     return {
         name: sql.SQL(cast("LiteralString", text.strip())) for name, text in zip(parts[1::2], parts[2::2], strict=True)

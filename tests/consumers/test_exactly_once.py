@@ -31,11 +31,11 @@ from counterfoil_schemas import topics
 from tests.consumers.nursery import Nursery, Order, nursery
 from tests.waiting import wait_until
 
-CRASHES = int(os.environ.get("COUNTERFOIL_TEST_CRASHES", "33"))
-CRASH_EVENTS = int(os.environ.get("COUNTERFOIL_TEST_CRASH_EVENTS", "30000"))
-CHURN_SECONDS = float(os.environ.get("COUNTERFOIL_TEST_CHURN_SECONDS", "16"))
-STORE_KILLS = int(os.environ.get("COUNTERFOIL_TEST_STORE_KILLS", "3"))
-BACKENDS_ENDED = int(os.environ.get("COUNTERFOIL_TEST_BACKENDS_ENDED", "20"))
+CRASHES = int(os.environ.get("COUNTERFOIL_TEST_CRASHES", "18"))
+CRASH_EVENTS = int(os.environ.get("COUNTERFOIL_TEST_CRASH_EVENTS", "16000"))
+CHURN_SECONDS = float(os.environ.get("COUNTERFOIL_TEST_CHURN_SECONDS", "10"))
+STORE_KILLS = int(os.environ.get("COUNTERFOIL_TEST_STORE_KILLS", "2"))
+BACKENDS_ENDED = int(os.environ.get("COUNTERFOIL_TEST_BACKENDS_ENDED", "10"))
 
 POINTS = (
     "ingest.before_claim", "ingest.after_claim", "ingest.after_poll", "ingest.after_decode", "ingest.after_copy",

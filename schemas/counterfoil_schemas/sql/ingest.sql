@@ -283,7 +283,13 @@ SET epoch = o.epoch + 1, owner = excluded.owner, updated_at = now(),
     -- Who claims again lives: what it had in hand has not ended it.
     idle_claims = CASE WHEN o.owner = excluded.owner THEN 0 ELSE o.idle_claims + 1 END,
     suspect_tries = CASE WHEN o.owner = excluded.owner THEN 0 ELSE o.suspect_tries END
-RETURNING next_offset, epoch, idle_claims, suspect_tries
+RETURNING next_offset, epoch, idle_claims, suspect_offset, suspect_end, suspect_tries
+
+-- name: clear_suspects
+-- They were decoded, and nobody died: what may still go wrong is not their doing.
+UPDATE counterfoil.ingest_offset SET suspect_tries = 0
+WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s AND partition = %(partition)s
+  AND owner = %(owner)s
 
 -- name: leave_offsets
 -- Given back in good order: nothing that was in hand has ended anybody.
@@ -292,9 +298,10 @@ WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(t
   AND partition = ANY(%(partitions)s) AND owner = %(owner)s AND (idle_claims, suspect_tries) <> (0, 0)
 
 -- name: try_suspect
--- Counted, and committed, before the record is looked at.
+-- Counted, and committed, before the records are decoded.
 UPDATE counterfoil.ingest_offset
-SET suspect_tries = CASE WHEN suspect_offset = %(offset)s THEN suspect_tries + 1 ELSE 1 END, suspect_offset = %(offset)s
+SET suspect_tries = CASE WHEN (suspect_offset, suspect_end) = (%(offset)s, %(end)s) THEN suspect_tries + 1 ELSE 1 END,
+    suspect_offset = %(offset)s, suspect_end = %(end)s
 WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s AND partition = %(partition)s
   AND epoch = %(epoch)s
 RETURNING suspect_tries
@@ -302,7 +309,8 @@ RETURNING suspect_tries
 -- name: move_offsets
 -- By exact compare-and-set on what this owner last wrote, and its epoch.
 UPDATE counterfoil.ingest_offset AS o
-SET next_offset = m.to_offset, updated_at = now(), idle_claims = 0, suspect_offset = NULL, suspect_tries = 0
+SET next_offset = m.to_offset, updated_at = now(), idle_claims = 0, suspect_offset = NULL, suspect_end = NULL,
+    suspect_tries = 0
 FROM unnest(%(partitions)s::int[], %(from_offsets)s::bigint[], %(to_offsets)s::bigint[], %(epochs)s::bigint[])
     AS m (partition, from_offset, to_offset, epoch)
 WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s AND o.partition = m.partition

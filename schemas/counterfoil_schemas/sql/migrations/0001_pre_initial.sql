@@ -60,10 +60,11 @@ CREATE TABLE ingest_offset (
     owner       text NOT NULL,
     updated_at  timestamptz NOT NULL DEFAULT now(),
     retired_at  timestamptz, -- the topic was made anew, and a person said to go on with the new one
-    -- How often it was claimed since it last moved or was given back; and which record was then in hand alone, and how
-    -- often that ended who had it.
+    -- How often it was claimed since it last moved or was given back; which records, [offset, end), were then decoded by
+    -- themselves; and how often that was begun and not ended.
     idle_claims    int NOT NULL DEFAULT 0,
     suspect_offset bigint,
+    suspect_end    bigint,
     suspect_tries  int NOT NULL DEFAULT 0,
     PRIMARY KEY (consumer, cluster_id, topic_id, partition)
 );
