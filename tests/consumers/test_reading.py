@@ -188,7 +188,7 @@ def record_of(one: Event, value: bytes | None = None, offset: int = 3) -> Record
     return Record("t", 5, offset, 1_750_000_000_123, key, encode(one) if value is None else value, ())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(events(), st.booleans())
 def test_rows_are_fastavro_s(drawn: Event, is_storable: bool) -> None:
     one = storable(drawn) if is_storable else drawn
@@ -204,7 +204,7 @@ def test_rows_are_fastavro_s(drawn: Event, is_storable: bool) -> None:
     assert reader.row(record) == row  # what it remembers now changes nothing
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(events(), st.data())
 def test_changed_bytes_are_read_as_fastavro_reads_them_or_refused(drawn: Event, data: st.DataObject) -> None:
     """What is refused here alone encodes nothing that fastavro read: a long with bytes too many, a negative branch."""
@@ -246,7 +246,7 @@ def test_changed_bodies_are_read_as_fastavro_reads_them_or_refused(kind: str) ->
     read = body_reader_of(definition, definition, json_fields(kind), ())
     parsed = fastavro.parse_schema(definition)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(BODIES[kind], st.data())
     def check(body: dict[str, Any], data: st.DataObject) -> None:
         raw = bytearray(decode(encode(event(kind, body))).raw_body)
