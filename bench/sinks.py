@@ -224,8 +224,7 @@ def copy_from_file(given: Servers, count: int) -> dict[str, float]:
 def quixstreams(given: Servers, count: int) -> dict[str, float]:
     """quixstreams' PostgreSQLSink in an environment of its own, set as bench/quix_sink.py says."""
     python = _quix_python()
-    with _database(given) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
-        _make_audit(connection)
+    with _audit(given) as (dsn, connection):
         topic = topics("local", given.prefix)["events"].name
         script = Path(__file__).with_name("quix_sink.py")
         arguments = [given.kafka["bootstrap.servers"], topic, dsn, str(given.folder / uuid.uuid4().hex)]
@@ -233,7 +232,7 @@ def quixstreams(given: Servers, count: int) -> dict[str, float]:
             return _measured(
                 given,
                 workers,
-                lambda: _number(connection, "SELECT coalesce(nullif(count(*), 0), -1) FROM audit"),
+                lambda: _rows_of_audit(connection),
                 count,
             )
 
@@ -255,15 +254,14 @@ def _warm_up(given: Servers, worker: debezium_connect.Worker) -> None:
 def _by_debezium(
     given: Servers, worker: debezium_connect.Worker, process: psutil.Popen, topic: str, count: int, tasks: int
 ) -> dict[str, float]:
-    with _database(given) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
-        _make_audit(connection)
+    with _audit(given) as (dsn, connection):
         name = worker.sink(topic, dsn, tasks)
 
         def stored() -> int:
             problem = worker.why(name)
             if problem is not None:
                 raise RuntimeError(problem)
-            return _number(connection, "SELECT coalesce(nullif(count(*), 0), -1) FROM audit")
+            return _rows_of_audit(connection)
 
         try:
             return _measured(given, [process], stored, count)
@@ -271,10 +269,19 @@ def _by_debezium(
             worker.end(name)
 
 
-def _make_audit(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    connection.execute(f"CREATE TABLE audit ({_COLUMNS})")
-    connection.execute("CREATE INDEX audit_task ON audit (tenant, task_id)")
-    connection.execute("CREATE INDEX audit_effect ON audit (tenant, effect_id) WHERE effect_id IS NOT NULL")
+@contextmanager
+def _audit(given: Servers) -> Iterator[tuple[str, psycopg.Connection[tuple[object, ...]]]]:
+    """A database with the peers' table."""
+    with _database(given) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE TABLE audit ({_COLUMNS})")
+        connection.execute("CREATE INDEX audit_task ON audit (tenant, task_id)")
+        connection.execute("CREATE INDEX audit_effect ON audit (tenant, effect_id) WHERE effect_id IS NOT NULL")
+        yield dsn, connection
+
+
+def _rows_of_audit(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    """How many there are, -1 before the first."""
+    return _number(connection, "SELECT coalesce(nullif(count(*), 0), -1) FROM audit")
 
 
 def _quix_python() -> Path:
@@ -291,8 +298,7 @@ def _quix_python() -> Path:
 def naive(given: Servers, count: int) -> dict[str, float]:
     """One INSERT and one commit a message, then Kafka's commit: what a first version does."""
     topic = topics("local", given.prefix)["events"]
-    with _database(given) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
-        _make_audit(connection)
+    with _audit(given) as (_, connection):
         insert = sql.SQL("INSERT INTO audit VALUES ({}) ON CONFLICT DO NOTHING").format(
             sql.SQL(", ").join([sql.Placeholder()] * 14)
         )

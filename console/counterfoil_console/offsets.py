@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from counterfoil_console.lag import group_of
 from counterfoil_console.settings import Settings
-from counterfoil_consumers.errors import TopicsError
 from counterfoil_consumers.store import Connection, fetch_one, queries
-from counterfoil_consumers.topics import admin_client, cluster_id, describe, end_offsets, start_offsets
+from counterfoil_consumers.topics import admin_client, end_offsets, start_offsets
 from counterfoil_schemas import topics
 
 
@@ -55,17 +55,9 @@ def read_offsets(settings: Settings, store: Connection) -> Offsets:
     """
     topic = topics(settings.profile, settings.topic_prefix)["events"]
     admin = admin_client(settings.kafka)
-    state = describe(admin, [topic.name]).get(topic.name)
-    if state is None:
-        raise TopicsError(f"topic {topic.name} does not exist; run `counterfoil topics --create`")
-    where = {
-        "consumer": settings.topic_prefix + settings.consumer,
-        "cluster_id": cluster_id(admin),
-        "topic": topic.name,
-        "topic_id": state.topic_id,
-    }
+    where = group_of(settings, admin, topic.name)
     rows = store.execute(queries("console")["list_offsets"], where).fetchall()
-    own = {row["partition"]: row for row in rows if row["topic_id"] == state.topic_id}
+    own = {row["partition"]: row for row in rows if row["topic_id"] == where["topic_id"]}
     starts, ends = (of(admin, topic.name, topic.partitions) for of in (start_offsets, end_offsets))
     places = [
         Place(
@@ -78,7 +70,7 @@ def read_offsets(settings: Settings, store: Connection) -> Offsets:
         )
         for partition in range(topic.partitions)
     ]
-    others = sorted({row["topic_id"] for row in rows if row["topic_id"] != state.topic_id and not row["retired_at"]})
+    others = sorted({row["topic_id"] for row in rows if row["topic_id"] != where["topic_id"] and not row["retired_at"]})
     gaps = store.execute(queries("console")["list_log_gaps"], where).fetchall()
     return Offsets(where, places, others, gaps)
 

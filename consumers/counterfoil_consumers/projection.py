@@ -22,7 +22,7 @@ from counterfoil_consumers.errors import BadRecord, Fenced
 from counterfoil_consumers.letters import Refused, set_aside
 from counterfoil_consumers.records import Row
 from counterfoil_consumers.source import Source
-from counterfoil_consumers.store import Connection, queries
+from counterfoil_consumers.store import Connection, fetch_one, queries
 from counterfoil_consumers.suspicion import Suspicion
 
 _ASTRAY = "event_astray_all"
@@ -74,8 +74,8 @@ class _Told:
     """A batch told apart: what is new, what repeats a stored event, what has its id and other content."""
 
     new: Sequence[Row]
-    repeated: Sequence[Row] = ()
-    refused: Sequence[Refused] = ()
+    repeated: Sequence[Row]
+    refused: Sequence[Refused]
 
 
 def write_batch(
@@ -130,8 +130,7 @@ def _may_be_new(connection: Connection, rows: Sequence[Row]) -> bool:
     """Whether it is worth trying: no id twice, and none that might stand in the table where Postgres would not look."""
     if len({row.identity for row in rows}) < len(rows) or any(row.leaf is None for row in rows):
         return False
-    found = connection.execute(queries("ingest")["has_astray"]).fetchone()
-    return found is None or not found["found"]
+    return not fetch_one(connection, queries("ingest")["has_astray"])["found"]
 
 
 def _land_apart(

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from counterfoil.errors import DecodeError
 from counterfoil_consumers import binary_copy
 from counterfoil_consumers.readable import json_text, quoted
+from counterfoil_schemas import named_types
 
 BodyReader = Callable[[bytes, int], tuple[str, str | None, int]]
 FieldsReader = Callable[[bytes, int], tuple[Any, ...]]
@@ -77,8 +78,8 @@ class _Source:
     """Writes the source of a reader. `b` are the bytes, `p` is the position; other names are numbered."""
 
     def __init__(self, definition: _Node, newest: _Node, json_names: frozenset[str] = frozenset()) -> None:
-        self._named = _names_in(definition)
-        self._newest_named = _names_in(newest)
+        self._named = named_types(definition)
+        self._newest_named = named_types(newest)
         self._json_names = json_names
         self._lines: list[str] = []
         self._count = 0
@@ -224,19 +225,6 @@ class _Source:
 
 def _resolved(node: _Node, named: Mapping[str, _Node]) -> _Node:
     return named.get(node, node) if isinstance(node, str) else node
-
-
-def _names_in(node: _Node) -> dict[str, _Node]:
-    found: dict[str, _Node] = {}
-    if isinstance(node, Mapping):
-        if node.get("type") in ("record", "fixed"):
-            found[node["name"]] = node
-        for part in node.values():
-            found |= _names_in(part)
-    elif isinstance(node, list):
-        for part in node:
-            found |= _names_in(part)
-    return found
 
 
 def _other_than_null(branches: Sequence[_Node], where: str) -> _Node:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from counterfoil.codec import MAX_VALUE_BYTES
 from counterfoil.errors import DecodeError
 from counterfoil.framing import SINGLE_OBJECT, Framing, fingerprint_of, unframed
 from counterfoil.ids import OPERATORS, is_tenant
@@ -185,8 +184,6 @@ class Reader:
             raise BadRecord(str(error), error.reason_class) from error
 
     def _row(self, record: Record, value: bytes) -> Row:
-        if len(value) > MAX_VALUE_BYTES:
-            raise DecodeError(f"the value has {len(value)} bytes; at most {MAX_VALUE_BYTES} are decoded")
         fingerprint, at = unframed(value, self._framing)
         envelope = _envelopes().get(fingerprint)
         if envelope is None:

@@ -20,7 +20,6 @@ from counterfoil.framing import SINGLE_OBJECT, Framing, fingerprint_of, unframed
 from counterfoil.jsontext import to_text
 from counterfoil_schemas import AvroSchema, avro_schemas
 
-MAX_VALUE_BYTES = 1_000_000
 _ID_BYTES = 16
 _SPAN_BYTES = 8
 # In the order of EnvelopeEncoder.encode's places.
@@ -194,8 +193,6 @@ def decode(value: bytes, framing: Framing = SINGLE_OBJECT) -> Event:
     `framing` says what the id of a schema stands for. Raises DecodeError when the bytes are no event, and RegistryError
     when that can't be known now.
     """
-    if len(value) > MAX_VALUE_BYTES:
-        raise DecodeError(f"the value has {len(value)} bytes; at most {MAX_VALUE_BYTES} are decoded")
     fingerprint, start = unframed(value, framing)
     catalogue = _catalogue()
     writer = catalogue.envelopes.get(fingerprint)

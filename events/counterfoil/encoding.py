@@ -9,6 +9,8 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+from counterfoil_schemas import named_types
+
 Encoder = Callable[[Mapping[str, Any]], bytes]
 
 _LONG_BITS = 64
@@ -75,7 +77,7 @@ class _Source:
 
     def __init__(self, definition: Mapping[str, Any]) -> None:
         self._definition = definition
-        self._named: dict[str, Mapping[str, Any]] = {}
+        self._named = named_types(definition)
         self._known: dict[str, Any] = {
             "long_bytes": long_bytes,
             "small": _SMALL_LONGS,
@@ -88,20 +90,6 @@ class _Source:
         }
         self._lines: list[str] = []
         self._count = 0
-        self._learn_names(definition)
-
-    def _learn_names(self, node: Any) -> None:
-        if isinstance(node, list):
-            for branch in node:
-                self._learn_names(branch)
-        elif isinstance(node, Mapping):
-            if "name" in node and node.get("type") in ("record", "fixed"):
-                self._named[node["name"]] = node
-            for field in node.get("fields", ()):
-                self._learn_names(field["type"])
-            self._learn_names(node.get("items"))
-            if not isinstance(node.get("type"), str):
-                self._learn_names(node.get("type"))
 
     def resolved(self, node: Any) -> Any:
         """The node with every name replaced by what it names."""

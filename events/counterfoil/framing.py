@@ -12,6 +12,7 @@ from counterfoil.errors import DecodeError
 
 FINGERPRINT_MAGIC = b"\xc3\x01"
 ID_MAGIC = b"\x00"
+MAX_VALUE_BYTES = 1_000_000
 _FINGERPRINT_END = 10
 _ID_END = 5
 _MAX_SCHEMA_ID = 2**31 - 1
@@ -70,6 +71,8 @@ def unframed(value: bytes, framing: Framing) -> tuple[bytes, int]:
 
     Raises DecodeError and RegistryError.
     """
+    if len(value) > MAX_VALUE_BYTES:
+        raise DecodeError(f"the value has {len(value)} bytes; at most {MAX_VALUE_BYTES} are decoded")
     if value.startswith(FINGERPRINT_MAGIC):
         if len(value) < _FINGERPRINT_END:
             raise DecodeError(f"the value is {value.hex(' ')}, too short for a schema's fingerprint")

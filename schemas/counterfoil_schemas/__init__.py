@@ -9,9 +9,26 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from counterfoil_schemas.loading import AvroSchema, Migration, json_fields_in, read_migrations, read_schemas
+from counterfoil_schemas.loading import (
+    AvroSchema,
+    Migration,
+    json_fields_in,
+    named_types,
+    read_migrations,
+    read_schemas,
+)
 
-__all__ = ["AvroSchema", "Migration", "Topic", "avro_schemas", "json_fields", "migrations", "sql_queries", "topics"]
+__all__ = [
+    "AvroSchema",
+    "Migration",
+    "Topic",
+    "avro_schemas",
+    "json_fields",
+    "migrations",
+    "named_types",
+    "sql_queries",
+    "topics",
+]
 
 _HERE = files(__name__)
 

@@ -95,6 +95,20 @@ def json_fields_in(node: object) -> Iterator[str]:
             yield from json_fields_in(part)
 
 
+def named_types(node: object) -> dict[str, dict[str, Any]]:
+    """The records and fixed types that are defined in a schema, at any depth, by the names that they have there."""
+    found: dict[str, dict[str, Any]] = {}
+    if isinstance(node, dict):
+        if node.get("type") in ("record", "fixed"):
+            found[node["name"]] = node
+        for part in node.values():
+            found |= named_types(part)
+    elif isinstance(node, list):
+        for part in node:
+            found |= named_types(part)
+    return found
+
+
 def _short(name: str) -> str:
     return name.rpartition(".")[2]
 

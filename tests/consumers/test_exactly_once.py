@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
 import psutil
@@ -94,6 +94,15 @@ def assert_once(operator: Connection, total: int) -> None:
     }
 
 
+NewNursery = Callable[[], AbstractContextManager[Nursery]]
+
+
+@pytest.fixture
+def new_nursery(kafka: dict[str, str], topic_prefix: str, database: str, tmp_path: Path) -> NewNursery:
+    """Nurseries whose members ingest the test's topic into its store."""
+    return lambda: nursery(kafka["bootstrap.servers"], database, topic_prefix, tmp_path / f"{uuid.uuid4().hex}.log")
+
+
 def crash(one: Nursery, dice: random.Random, point: str) -> bool:
     """A member of a Kafka group of its own, which claims all partitions; returns whether it came so far as to crash."""
     at = 1 if point in ONCE_A_RUN else dice.randint(1, 6)
@@ -124,7 +133,12 @@ def in_threads(*works: Callable[[], None]) -> None:
 
 @pytest.mark.timeout(3600)
 def test_crashes_at_every_step(
-    recorder: Recorder, kafka: dict[str, str], topic_prefix: str, database: str, operator: Connection, tmp_path: Path
+    recorder: Recorder,
+    kafka: dict[str, str],
+    topic_prefix: str,
+    database: str,
+    operator: Connection,
+    new_nursery: NewNursery,
 ) -> None:
     """Two members at a time, which fence each other all the while."""
     record_events(recorder, CRASH_EVENTS)
@@ -135,13 +149,13 @@ def test_crashes_at_every_step(
 
     def work(seed: int) -> None:
         dice = random.Random(seed)  # a test's dice
-        with nursery(kafka["bootstrap.servers"], database, topic_prefix, tmp_path / f"{seed}.log") as one:
+        with new_nursery() as one:
             while crashed.total() < CRASHES and moved(database) < total:
                 point = next(points)
                 crashed[point] += crash(one, dice, point)
 
     in_threads(lambda: work(1), lambda: work(2))
-    with nursery(kafka["bootstrap.servers"], database, topic_prefix, tmp_path / "last.log") as one:
+    with new_nursery() as one:
         assert one.wait(one.start(Order("last"))) == 0
     print(f"{crashed.total()} crashes over {total} events: {dict(crashed)}")
     assert_once(operator, total)
@@ -178,15 +192,14 @@ def test_members_come_and_go(
     recorder: Recorder,
     kafka: dict[str, str],
     topic_prefix: str,
-    database: str,
     operator: Connection,
-    tmp_path: Path,
+    new_nursery: NewNursery,
 ) -> None:
     """One joins or leaves every two seconds, under load."""
     dice = random.Random(protocol)  # a test's dice
     joined = left = 0
     with (
-        nursery(kafka["bootstrap.servers"], database, topic_prefix, tmp_path / "members.log") as one,
+        new_nursery() as one,
         Load(recorder, 0.02),
     ):
         members: list[int] = []
@@ -207,7 +220,7 @@ def test_members_come_and_go(
     recorder.close()
     total = log_size(kafka, topic_prefix)
     before = numbers(operator)["moved"]
-    with nursery(kafka["bootstrap.servers"], database, topic_prefix, tmp_path / "last.log") as one:
+    with new_nursery() as one:
         assert one.wait(one.start(Order("group", protocol=protocol))) == 0
     print(f"{protocol}: {joined} joined, {left} left in {CHURN_SECONDS:.0f} s, {before} of {total} events by then")
     assert_once(operator, total)
@@ -221,13 +234,12 @@ def test_a_stalled_member_s_partitions_go_to_the_others(
     recorder: Recorder,
     kafka: dict[str, str],
     topic_prefix: str,
-    database: str,
     operator: Connection,
-    tmp_path: Path,
+    new_nursery: NewNursery,
 ) -> None:
     """Stopped before its transaction, or inside it: the other member of the group has its partitions soon."""
     zombies: list[int] = []
-    with nursery(kafka["bootstrap.servers"], database, topic_prefix, tmp_path / "members.log") as one:
+    with new_nursery() as one:
         try:
             zombies.append(one.start(Order("group", f"{point}=stop@2", ends_with_log=False)))
             wait_until(lambda: members_of(operator) == 1)

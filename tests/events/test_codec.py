@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterfoil import DecodeError, Event
-from counterfoil.codec import MAX_VALUE_BYTES, decode, encode
+from counterfoil.codec import decode, encode
+from counterfoil.framing import MAX_VALUE_BYTES
 from counterfoil.jsontext import to_text
 from counterfoil.reduction import encode_within_limit
 from tests.events.generated import events

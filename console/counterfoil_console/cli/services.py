@@ -32,9 +32,8 @@ from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from counterfoil_schemas import topics as declared_topics
 
 _PATIENCE_SECONDS = 60.0
-_ALLOCATIONS_A_COLLECTION = (
-    50_000  # a batch makes thousands of rows and no cycles; 700 looked through them all the time
-)
+# A batch makes thousands of rows and no cycles; at 700, the default, they were looked through all the time.
+_ALLOCATIONS_A_COLLECTION = 50_000
 _LARGEST_TEXT_BYTES = 32 * 1024**2  # of arguments that are compared
 
 
