@@ -67,15 +67,15 @@ def _apply(connection: psycopg.Connection[tuple[object, ...]], migration: Migrat
     try:
         with connection.transaction():
             connection.execute("SET LOCAL client_min_messages = warning")
+            if migration.number > 1:  # the first one makes the owner
+                connection.execute("SET LOCAL ROLE counterfoil_owner")
+                connection.execute("SET LOCAL search_path TO counterfoil")
             # The text is a file of our own package, never a user's.
             connection.execute(sql.SQL(migration.sql))
-            connection.execute("SET LOCAL ROLE counterfoil_owner")
             connection.execute(
                 "INSERT INTO counterfoil.schema_migration (number, phase, name, sha256) VALUES (%s, %s, %s, %s)",
                 (migration.number, migration.phase, migration.name, migration.sha256),
             )
     except psycopg.Error as error:
         first = str(error).strip().splitlines()[0]
-        raise StoreError(
-            f"migration {migration.number:04}_{migration.phase}_{migration.name} failed and changed nothing: {first}"
-        ) from error
+        raise StoreError(f"migration {migration} failed and changed nothing: {first}") from error

@@ -34,6 +34,14 @@ class Migration:
     sql: str
     sha256: str
 
+    @property
+    def is_of_projections(self) -> bool:
+        """Whether it makes or changes projections, and nothing else: a rebuild applies it to a schema of its own."""
+        return self.name.startswith("projections")
+
+    def __str__(self) -> str:
+        return f"{self.number:04}_{self.phase}_{self.name}"
+
 
 def read_schemas(folder: Traversable) -> tuple[AvroSchema, ...]:
     """Read `<subject>/<version>.avsc`.

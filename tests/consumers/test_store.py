@@ -79,12 +79,12 @@ def test_what_is_pending_comes_in_order() -> None:
 
 
 def test_a_failing_migration_changes_nothing(bare_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = Migration(len(migrations()) + 1, "post", "bad", "CREATE TABLE public.half (); SELECT 1/0", "x")
+    bad = Migration(len(migrations()) + 1, "post", "bad", "CREATE TABLE half (); SELECT 1/0", "x")
     monkeypatch.setattr("counterfoil_consumers.migrations.migrations", lambda: (*migrations(), bad))
-    with pytest.raises(StoreError, match=f"{bad.number:04}_post_bad failed and changed nothing: division by zero"):
+    with pytest.raises(StoreError, match=f"{bad} failed and changed nothing: division by zero"):
         list(migrate(bare_database))
     with psycopg.connect(bare_database) as connection:
-        assert connection.execute("SELECT to_regclass('public.half')").fetchone() == (None,)
+        assert connection.execute("SELECT to_regclass('counterfoil.half')").fetchone() == (None,)
         assert bad.number not in applied(connection)
 
 
@@ -92,7 +92,7 @@ def test_migrate_without_the_right_to(admin_dsn: str, bare_database: str) -> Non
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
         admin.execute("CREATE ROLE nobody_much LOGIN PASSWORD 'only-on-loopback'")
         try:
-            with pytest.raises(StoreError, match="0001_pre_initial failed and changed nothing"):
+            with pytest.raises(StoreError, match="0001_pre_roles failed and changed nothing"):
                 list(migrate(make_conninfo(bare_database, user="nobody_much")))
         finally:
             admin.execute("DROP ROLE nobody_much")

@@ -51,7 +51,7 @@ def migrate() -> None:
     """
     done = 0
     for migration in apply_migrations(load().dsn):
-        typer.echo(f"applied {migration.number:04}_{migration.phase}_{migration.name}")
+        typer.echo(f"applied {migration}")
         done += 1
     if not done:
         typer.echo("the store is up to date")

@@ -2,7 +2,7 @@
 
 -- name: copy_events
 -- Straight into a partition, which no policy binds: COPY FROM is refused where row-level security does.
-COPY counterfoil.{leaf} (
+COPY {leaf} (
     event_id, kind, body_schema, unread, body, tenant, workflow, retention_class, environment, mode, task_id, task_ref,
     parent_task_id, conversation_id, subject_ref, agent, release, principal, on_behalf_of, effect_id, attempt,
     causation_id, trace_id, span_id, producer_id, seq, occurred_at, redaction, source_id, partition, "offset",
@@ -10,22 +10,22 @@ COPY counterfoil.{leaf} (
 ) FROM STDIN (FORMAT binary)
 
 -- name: has_astray
-SELECT EXISTS (SELECT FROM counterfoil.event_astray) AS found
+SELECT EXISTS (SELECT FROM event_astray) AS found
 
 -- name: find_known
 -- An id stands once, whichever of both tables holds it: the window moves on, and a class may be another on its way.
 -- OFFSET keeps each look-up one of the index, whatever the planner thinks of the batch.
 SELECT i.place, e.retention_class, e.value_sha256, e.source_id, e.partition, e."offset"
 FROM unnest(%(tenants)s::text[], %(ids)s::uuid[]) WITH ORDINALITY AS i (tenant, event_id, place),
-     LATERAL (SELECT retention_class, value_sha256, source_id, partition, "offset" FROM counterfoil.event AS e
+     LATERAL (SELECT retention_class, value_sha256, source_id, partition, "offset" FROM event AS e
               WHERE e.tenant = i.tenant AND e.event_id = i.event_id
               UNION ALL
-              SELECT retention_class, value_sha256, source_id, partition, "offset" FROM counterfoil.event_astray AS e
+              SELECT retention_class, value_sha256, source_id, partition, "offset" FROM event_astray AS e
               WHERE e.tenant = i.tenant AND e.event_id = i.event_id
               OFFSET 0) AS e
 
 -- name: note_duplicates
-INSERT INTO counterfoil.duplicate (tenant, source_id, partition, "offset", event_id, value_sha256)
+INSERT INTO duplicate (tenant, source_id, partition, "offset", event_id, value_sha256)
 SELECT * FROM unnest(%(tenants)s::text[], %(source_ids)s::smallint[], %(partitions)s::int[], %(offsets)s::bigint[],
                      %(ids)s::uuid[], %(digests)s::bytea[])
 ON CONFLICT DO NOTHING -- read before, by another consumer or before its offset was set back
@@ -46,7 +46,7 @@ WITH summed AS (
     FROM unnest(%(facts)s::counterfoil.fact[]) AS i
     GROUP BY i.tenant, i.task_id
 )
-INSERT INTO counterfoil.task AS t (
+INSERT INTO task AS t (
     tenant, task_id, task_ref, parent_task_id, conversation_id, subject_ref, workflow, agent, first_event_id,
     start_event_id, title, end_event_id, status, first_at, last_at, events, input_tokens, output_tokens, cost)
 SELECT
@@ -77,7 +77,7 @@ ON CONFLICT (tenant, task_id) DO UPDATE SET
     cost = t.cost + excluded.cost
 
 -- name: fold_producer
-INSERT INTO counterfoil.producer AS p (
+INSERT INTO producer AS p (
     tenant, producer_id, task_id, seqs, partition, last_at, opened, closed, beat_offset, beat_interval, adopted_by)
 SELECT
     i.tenant, i.producer_id, i.task_id, range_agg(int8range(i.seq, i.seq + 1)), max(i.partition), max(i.appended_at),
@@ -114,7 +114,7 @@ WITH heard AS (
     WHERE h.kind = 'gap' AND (h.body ->> 'first_seq')::bigint BETWEEN 0 AND (h.body ->> 'last_seq')::bigint
       AND (h.body ->> 'last_seq')::bigint < 9223372036854775806
 )
-INSERT INTO counterfoil.producer_claim AS p (tenant, producer_id, task_id, last_seq, gaps, said_at)
+INSERT INTO producer_claim AS p (tenant, producer_id, task_id, last_seq, gaps, said_at)
 SELECT tenant, producer_id, task_id, max(last_seq), coalesce(range_agg(gap) FILTER (WHERE gap IS NOT NULL), '{}'),
        max(appended_at)
 FROM said WHERE coalesce(last_seq, 0) < 9223372036854775806
@@ -158,7 +158,7 @@ WITH told AS (
     FROM told AS f
     GROUP BY f.tenant, f.effect_id
 )
-INSERT INTO counterfoil.effect AS e (
+INSERT INTO effect AS e (
     tenant, effect_id, task_id, workflow, agent, mode, first_event_id, intent_event_id, redaction, tool, target, step,
     args, expect, intent_partition, intent_offset, intent_at, intents, ok, accepted, partial, unknown, failed, denied, reply_event_id,
     reply, accept_deadline, last_appended_at, verdict, check_seq, verdict_event_id, verdict_reason, verdict_at,
@@ -212,7 +212,7 @@ ON CONFLICT (tenant, effect_id) DO UPDATE SET
     given_up = e.given_up + excluded.given_up
 
 -- name: fold_effect_resource
-INSERT INTO counterfoil.effect_resource (tenant, target, resource, key, effect_id)
+INSERT INTO effect_resource (tenant, target, resource, key, effect_id)
 SELECT DISTINCT i.tenant, i.body ->> 'target', r ->> 'resource', r ->> 'key', i.effect_id
 FROM unnest(%(facts)s::counterfoil.fact[]) AS i, json_array_elements(i.body -> 'resources') AS r
 WHERE i.kind = 'verdict' AND i.effect_id IS NOT NULL AND NOT i.unread
@@ -220,7 +220,7 @@ ORDER BY 1, 2, 3, 4, 5
 ON CONFLICT DO NOTHING
 
 -- name: fold_target_change
-INSERT INTO counterfoil.target_change (
+INSERT INTO target_change (
     tenant, change_id, target, resource, key, check_seq, verdict, reason, found_at, contract_version, evidence)
 SELECT i.tenant, i.event_id, i.body ->> 'target', r ->> 'resource', r ->> 'key', (i.body ->> 'check_seq')::bigint,
        i.body ->> 'verdict', i.body ->> 'reason', i.occurred_at, i.body ->> 'contract_version', i.body -> 'evidence'

@@ -1,0 +1,277 @@
+-- Records: what is not in the log, and backed up; and what records and projections share.
+
+CREATE TABLE tenant (
+    tenant     text PRIMARY KEY CHECK (tenant ~ '^[a-z0-9_-]{1,40}$'),
+    login_role text UNIQUE, -- who may read this tenant's rows with SQL of their own
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- The topics that rows came from: a re-created topic has another id, so its offsets are other offsets.
+CREATE TABLE log_source (
+    source_id  smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    cluster_id text NOT NULL,
+    topic_id   text NOT NULL,
+    topic      text NOT NULL,
+    UNIQUE (cluster_id, topic_id)
+);
+
+CREATE TABLE ingest_offset (
+    consumer    text NOT NULL,
+    cluster_id  text NOT NULL,
+    topic_id    text NOT NULL,
+    partition   int NOT NULL CHECK (partition >= 0),
+    topic       text NOT NULL,
+    next_offset bigint NOT NULL CHECK (next_offset >= 0),
+    epoch       bigint NOT NULL CHECK (epoch > 0),
+    owner       text NOT NULL,
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    retired_at  timestamptz, -- the topic was made anew, and a person said to go on with the new one
+    -- How often it was claimed since it last moved or was given back; which records, [offset, end), were then decoded by
+    -- themselves; and how often that was begun and not ended.
+    idle_claims    int NOT NULL DEFAULT 0,
+    suspect_offset bigint,
+    suspect_end    bigint,
+    suspect_tries  int NOT NULL DEFAULT 0,
+    PRIMARY KEY (consumer, cluster_id, topic_id, partition)
+);
+
+-- Offsets from which no event came: no record stands there (a transaction's marker, an aborted record), or a person
+-- accepted that they are lost. Without its end: the rest of a topic that is gone.
+CREATE TABLE log_gap (
+    consumer     text NOT NULL,
+    source_id    smallint NOT NULL REFERENCES log_source,
+    partition    int NOT NULL,
+    first_offset bigint NOT NULL,
+    next_offset  bigint CHECK (next_offset > first_offset),
+    reason       text NOT NULL,
+    accepted_by  text NOT NULL,
+    accepted_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (consumer, source_id, partition, first_offset)
+);
+
+CREATE TYPE letter_kind AS ENUM ('record', 'effect');
+CREATE TYPE letter_status AS ENUM ('open', 'parked', 'resolved');
+
+-- tenant is NULL where the record does not say, or can't be believed: for operators alone.
+CREATE TABLE dead_letter (
+    letter_id        uuid PRIMARY KEY,
+    tenant           text,
+    letter_kind      letter_kind NOT NULL,
+    letter_class     text NOT NULL,
+    reason           text NOT NULL,
+    status           letter_status NOT NULL DEFAULT 'open',
+    attempts         int NOT NULL DEFAULT 1 CHECK (attempts > 0),
+    source_id        smallint REFERENCES log_source,
+    partition        int,
+    "offset"         bigint,
+    record_timestamp timestamptz,
+    key              bytea,
+    value            bytea,
+    headers          json,
+    task_id          uuid,
+    effect_id        uuid,
+    placed_by        text NOT NULL,
+    placed_at        timestamptz NOT NULL DEFAULT now(),
+    CHECK ((letter_kind = 'record') = (source_id IS NOT NULL AND partition IS NOT NULL AND "offset" IS NOT NULL)),
+    CHECK ((letter_kind = 'effect') <= (tenant IS NOT NULL AND effect_id IS NOT NULL))
+);
+CREATE UNIQUE INDEX dead_letter_record ON dead_letter (source_id, partition, "offset") WHERE letter_kind = 'record';
+CREATE UNIQUE INDEX dead_letter_effect ON dead_letter (tenant, effect_id) WHERE letter_kind = 'effect' AND status = 'open';
+
+-- Final bytes of what we emit, relayed at least once, unchanged: a lease can't fence a produce(), this can.
+CREATE TABLE outbox (
+    outbox_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    topic      text NOT NULL,
+    event_id   uuid,
+    key        bytea NOT NULL,
+    value      bytea,
+    headers    json NOT NULL DEFAULT '[]',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    relayed_at timestamptz
+);
+-- Large ones are kept as they are: Postgres' own compression takes 30 ms for a megabyte.
+ALTER TABLE dead_letter ALTER COLUMN value SET STORAGE EXTERNAL;
+ALTER TABLE outbox ALTER COLUMN value SET STORAGE EXTERNAL;
+CREATE INDEX outbox_waiting ON outbox (outbox_id) WHERE relayed_at IS NULL;
+
+-- Who may judge one tenant's effects on one target now.
+CREATE TABLE check_lease (
+    tenant     text NOT NULL,
+    target     text NOT NULL,
+    owner      text NOT NULL,
+    epoch      bigint NOT NULL DEFAULT 1,
+    check_seq  bigint NOT NULL DEFAULT 1,
+    held_until timestamptz NOT NULL,
+    swept_at   timestamptz,        -- when all of the target was last read
+    baseline_fence bigint[],       -- end offsets by partition, read after the first baseline was
+    PRIMARY KEY (tenant, target)
+);
+
+-- How far the checking of one effect has come. A verdict settles by sightings that agree; `fence` holds the end offsets
+-- by partition, read after the first of them.
+CREATE TABLE check_state (
+    tenant           text NOT NULL,
+    effect_id        uuid NOT NULL,
+    target           text NOT NULL,
+    sightings        int NOT NULL,
+    verdict          text NOT NULL,
+    sighting_digest  bytea NOT NULL,
+    fence            bigint[] NOT NULL,
+    first_sighted_at timestamptz NOT NULL,
+    emitted          text,        -- the last verdict put into the outbox
+    settled_at       timestamptz,
+    closed_at        timestamptz,
+    facts            int NOT NULL, -- intents and results that were known then
+    PRIMARY KEY (tenant, effect_id)
+);
+CREATE INDEX check_state_open ON check_state (tenant, target) WHERE closed_at IS NULL;
+
+-- The last state of each resource known to be right, and an unexplained one that waits for its second sighting.
+-- Intents at or past `fence` were durable after this was read, so their writes came later.
+CREATE TABLE target_baseline (
+    tenant           text NOT NULL,
+    target           text NOT NULL,
+    resource         text NOT NULL,
+    key              text NOT NULL,
+    doc              json,             -- NULL: it did not exist
+    problem          text,             -- why it could not be compared
+    fence            bigint[] NOT NULL,
+    read_at          timestamptz NOT NULL,
+    candidate_digest bytea,            -- of an unexplained state that waits to settle
+    candidate_fence  bigint[],
+    candidate_at     timestamptz,
+    PRIMARY KEY (tenant, target, resource, key)
+);
+
+-- ---------------------------------------------------------------------------------------------------
+-- What both share.
+
+-- What the folds read of an event. Ingest hands a batch over as one array of these, its columns in this order.
+CREATE TYPE fact AS (
+    tenant text, task_id uuid, task_ref text, parent_task_id uuid, conversation_id text, subject_ref text, workflow text,
+    agent text, mode text, event_id uuid, kind text, unread boolean, body json, effect_id uuid, producer_id uuid,
+    seq bigint, occurred_at timestamptz, redaction text, partition int, "offset" bigint, appended_at timestamptz
+);
+
+-- The first UUIDv7 of a moment: 48 bits of milliseconds, then zeros (RFC 9562 section 5.7).
+CREATE FUNCTION first_id(moment timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+$$;
+
+-- Makes the monthly partitions of a class from `months_back` before to `months_ahead` after this month.
+CREATE FUNCTION open_partitions(class text, months_back int, months_ahead int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
+DECLARE
+    month timestamptz;
+    leaf text;
+    made int := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('counterfoil.open_partitions'));
+    FOR month IN
+        SELECT generate_series(
+            date_trunc('month', now(), 'UTC') - make_interval(months => months_back),
+            date_trunc('month', now(), 'UTC') + make_interval(months => months_ahead),
+            interval '1 month')
+    LOOP
+        leaf := format('event_%s_%s', class, to_char(month AT TIME ZONE 'UTC', 'YYYY_MM'));
+        CONTINUE WHEN to_regclass(format('counterfoil.%I', leaf)) IS NOT NULL;
+        EXECUTE format('CREATE TABLE counterfoil.%I PARTITION OF counterfoil.%I FOR VALUES FROM (%L) TO (%L)',
+            leaf, 'event_' || class, first_id(month), first_id(month + interval '1 month'));
+        EXECUTE format('GRANT INSERT ON counterfoil.%I TO counterfoil_ingester', leaf);
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END
+$$;
+
+CREATE FUNCTION current_tenant() RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
+    SELECT tenant FROM counterfoil.tenant WHERE login_role = session_user
+$$;
+
+-- For profiles where a tenant needs no registration (a laptop).
+CREATE FUNCTION admit_tenants(names text[]) RETURNS int
+LANGUAGE sql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
+    WITH admitted AS (
+        INSERT INTO counterfoil.tenant (tenant) SELECT unnest(names) ON CONFLICT DO NOTHING RETURNING 1)
+    SELECT count(*)::int FROM admitted
+$$;
+
+-- Skip what the log no longer has: the offset moves, under a new epoch, and what is lost is on record. Returns how many
+-- offsets that are; none where the offset stands already as far, or was never stored.
+CREATE FUNCTION skip_offsets(
+    of_consumer text, of_cluster text, of_topic text, of_partition int, to_offset bigint, why text, who text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
+DECLARE
+    stood bigint;
+BEGIN
+    SELECT next_offset INTO stood FROM ingest_offset
+    WHERE consumer = of_consumer AND cluster_id = of_cluster AND topic_id = of_topic AND partition = of_partition
+    FOR UPDATE;
+    IF stood IS NULL OR stood >= to_offset THEN
+        RETURN 0;
+    END IF;
+    UPDATE ingest_offset SET next_offset = to_offset, epoch = epoch + 1, owner = who, updated_at = now()
+    WHERE consumer = of_consumer AND cluster_id = of_cluster AND topic_id = of_topic AND partition = of_partition;
+    INSERT INTO log_gap (consumer, source_id, partition, first_offset, next_offset, reason, accepted_by)
+    SELECT of_consumer, source_id, of_partition, stood, to_offset, why, who
+    FROM log_source WHERE cluster_id = of_cluster AND topic_id = of_topic;
+    RETURN to_offset - stood;
+END
+$$;
+
+-- Let ingest go on with a topic that was made anew: what the old one still held is on record as lost. Returns the
+-- number of partitions.
+CREATE FUNCTION retire_topics(of_consumer text, of_cluster text, named text, but_topic text, why text, who text) RETURNS int
+LANGUAGE sql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
+    WITH retired AS (
+        UPDATE ingest_offset SET retired_at = now(), epoch = epoch + 1, owner = who
+        WHERE consumer = of_consumer AND cluster_id = of_cluster AND topic = named AND topic_id <> but_topic
+          AND retired_at IS NULL
+        RETURNING topic_id, partition, next_offset
+    ), noted AS (
+        INSERT INTO log_gap (consumer, source_id, partition, first_offset, reason, accepted_by)
+        SELECT of_consumer, s.source_id, r.partition, r.next_offset, why, who
+        FROM retired AS r JOIN log_source AS s ON s.cluster_id = of_cluster AND s.topic_id = r.topic_id
+        RETURNING 1
+    )
+    SELECT count(*)::int FROM noted
+$$;
+
+-- Closes a table that names a tenant: a tenant's own login sees its rows, services see all of them.
+CREATE PROCEDURE close_to_others(relation regclass) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
+    EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', relation);
+    EXECUTE format('CREATE POLICY services ON %s TO counterfoil_ingester, counterfoil_reconciler, counterfoil_operator
+                    USING (true) WITH CHECK (true)', relation);
+    EXECUTE format('CREATE POLICY own_rows ON %s FOR SELECT TO counterfoil_auditor
+                    USING (tenant = (SELECT counterfoil.current_tenant()))', relation);
+END
+$$;
+CALL close_to_others('tenant');
+CALL close_to_others('dead_letter');
+CALL close_to_others('check_lease');
+CALL close_to_others('check_state');
+CALL close_to_others('target_baseline');
+CREATE POLICY owner_rows ON tenant TO counterfoil_owner USING (true) WITH CHECK (true);
+
+-- ---------------------------------------------------------------------------------------------------
+-- Who may do what. Nobody may DELETE or TRUNCATE.
+
+REVOKE EXECUTE ON FUNCTION skip_offsets, retire_topics, open_partitions, current_tenant, admit_tenants FROM PUBLIC;
+REVOKE EXECUTE ON PROCEDURE close_to_others FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION skip_offsets, retire_topics TO counterfoil_operator;
+GRANT EXECUTE ON FUNCTION open_partitions, admit_tenants TO counterfoil_ingester;
+GRANT EXECUTE ON FUNCTION current_tenant TO counterfoil_auditor, counterfoil_operator, counterfoil_ingester, counterfoil_reconciler;
+
+GRANT SELECT ON dead_letter, tenant TO counterfoil_auditor, counterfoil_operator;
+GRANT SELECT ON ingest_offset, log_source, log_gap, outbox, check_lease, check_state, target_baseline TO counterfoil_operator;
+GRANT INSERT, UPDATE ON tenant TO counterfoil_operator;
+
+GRANT SELECT, INSERT, UPDATE ON ingest_offset, outbox TO counterfoil_ingester;
+GRANT SELECT, INSERT ON dead_letter, log_source, log_gap TO counterfoil_ingester;
+GRANT SELECT ON tenant TO counterfoil_ingester;
+
+GRANT SELECT ON tenant, ingest_offset, log_source TO counterfoil_reconciler;
+GRANT SELECT, INSERT, UPDATE ON check_lease, check_state, target_baseline, outbox, dead_letter TO counterfoil_reconciler;
