@@ -98,7 +98,7 @@ class Assignment:
         pass_by("ingest.after_claim")
         self._failures = 0
         self.claims.update(claimed)
-        consumer.incremental_assign([TopicPartition(self._topic, p, claim.next_offset) for p, claim in claimed.items()])
+        consumer.incremental_assign([TopicPartition(self._topic, p, claim.first_offset) for p, claim in claimed.items()])
         logger.info("claimed %s", ", ".join(f"{p}@{claim.next_offset}" for p, claim in claimed.items()))
 
     def _claim(self, partitions: Sequence[int], store: Connection) -> dict[int, Claim]:
@@ -109,8 +109,10 @@ class Assignment:
             for partition in partitions:
                 params = {**self._where, "partition": partition, "start": starts[partition]}
                 row = fetch_one(store, queries("ingest")["claim_offset"], params)
-                claimed[partition] = Claim(row["next_offset"], row["epoch"], row["next_offset"], suspicion_of(row))
-                _refuse_jump(self._topic, partition, row["next_offset"], starts[partition], ends[partition])
+                stored = row["next_offset"]
+                _refuse_jump(self._topic, partition, stored, starts[partition], ends[partition])
+                last = row["last_sha256"] if stored > starts[partition] else None
+                claimed[partition] = Claim(stored, row["epoch"], stored, suspicion_of(row), last)
             pass_by("ingest.before_claim")
         return claimed
 

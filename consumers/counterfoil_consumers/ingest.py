@@ -6,6 +6,7 @@ hint for lag tools.
 """
 
 import datetime as dt
+import hashlib
 import itertools
 import logging
 import threading
@@ -30,7 +31,7 @@ from counterfoil_consumers import metrics
 from counterfoil_consumers.assignment import Assignment
 from counterfoil_consumers.errors import BadRecord, BrokersAway, Fenced, IngestStopped, StoreAway
 from counterfoil_consumers.letters import Refused
-from counterfoil_consumers.projection import Claim, Gap, Written, write_batch
+from counterfoil_consumers.projection import Claim, Gap, Move, Written, write_batch
 from counterfoil_consumers.records import Leaf, Reader, Record, Row, Window
 from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, fetch_one, queries
@@ -81,12 +82,13 @@ _GROUP: Mapping[GroupProtocol, Mapping[str, str | int]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What is to be written; `ends` are the next offsets by partition."""
+    """What is to be written; `ends` are the next offsets by partition, `last` the records there."""
 
     rows: list[Row]
     refused: list[Refused]
     gaps: list[Gap]
     ends: dict[int, int]
+    last: Mapping[int, Record]
 
 
 class Ingest:
@@ -219,7 +221,11 @@ class Ingest:
             claim = claims.get(partition)
             if error is not None and not self._is_end(error, partition):
                 continue
-            if claim is None or offset < claim.read_offset:
+            if claim is None:
+                continue
+            if offset < claim.read_offset:
+                if error is None and offset == claim.next_offset - 1:
+                    self._refuse_another(claim, partition, message.value())
                 continue
             if offset > claim.read_offset:
                 gaps.append(Gap(partition, claim.read_offset, offset))
@@ -235,10 +241,10 @@ class Ingest:
         """Have it written by the other thread, which alone uses the store until `_settle`."""
         if batch.ends:
             claims = self._assignment.claims
-            moves = {partition: (claims[partition], end) for partition, end in batch.ends.items()}
+            moves = {p: Move(claims[p], end, _sha256_before(end, batch.last.get(p))) for p, end in batch.ends.items()}
             self._in_flight = (batch, self._writer.submit(self._write, batch, moves))
 
-    def _write(self, batch: _Batch, moves: Mapping[int, tuple[Claim, int]]) -> Written:
+    def _write(self, batch: _Batch, moves: Mapping[int, Move]) -> Written:
         with metrics.BATCH_SECONDS.time():
             written = write_batch(
                 self._store,
@@ -316,9 +322,10 @@ class Ingest:
                 one.reason.tenant = None  # only claimed: for operators alone
         if records:
             pass_by("ingest.after_decode")
-        touched = {record.partition for record in records} | {gap.partition for gap in gaps}
+        last = {record.partition: record for record in records}
         claims = self._assignment.claims
-        return _Batch(rows, refused, gaps, {partition: claims[partition].read_offset for partition in touched})
+        ends = {partition: claims[partition].read_offset for partition in last.keys() | {gap.partition for gap in gaps}}
+        return _Batch(rows, refused, gaps, ends, last)
 
     def _put_down(self, record: Record, claim: Claim, suspicion: Suspicion) -> None:
         """Before a record is decoded that may end this process; raises BadRecord where it has ended too many."""
@@ -421,6 +428,16 @@ class Ingest:
                 "made anew; if what it still held may be lost, put that on record with `counterfoil offsets retire`"
             )
 
+    def _refuse_another(self, claim: Claim, partition: int, value: bytes | None) -> None:
+        """The record that was ingested last must stand where it stood."""
+        expected, claim.last_sha256 = claim.last_sha256, None
+        if expected is not None and hashlib.sha256(value or b"").digest() != expected:
+            raise IngestStopped(
+                f"partition {partition} of {self._topic.name} holds another record at offset {claim.next_offset - 1} "
+                "than the one that was ingested from there: the log was truncated or restored from an older state, and "
+                "has grown again; restore it, or ingest it under another topic_prefix"
+            )
+
     def _is_end(self, error: KafkaError, partition: int) -> bool:
         """Whether it says that the partition ends there, for now; raises what can't be gone on from."""
         if error.code() == KafkaError._PARTITION_EOF:
@@ -514,6 +531,12 @@ def _month(now: dt.datetime, shift: int) -> dt.datetime:
 def _first_id(moment: dt.datetime) -> bytes:
     """The first UUIDv7 of a moment, as the store's function of this name makes it."""
     return int(moment.timestamp() * 1000).to_bytes(6, "big") + bytes(10)
+
+
+def _sha256_before(end: int, last: Record | None) -> bytes | None:
+    if last is None or last.offset + 1 < end:
+        return None
+    return hashlib.sha256(last.value or b"").digest()
 
 
 def _foreign(row: Row) -> BadRecord:

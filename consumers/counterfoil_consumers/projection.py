@@ -8,7 +8,7 @@ its Sync is not "idle in transaction" to Postgres, and no timeout before Postgre
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,12 +35,29 @@ _PARTS = 16  # of a large batch, so that most of it is written only once more
 
 @dataclass(slots=True)
 class Claim:
-    """This owner's hold on one partition: exactly what it last wrote, and the offset that it reads next."""
+    """This owner's hold on one partition: exactly what it last wrote, and the offset that it reads next.
+
+    `last_sha256` is of the record before, as long as it is to be held against the log's.
+    """
 
     next_offset: int
     epoch: int
     read_offset: int
     suspicion: Suspicion | None = None
+    last_sha256: bytes | None = None
+
+    @property
+    def first_offset(self) -> int:
+        """Where to begin reading."""
+        return self.next_offset - (self.last_sha256 is not None)
+
+
+class Move(NamedTuple):
+    """How far a claim's partition moves; `last_sha256` is of the value of the record before, if one stands there."""
+
+    claim: Claim
+    to_offset: int
+    last_sha256: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,47 +100,57 @@ def write_batch(
     source: Source,
     rows: Sequence[Row],
     refused: Iterable[Refused],
-    moves: Mapping[int, tuple[Claim, int]],
+    moves: Mapping[int, Move],
     gaps: Sequence[Gap] = (),
     *,
     may_all_be_new: bool = True,
 ) -> Written:
-    """Store `rows`, set `refused` aside, note `gaps` and move the offsets of `moves` (partition: claim, next offset).
+    """Store `rows`, set `refused` aside, note `gaps` and move the offsets of `moves`, by partition.
 
     Where not all rows are likely to be new, they are told apart first. Raises Fenced when one of the claims is no
     longer ours; nothing was written then.
     """
     refused = tuple(refused)
+
+    def finish(late: Sequence[Refused]) -> None:
+        set_aside(connection, source, (*refused, *late))
+        if gaps:
+            _note_gaps(connection, source, gaps)
+        pass_by("ingest.before_offset")
+        move_offsets(connection, source, moves)
+        pass_by("ingest.before_commit")
+
+    written = project(connection, source, rows, finish, may_all_be_new=may_all_be_new)
+    return Written(written.stored, written.repeated, (*refused, *written.set_aside))
+
+
+def project(
+    connection: Connection,
+    source: Source,
+    rows: Sequence[Row],
+    finish: Callable[[Sequence[Refused]], None],
+    *,
+    may_all_be_new: bool = True,
+) -> Written:
+    """Store and fold `rows`, and have `finish` do the rest of the transaction; it is given those that Postgres refuses.
+
+    The projections are those of the connection's search_path.
+    """
     if may_all_be_new and _may_be_new(connection, rows):
         try:
             with connection.transaction():
                 _copy(connection, rows)
                 pass_by("ingest.after_copy")
                 _fold(connection, source, rows)
-                _finish(connection, source, refused, gaps, moves)
-            return Written(len(rows), 0, refused)
+                finish(())
+            return Written(len(rows), 0, ())
         except psycopg.Error as error:
             if not _is_permanent(error):
                 raise
     with connection.transaction():
         landed, late = _land_apart(connection, source, rows, _known(connection, rows))
-        _finish(connection, source, (*refused, *late), gaps, moves)
-    return Written(landed, len(rows) - landed - len(late), (*refused, *late))
-
-
-def _finish(
-    connection: Connection,
-    source: Source,
-    refused: Iterable[Refused],
-    gaps: Sequence[Gap],
-    moves: Mapping[int, tuple[Claim, int]],
-) -> None:
-    set_aside(connection, source, refused)
-    if gaps:
-        _note_gaps(connection, source, gaps)
-    pass_by("ingest.before_offset")
-    _move(connection, source, moves)
-    pass_by("ingest.before_commit")
+        finish(late)
+    return Written(landed, len(rows) - landed - len(late), tuple(late))
 
 
 def _may_be_new(connection: Connection, rows: Sequence[Row]) -> bool:
@@ -275,7 +302,8 @@ def _clash(row: Row) -> Refused:
     return Refused(row.record, reason, row)
 
 
-def _move(connection: Connection, source: Source, moves: Mapping[int, tuple[Claim, int]]) -> None:
+def move_offsets(connection: Connection, source: Source, moves: Mapping[int, Move]) -> None:
+    """Move each partition from where its claim stands; raises Fenced where one is no longer ours."""
     if not moves:
         return
     params = {
@@ -283,12 +311,13 @@ def _move(connection: Connection, source: Source, moves: Mapping[int, tuple[Clai
         "cluster_id": source.cluster_id,
         "topic_id": source.topic_id,
         "partitions": list(moves),
-        "from_offsets": [claim.next_offset for claim, _ in moves.values()],
-        "to_offsets": [to_offset for _, to_offset in moves.values()],
-        "epochs": [claim.epoch for claim, _ in moves.values()],
+        "from_offsets": [move.claim.next_offset for move in moves.values()],
+        "to_offsets": [move.to_offset for move in moves.values()],
+        "epochs": [move.claim.epoch for move in moves.values()],
+        "last_sha256s": [move.last_sha256 for move in moves.values()],
     }
     moved = {row["partition"] for row in connection.execute(queries("ingest")["move_offsets"], params)}
-    for partition, (claim, _) in moves.items():
+    for partition, (claim, _, _) in moves.items():
         if partition not in moved:
             raise Fenced(
                 f"partition {partition} is no longer ours at offset {claim.next_offset} and epoch {claim.epoch}; "

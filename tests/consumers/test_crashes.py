@@ -16,7 +16,7 @@ from counterfoil_consumers import outbox
 from counterfoil_consumers.errors import BadRecord, Fenced
 from counterfoil_consumers.letters import Refused
 from counterfoil_consumers.outbox import relay_now
-from counterfoil_consumers.projection import Claim, write_batch
+from counterfoil_consumers.projection import Claim, Move, write_batch
 from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 from tests.consumers.made import event, key_of, reader, record, source_of
 from tests.fix_log import Logged, Produce, RecordsOf, StartPython
@@ -186,15 +186,15 @@ def test_who_claims_later_fences_who_claimed_before(owners: list[Connection], op
     assert (first.epoch, second.epoch) == (1, 2)
     for stale in (first, Claim(1, 2, 1), Claim(0, 3, 0)):
         with pytest.raises(Fenced, match="partition 0"):
-            write_batch(one, source, rows, bad, {0: (stale, 2)})
+            write_batch(one, source, rows, bad, {0: Move(stale, 2, None)})
         assert numbers(operator) == {"stored": 0, "repeated": 0, "dead": 0, "folded": 0}
         assert operator.execute("SELECT FROM outbox").rowcount == 0
-    written = write_batch(two, source, rows, bad, {0: (second, 2)})
+    written = write_batch(two, source, rows, bad, {0: Move(second, 2, None)})
     assert (written.stored, written.repeated, len(written.set_aside)) == (1, 0, 1)
     row = operator.execute("SELECT next_offset, epoch, owner FROM ingest_offset").fetchone()
     assert row == {"next_offset": 2, "epoch": 2, "owner": "two"}
     with pytest.raises(Fenced):
-        write_batch(two, source, [], [], {0: (second, 3)})
+        write_batch(two, source, [], [], {0: Move(second, 3, None)})
 
 
 def test_a_zombie_writes_nothing_when_it_wakes(

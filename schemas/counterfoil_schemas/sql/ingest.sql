@@ -283,7 +283,7 @@ SET epoch = o.epoch + 1, owner = excluded.owner, updated_at = now(),
     -- Who claims again lives: what it had in hand has not ended it.
     idle_claims = CASE WHEN o.owner = excluded.owner THEN 0 ELSE o.idle_claims + 1 END,
     suspect_tries = CASE WHEN o.owner = excluded.owner THEN 0 ELSE o.suspect_tries END
-RETURNING next_offset, epoch, idle_claims, suspect_offset, suspect_end, suspect_tries
+RETURNING next_offset, last_sha256, epoch, idle_claims, suspect_offset, suspect_end, suspect_tries
 
 -- name: clear_suspects
 -- They were decoded, and nobody died: what may still go wrong is not their doing.
@@ -309,10 +309,10 @@ RETURNING suspect_tries
 -- name: move_offsets
 -- By exact compare-and-set on what this owner last wrote, and its epoch.
 UPDATE counterfoil.ingest_offset AS o
-SET next_offset = m.to_offset, updated_at = now(), idle_claims = 0, suspect_offset = NULL, suspect_end = NULL,
+SET next_offset = m.to_offset, last_sha256 = m.last_sha256, updated_at = now(), idle_claims = 0, suspect_offset = NULL, suspect_end = NULL,
     suspect_tries = 0
-FROM unnest(%(partitions)s::int[], %(from_offsets)s::bigint[], %(to_offsets)s::bigint[], %(epochs)s::bigint[])
-    AS m (partition, from_offset, to_offset, epoch)
+FROM unnest(%(partitions)s::int[], %(from_offsets)s::bigint[], %(to_offsets)s::bigint[], %(epochs)s::bigint[],
+            %(last_sha256s)s::bytea[]) AS m (partition, from_offset, to_offset, epoch, last_sha256)
 WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(topic_id)s AND o.partition = m.partition
   AND o.next_offset = m.from_offset AND o.epoch = m.epoch
 RETURNING o.partition

@@ -22,6 +22,7 @@ CREATE TABLE ingest_offset (
     partition   int NOT NULL CHECK (partition >= 0),
     topic       text NOT NULL,
     next_offset bigint NOT NULL CHECK (next_offset >= 0),
+    last_sha256 bytea, -- of the value of the record before it, NULL where none is known: a restored log may hold another
     epoch       bigint NOT NULL CHECK (epoch > 0),
     owner       text NOT NULL,
     updated_at  timestamptz NOT NULL DEFAULT now(),
@@ -211,7 +212,7 @@ BEGIN
     IF stood IS NULL OR stood >= to_offset THEN
         RETURN 0;
     END IF;
-    UPDATE ingest_offset SET next_offset = to_offset, epoch = epoch + 1, owner = who, updated_at = now()
+    UPDATE ingest_offset SET next_offset = to_offset, last_sha256 = NULL, epoch = epoch + 1, owner = who, updated_at = now()
     WHERE consumer = of_consumer AND cluster_id = of_cluster AND topic_id = of_topic AND partition = of_partition;
     INSERT INTO log_gap (consumer, source_id, partition, first_offset, next_offset, reason, accepted_by)
     SELECT of_consumer, source_id, of_partition, stood, to_offset, why, who
