@@ -98,7 +98,9 @@ class Assignment:
         pass_by("ingest.after_claim")
         self._failures = 0
         self.claims.update(claimed)
-        consumer.incremental_assign([TopicPartition(self._topic, p, claim.first_offset) for p, claim in claimed.items()])
+        consumer.incremental_assign(
+            [TopicPartition(self._topic, p, claim.first_offset) for p, claim in claimed.items()]
+        )
         logger.info("claimed %s", ", ".join(f"{p}@{claim.next_offset}" for p, claim in claimed.items()))
 
     def _claim(self, partitions: Sequence[int], store: Connection) -> dict[int, Claim]:

@@ -5,6 +5,7 @@
 ├── BrokersAway        for now: Kafka does not answer
 ├── TopicsError        yours: a topic is missing or not as declared
 ├── IngestStopped      yours: going on would lose or repeat events; an operator decides
+├── RebuildStopped     yours: the projections can't be rebuilt, or not be swapped
 ├── Fenced             for now: another process owns this partition
 └── BadRecord          theirs: this record can't be stored
 """
@@ -30,6 +31,10 @@ class TopicsError(CounterfoilError):
 
 class IngestStopped(CounterfoilError):
     """The log is not the one that the stored offsets speak of; going on would lose or repeat events."""
+
+
+class RebuildStopped(CounterfoilError):
+    """The projections were not rebuilt, or not swapped; the live ones are as they were."""
 
 
 class Fenced(CounterfoilError):

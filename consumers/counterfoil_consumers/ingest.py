@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from operator import methodcaller
 from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -31,6 +30,7 @@ from counterfoil_consumers import metrics
 from counterfoil_consumers.assignment import Assignment
 from counterfoil_consumers.errors import BadRecord, BrokersAway, Fenced, IngestStopped, StoreAway
 from counterfoil_consumers.letters import Refused
+from counterfoil_consumers.log_reader import CONSUMER, poll, record_of
 from counterfoil_consumers.projection import Claim, Gap, Move, Written, write_batch
 from counterfoil_consumers.records import Leaf, Reader, Record, Row, Window
 from counterfoil_consumers.source import Source
@@ -42,7 +42,6 @@ from counterfoil_schemas import topics
 logger = logging.getLogger("counterfoil.ingest")
 
 _BATCH = 5_000
-_POLL_SECONDS = 0.1
 _LAG_EVERY_SECONDS = 5.0
 _WINDOW_EVERY_SECONDS = 3600.0
 _RECONNECT_SECONDS = 0.5
@@ -56,17 +55,6 @@ _LIMITS = {
     "statement_timeout": "8s",
     "tcp_user_timeout": "8s",
     "work_mem": "64MB",  # a batch is sorted in memory, not on disk
-}
-_UNREADABLE_HEADERS = (("counterfoil-headers-unreadable", b"a name is not UTF-8"),)
-# Not message.headers(): where a name is not UTF-8, the client returns a broken list beside the error. Only a call that
-# is checked raises then; the interpreter's specialised one goes on with that list, and may end the process.
-_headers_of = methodcaller("headers")
-_CONSUMER = {
-    "enable.auto.commit": False,
-    "auto.offset.reset": "error",
-    "isolation.level": "read_committed",
-    "fetch.queue.backoff.ms": 5,  # the default, 1000, starves a fast consumer
-    "fetch.wait.max.ms": 50,
 }
 GroupProtocol = Literal["classic", "consumer"]
 # With KIP-848's protocol the brokers decide both (group.consumer.session.timeout.ms).
@@ -147,7 +135,7 @@ class Ingest:
         self._beat = beat
         self._assignment = Assignment(admin, self._topic.name, self._topic.partitions, where)
         self._store = self._connect()
-        defaults = {**_CONSUMER, **_GROUP[self._group_protocol], "group.id": self._group}
+        defaults = {**CONSUMER, **_GROUP[self._group_protocol], "group.id": self._group}
         defaults["enable.partition.eof"] = until is not None  # the last offset may hold a marker, and no record
         consumer = Consumer(client_config(self._kafka, "counterfoil-ingest", defaults))
         self._writer = ThreadPoolExecutor(1, "ingest-writer")
@@ -158,7 +146,7 @@ class Ingest:
         )
         try:
             while not stopping.is_set() and not (until is not None and self._is_stored(until)):
-                self._step(consumer, _poll(consumer, self._batch_size), stopping)
+                self._step(consumer, poll(consumer, self._batch_size), stopping)
                 beat()
             self._step(consumer, [], stopping)
         except BaseException:
@@ -232,8 +220,7 @@ class Ingest:
                 metrics.OFFSETS_EMPTY.inc(offset - claim.read_offset)
                 claim.read_offset = offset
             if error is None:
-                key, value, appended_at = message.key(), message.value(), message.timestamp()[1]
-                records.append(Record(topic, partition, offset, appended_at, key, value, _headers(message)))
+                records.append(record_of(message, topic))
                 claim.read_offset = offset + 1
         return records, gaps
 
@@ -478,19 +465,6 @@ class Ingest:
         metrics.LAG.clear()
         for partition, claim in self._assignment.claims.items():
             metrics.LAG.labels(str(partition)).set(max(0, ends[partition] - claim.next_offset))
-
-
-def _poll(consumer: Consumer, at_most: int) -> list[Message]:
-    """What is here, as soon as something is: asked for a batch, the client waits for a full one while there is time."""
-    first = consumer.consume(1, _POLL_SECONDS)
-    return first + consumer.consume(at_most - 1, 0) if first else first
-
-
-def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:
-    try:
-        return tuple(_headers_of(message) or ())
-    except (SystemError, UnicodeDecodeError):
-        return _UNREADABLE_HEADERS
 
 
 class _Chore:

@@ -5,6 +5,8 @@ transaction is ended by Postgres before another owner has to wait for it (DESIGN
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, LiteralString, cast
 
@@ -94,6 +96,14 @@ def _prepare(connection: Connection, role: str, limits: dict[str, str]) -> None:
         found = connection.execute("SELECT to_regnamespace('counterfoil') IS NOT NULL AS found").fetchone()
         if found is None or not found["found"]:
             raise StoreError(f"the database {connection.info.dbname} holds no store; run `counterfoil migrate`")
+
+
+@contextmanager
+def snapshot(connection: Connection) -> Iterator[Connection]:
+    """A transaction that reads the store as it is now, whatever others commit meanwhile, and writes nothing."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield connection
 
 
 def _sentence(error: psycopg.Error) -> str:

@@ -18,6 +18,7 @@ from counterfoil_console.cli import (
     keys,
     offsets,
     people,
+    rebuild,
     redaction,
     schemas,
     services,
@@ -37,7 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for part in (stack, setup, keys, schemas, services, offsets, people, completeness, blob, redaction, halts, doctor):
+for part in (
+    stack, setup, keys, schemas, services, offsets, rebuild, people, completeness, blob, redaction, halts, doctor,
+):  # fmt: skip
     part.add_to(app)
 
 # The public name's base: typer brings a click of its own from some version on, and does not export this.
