@@ -141,7 +141,7 @@ def project(
             with connection.transaction():
                 _copy(connection, rows)
                 pass_by("ingest.after_copy")
-                _fold(connection, source, rows)
+                fold(connection, source, rows)
                 finish(())
             return Written(len(rows), 0, ())
         except psycopg.Error as error:
@@ -191,7 +191,7 @@ def _tell_and_land(
         try:
             with connection.transaction():
                 _copy(connection, told.new)
-                _fold(connection, source, told.new)
+                fold(connection, source, told.new)
                 _note_duplicates(connection, source, told.repeated)
         except UniqueViolation:  # stored meanwhile: from another partition, or in another part of the batch
             if not tries_left:
@@ -250,8 +250,11 @@ def _copy(connection: Connection, rows: Sequence[Row]) -> None:
             copy.write(b"".join((HEADER, *[row.copied for row in its], TRAILER)))
 
 
-def _fold(connection: Connection, source: Source, rows: Sequence[Row]) -> None:
-    """Each fold gets the events that it reads; where a batch has none of them, it is left out."""
+def fold(connection: Connection, source: Source, rows: Sequence[Row], *, are_counted: bool = False) -> None:
+    """Each fold gets the events that it reads; where a batch has none of them, it is left out.
+
+    `are_counted` where the rows were stored, and folded as far as their envelopes go, before they could be read.
+    """
     of_effects = [row for row in rows if row.effect_id is not None and row.is_read]
     verdicts = [row for row in rows if row.kind == "verdict" and row.is_read]
     folds = {
@@ -262,10 +265,10 @@ def _fold(connection: Connection, source: Source, rows: Sequence[Row]) -> None:
         "fold_effect_resource": [row for row in verdicts if row.effect_id is not None],
         "fold_target_change": [row for row in verdicts if row.effect_id is None],
     }
-    for fold, its in folds.items():
+    for name, its in folds.items():
         if its:
             facts = Items([row.fact for row in its], source.fact_oid)
-            connection.execute(queries("ingest")[fold], {"facts": facts})
+            connection.execute(queries("ingest")[name], {"facts": facts, "are_counted": are_counted})
 
 
 def _note_duplicates(connection: Connection, source: Source, rows: Sequence[Row]) -> None:

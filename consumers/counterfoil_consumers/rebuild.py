@@ -19,14 +19,13 @@ from psycopg.rows import DictRow
 
 from counterfoil.failpoints import pass_by
 from counterfoil.framing import Framing
-from counterfoil.ids import partition_key
 from counterfoil_consumers.digest import Digest, digest
 from counterfoil_consumers.errors import BadRecord, BrokersAway, RebuildStopped
 from counterfoil_consumers.ingest import open_window
 from counterfoil_consumers.letters import Refused
 from counterfoil_consumers.log_reader import read_ranges
 from counterfoil_consumers.projection import Claim, Move, move_offsets, project
-from counterfoil_consumers.records import Reader, Record, Window
+from counterfoil_consumers.records import Reader, Record, Window, stored_record
 from counterfoil_consumers.shadow import CONSUMER, LIVE, SHADOW, Shadow
 from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import Connection, connect, fetch_one, queries, snapshot
@@ -160,12 +159,14 @@ class Rebuild:
         fact_oid = fetch_one(self._writer, _named("find_fact"))["oid"]
         self._sources: dict[int, Source] = {}
         self._readers: dict[int, Reader] = {}
+        self._unreading: dict[int, Reader] = {}  # for what was kept unread, and is no body of its schema either
         self._claims: dict[_Place, Claim] = {}
         for row in self._writer.execute(_named("read_places"), {"rebuild": CONSUMER}).fetchall():
             self._claim(row, owner)
             source_id = row["source_id"]
             self._sources[source_id] = Source(CONSUMER, row["cluster_id"], row["topic_id"], source_id, "", fact_oid)
             self._readers[source_id] = Reader(source_id, window, self._framing)
+            self._unreading[source_id] = Reader(source_id, window, self._framing, reads_bodies=False)
 
     def _claim(self, row: DictRow, owner: str) -> None:
         params = {name: row[name] for name in ("cluster_id", "topic_id", "topic", "partition")}
@@ -184,6 +185,7 @@ class Rebuild:
 
     def _advance_to(self, live: Connection) -> None:
         ranges = self._left(live)
+        self._unread = {tuple(row.values()) for row in live.execute(_named("find_unread"))}
         of_store = {place: own for place, one in ranges.items() if (own := self._of_store(place, one)).size}
         self._total = self._from_store + self._from_log + sum(one.size for one in ranges.values())
         if of_store:
@@ -250,9 +252,7 @@ class Rebuild:
     def _write_archived(self, rows: Sequence[DictRow]) -> None:
         by_source: defaultdict[int, list[Record]] = defaultdict(list)
         for row in rows:
-            key = partition_key(row["tenant"], row["task_id"].bytes)
-            place = (self._topic.name, row["partition"], row["offset"], row["appended_at"])
-            by_source[row["source_id"]].append(Record(*place, key, row["value"], ()))
+            by_source[row["source_id"]].append(stored_record(row))
         for source_id, records in by_source.items():
             self._project(source_id, records, _refuse)
             pass_by("rebuild.after_archived")
@@ -309,7 +309,9 @@ class Rebuild:
             try:
                 rows.append(self._readers[source_id].row(record))
             except BadRecord as reason:
-                _refuse([Refused(record, reason)])
+                if (source_id, record.partition, record.offset) not in self._unread:
+                    _refuse([Refused(record, reason)])
+                rows.append(self._unreading[source_id].row(record))
         project(self._writer, self._sources[source_id], rows, finish)
 
     def _moves(self, ranges: Mapping[_Place, _Range]) -> dict[int, dict[int, Move]]:

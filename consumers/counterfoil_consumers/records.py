@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from counterfoil.errors import DecodeError
 from counterfoil.framing import SINGLE_OBJECT, Framing, fingerprint_of, unframed
-from counterfoil.ids import OPERATORS, is_tenant
+from counterfoil.ids import OPERATORS, is_tenant, partition_key
 from counterfoil_consumers import binary_copy
 from counterfoil_consumers.binary_copy import FALSE, NULL, TRUE, bigint, bytea, integer, oid, smallint, timestamptz
 from counterfoil_consumers.errors import BadRecord
@@ -77,11 +77,17 @@ class Record(NamedTuple):
     headers: tuple[tuple[str, bytes | None], ...]
 
 
+def stored_record(row: Mapping[str, Any]) -> Record:
+    """The record that an event's row came from, but for its headers, which are not kept."""
+    key = partition_key(row["tenant"], row["task_id"].bytes)
+    return Record("the log", row["partition"], row["offset"], row["appended_at"], key, row["value"], ())
+
+
 class Row(NamedTuple):
     """A record ready to be stored.
 
-    `copied` is its row of COPY, `fact` its item of an array of facts; `leaf` is the partition it belongs to, None where
-    it goes astray. `identity` are tenant and event_id, as fields.
+    `body` is a field of JSON, `copied` its row of COPY, `fact` its item of an array of facts; `leaf` is the partition
+    it belongs to, None where it goes astray. `identity` are tenant and event_id, as fields.
     """
 
     record: Record
@@ -93,6 +99,7 @@ class Row(NamedTuple):
     leaf: str | None
     identity: bytes
     digest: bytes
+    body: bytes
     copied: bytes
     fact: bytes
 
@@ -161,13 +168,18 @@ class _Shared:
 
 
 class Reader:
-    """Makes rows of the records of one log. Not to be shared by threads."""
+    """Makes rows of the records of one log. Not to be shared by threads.
 
-    def __init__(self, source_id: int, window: Window, framing: Framing = SINGLE_OBJECT) -> None:
+    Without `reads_bodies`, every row is one of an event that is kept unread.
+    """
+
+    def __init__(
+        self, source_id: int, window: Window, framing: Framing = SINGLE_OBJECT, *, reads_bodies: bool = True
+    ) -> None:
         self.window = window
         self._framing = framing
         self._source = smallint(source_id)
-        self._kinds = dict(_known_kinds())
+        self._kinds = dict(_known_kinds()) if reads_bodies else {}
         self._remembered: dict[bytes | None, _Shared] = {}
 
     def row(self, record: Record) -> Row:
@@ -235,6 +247,7 @@ class Reader:
             self.window.leaf(shared.retention_class, event_id[4:]),
             shared.tenant_field + event_id,
             digest,
+            json_field,
             b"".join(columns),
             binary_copy.length(len(fact)) + fact,
         )

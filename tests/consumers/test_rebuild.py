@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from counterfoil import Recorder, RecorderSettings
 from counterfoil.codec import encode
-from counterfoil.framing import SINGLE_OBJECT
+from counterfoil.framing import SINGLE_OBJECT, fingerprint_of
 from counterfoil.ids import new_id
 from counterfoil_consumers import metrics
 from counterfoil_consumers.digest import PROJECTIONS, Digest, digest
@@ -24,12 +24,14 @@ from counterfoil_consumers.records import Reader, Record, Row
 from counterfoil_consumers.shadow import SHADOW, Shadow
 from counterfoil_consumers.store import Connection, connect, fetch_one, queries, snapshot
 from counterfoil_consumers.topics import admin_client, end_offsets
-from counterfoil_schemas import topics
+from counterfoil_consumers.unread import fold_unread
+from counterfoil_schemas import avro_schemas, topics
 from tests.consumers.made import event, intent, key_of, result
 from tests.consumers.test_members import stored
 from tests.fix_log import Produce, StartPython
 from tests.waiting import wait_until
 
+[REVIEW] = [schema.definition for schema in avro_schemas() if schema.subject == "review"]
 Of = Callable[..., Rebuild]
 VERDICT = {
     "target": "pay", "verdict": "not_applied", "check_seq": 1, "contract_version": "1", "contract_digest": b"\x01",
@@ -106,9 +108,9 @@ CATALOGUE = """
 """
 KILLED = """
 import sys
-from counterfoil.framing import SINGLE_OBJECT
+from counterfoil.framing import SINGLE_OBJECT, fingerprint_of
 from counterfoil_consumers import rebuild
-from counterfoil_schemas import topics
+from counterfoil_schemas import avro_schemas, topics
 
 bootstrap, dsn, prefix = sys.argv[1:]
 rebuild._BATCH = 10
@@ -365,3 +367,49 @@ def test_one_at_a_time_and_by_who_may(varied: None, rebuild: Of, database: str, 
                 rebuild(dsn=make_conninfo(database, user="mere_service")).run()
         finally:
             admin.execute("DROP ROLE mere_service")
+
+
+def test_an_upgrade_reads_what_was_kept_unread(
+    recorder: Recorder,
+    produce: Produce,
+    ingest_all: Callable[[], None],
+    rebuild: Of,
+    database: str,
+    operator: Connection,
+    digest_now: Callable[[], Digest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a command, once however often it is run, and by a rebuild: both come to the same."""
+    with monkeypatch.context() as older:
+        older.setattr("counterfoil_consumers.records._known_kinds", dict)
+        with recorder.task("refunds", task_ref="R-1") as task:
+            task.completion("done", usage={"input_tokens": 7, "output_tokens": 2}, cost="0.5")
+            with task.effect("refund", target="pay", args={"number": 1}) as one:
+                one.ok({"id": 1})
+        judged = event("verdict", VERDICT, effect_id=one.effect_id, task_id=task.task_id)
+        stray = event("review", {"by": "x"}, retention_class="legal")
+        broken = event("review", None, raw_body=b"\xff", body_schema=fingerprint_of(REVIEW))
+        later = event("dreamt", None, raw_body=b"\xff later", body_schema=b"\x07" * 8)
+        for made in (judged, stray, broken, later):
+            produce(encode(made), key_of(made))
+        recorder.close()
+        ingest_all()
+    kept = digest_now()
+    assert fetch_one(operator, "SELECT bool_and(unread) AS all FROM event")["all"]  # type: ignore[arg-type]
+    assert (kept.tables["effect"].rows, kept.tables["producer_claim"].rows) == (0, 0)
+
+    done = fold_unread(database, SINGLE_OBJECT)
+    total = kept.tables["event"].rows
+    assert (done.read, done.unread) == (total - 2, 2)
+    folded = digest_now()
+    assert folded.tables["event"].rows == total
+    task_row = fetch_one(operator, "SELECT * FROM task WHERE task_ref = 'R-1'")  # type: ignore[arg-type]
+    assert (task_row["status"], task_row["input_tokens"], str(task_row["cost"])) == ("completed", 7, "0.5")
+    effect_row = fetch_one(operator, "SELECT * FROM effect")  # type: ignore[arg-type]
+    assert (effect_row["ok"], effect_row["verdict"]) == (1, "not_applied")
+    again = fold_unread(database, SINGLE_OBJECT)
+    assert (again.read, again.unread) == (0, 2)
+    assert digest_now() == folded
+    for origin in ("log", "store"):
+        compared = rebuild(origin).compare()
+        assert compared.live == compared.rebuilt == folded

@@ -1,4 +1,4 @@
-"""`counterfoil rebuild | digest`: the projections made anew from the log, and told apart."""
+"""`counterfoil rebuild | fold-unread | digest`: the projections made anew, caught up on, and told apart."""
 
 import time
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from counterfoil_console.settings import Settings, load
 from counterfoil_consumers.digest import Digest, digest
 from counterfoil_consumers.rebuild import Rebuild, Rebuilt
 from counterfoil_consumers.store import queries, snapshot
+from counterfoil_consumers.unread import fold_unread
 from counterfoil_schemas import topics
 
 _TELL_EVERY_SECONDS = 2.0
@@ -21,6 +22,7 @@ _TELL_EVERY_SECONDS = 2.0
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command()(rebuild)
+    app.command("fold-unread")(fold)
     app.command("digest")(show_digest)
 
 
@@ -53,6 +55,24 @@ def rebuild(
         _print(done)
     if done.live != done.rebuilt:
         raise typer.Exit(1)
+
+
+def fold(as_json: AsJson = False) -> None:
+    """Read the events that an older version kept unread, and fold them: run it when all of ingest is upgraded.
+
+    COUNTERFOIL_STORE__DSN must log in as the role that migrates. What this version does not know either stays unread.
+
+    Example: counterfoil fold-unread
+    """
+    settings = load()
+    with open_store(settings):
+        pass
+    done = fold_unread(settings.dsn, framing_of(settings))
+    if as_json:
+        print_json({"read": done.read, "unread": done.unread})
+    else:
+        left = f"; {done.unread:,} are of kinds or bodies that this version does not know" if done.unread else ""
+        typer.echo(f"{done.read:,} events that were kept unread are read and folded{left}")
 
 
 def show_digest(as_json: AsJson = False) -> None:

@@ -31,14 +31,16 @@ SELECT * FROM unnest(%(tenants)s::text[], %(source_ids)s::smallint[], %(partitio
 ON CONFLICT DO NOTHING -- read before, by another consumer or before its offset was set back
 
 -- name: fold_task
+-- Events that were stored unread have been counted then.
 WITH summed AS (
     SELECT i.tenant, i.task_id, max(i.task_ref) AS task_ref, max(i.parent_task_id::text)::uuid AS parent_task_id,
            max(i.conversation_id) AS conversation_id, max(i.subject_ref) AS subject_ref,
            (array_agg(i ORDER BY i.event_id))[1] AS first,
-           (array_agg(i ORDER BY i.event_id) FILTER (WHERE i.kind = 'task_started'))[1] AS started,
+           (array_agg(i ORDER BY i.event_id) FILTER (WHERE i.kind = 'task_started' AND NOT i.unread))[1] AS started,
            (array_agg(i ORDER BY i.event_id DESC)
-            FILTER (WHERE i.kind IN ('task_started', 'task_suspended', 'task_ended')))[1] AS latest,
-           min(i.occurred_at) AS first_at, max(i.occurred_at) AS last_at, count(*) AS events,
+            FILTER (WHERE i.kind IN ('task_started', 'task_suspended', 'task_ended') AND NOT i.unread))[1] AS latest,
+           min(i.occurred_at) AS first_at, max(i.occurred_at) AS last_at,
+           CASE WHEN %(are_counted)s THEN 0 ELSE count(*) END AS events,
            sum((i.body ->> 'input_tokens')::numeric) FILTER (WHERE i.kind = 'completion') AS input_tokens,
            sum((i.body ->> 'output_tokens')::numeric) FILTER (WHERE i.kind = 'completion') AS output_tokens,
            sum(CASE WHEN i.body ->> 'cost' ~ '^-?[0-9]{1,20}(\.[0-9]{1,20})?$' THEN (i.body ->> 'cost')::numeric END)

@@ -58,6 +58,11 @@ JOIN unnest(%(source_ids)s::smallint[], %(partitions)s::int[], %(first_offsets)s
   ON r.source_id = e.source_id AND r.partition = e.partition
  AND e."offset" >= r.first_offset AND e."offset" < r.next_offset
 
+-- name: find_unread
+SELECT source_id, partition, "offset" FROM counterfoil.event WHERE unread
+UNION ALL
+SELECT source_id, partition, "offset" FROM counterfoil.event_astray WHERE unread
+
 -- name: copy_duplicates
 -- What they repeated is not kept a second time, so it can't be read from the archive.
 INSERT INTO counterfoil_rebuild.duplicate

@@ -40,6 +40,7 @@ CREATE TABLE event (
 ) PARTITION BY LIST (retention_class);
 CREATE INDEX event_task ON event (tenant, task_id);
 CREATE INDEX event_effect ON event (tenant, effect_id) WHERE effect_id IS NOT NULL;
+CREATE INDEX event_unread ON event (tenant, event_id) WHERE unread;
 
 CREATE TABLE event_standard PARTITION OF event FOR VALUES IN ('standard') PARTITION BY RANGE (event_id);
 
