@@ -160,9 +160,9 @@ def _database(settings: Settings) -> Iterator[Finding]:
             yield Finding("database", "bad", f"Postgres {version // 10_000} is too old", "use Postgres 15 or newer")
         waiting = migrations.pending(migrations.applied(connection))
         if waiting:
-            yield Finding(
-                "database", "bad", f"{len(waiting)} migrations are to be applied", "run `counterfoil migrate`"
-            )
+            is_needed = any(migration.phase == "pre" for migration in waiting)
+            sentence = f"{len(waiting)} migrations are to be applied"
+            yield Finding("database", "bad" if is_needed else "warning", sentence, "run `counterfoil migrate`")
         else:
             yield Finding("database", "good", f"Postgres {version // 10_000}.{version % 10_000}, schema up to date")
 

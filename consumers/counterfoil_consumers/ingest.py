@@ -31,6 +31,7 @@ from counterfoil_consumers.assignment import Assignment
 from counterfoil_consumers.errors import BadRecord, BrokersAway, Fenced, IngestStopped, StoreAway
 from counterfoil_consumers.letters import Refused
 from counterfoil_consumers.log_reader import CONSUMER, poll, record_of
+from counterfoil_consumers.migrations import refuse_unfit
 from counterfoil_consumers.projection import Claim, Gap, Move, Written, write_batch
 from counterfoil_consumers.records import Leaf, Reader, Record, Row, Window
 from counterfoil_consumers.source import Source
@@ -388,6 +389,7 @@ class Ingest:
 
     def _introduce(self, connection: Connection) -> None:
         named = queries("ingest")
+        refuse_unfit(connection)
         self._refuse_other_topic(connection)
         connection.execute(named["add_source"], self._where)
         found = fetch_one(connection, named["find_source"], self._where)

@@ -1,51 +1,94 @@
-"""Brings a database to the schema of this version, one plain SQL file at a time.
+"""Brings a database to the schema of this version, one plain SQL file at a time, while ingest goes on.
 
-Two migrators at once do no harm: an advisory lock lets one of them work. A database newer than the
-code is refused.
+Migrations named pre add what this version needs, and leave the version before it working; those named post take away
+what only that one needed. So pre migrations are applied, then every process is upgraded, then post ones are applied.
+
+Two migrators at once do no harm: an advisory lock lets one of them work. A database newer than the code is refused.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import tuple_row
 
 from counterfoil_consumers.errors import StoreAway, StoreError
 from counterfoil_schemas import Migration, migrations
 
 _LOCK = 0x636F_756E_7465_7266  # "counterf"
+# Whoever waits for a lock lets nobody past: so not for long, and again after a pause.
+_LOCK_TIMEOUT = "800ms"
+_LOCK_TRIES = 60
+_PAUSE_SECONDS = 0.5
 
 
-def applied(connection: psycopg.Connection[tuple[object, ...]]) -> dict[int, str]:
-    """Number and SHA-256 of the migrations that this database has."""
-    row = connection.execute("SELECT to_regclass('counterfoil.schema_migration') IS NOT NULL").fetchone()
-    if row is None or not row[0]:
-        return {}
-    rows = connection.execute("SELECT number, sha256 FROM counterfoil.schema_migration ORDER BY number").fetchall()
-    return {int(str(number)): str(digest) for number, digest in rows}
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A migration that a database has."""
+
+    phase: str
+    sha256: str
 
 
-def pending(have: dict[int, str]) -> list[Migration]:
-    """What is still to be applied.
+def applied(connection: psycopg.Connection[Any]) -> dict[int, Applied]:
+    """By number, what this database has; nothing where there is no store, or none that this login may look into."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        try:
+            cursor.execute("SELECT number, phase, sha256 FROM counterfoil.schema_migration ORDER BY number")
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+            return {}
+        return {number: Applied(phase, sha256) for number, phase, sha256 in cursor}
 
-    Raises StoreError when the database is newer than this code, or a released migration was changed.
+
+def pending(have: Mapping[int, Applied]) -> list[Migration]:
+    """What is still to be applied, in order.
+
+    Raises StoreError when the database has a migration that this code does not know, or another text of one.
     """
-    ours = {migration.number: migration for migration in migrations()}
-    newer = sorted(set(have) - set(ours))
+    newer = sorted(set(have) - {migration.number for migration in migrations()})
     if newer:
-        raise StoreError(
-            f"the store has migration {newer[-1]:04}, and this version knows {max(ours):04}: upgrade counterfoil first"
-        )
-    for number, digest in have.items():
-        if ours[number].sha256 != digest:
+        raise _too_new(newer[-1])
+    return _pending(have)
+
+
+def refuse_unfit(connection: psycopg.Connection[Any]) -> None:
+    """Raise StoreError where this version can't work with the store.
+
+    It can where post migrations wait, and where a newer version has applied pre ones.
+    """
+    have = applied(connection)
+    ours = {migration.number for migration in migrations()}
+    newer = sorted(number for number, one in have.items() if number not in ours and one.phase == "post")
+    if newer:
+        raise _too_new(newer[-1])
+    waiting = [migration for migration in _pending(have) if migration.phase == "pre"]
+    if waiting:
+        many = f"{len(waiting)} migrations are" if len(waiting) > 1 else "1 migration is"
+        raise StoreError(f"the store is not of this version, {many} to be applied; run `counterfoil migrate`")
+
+
+def _too_new(number: int) -> StoreError:
+    known = max(migration.number for migration in migrations())
+    return StoreError(
+        f"the store has migration {number:04}, and this version knows {known:04}: upgrade counterfoil first"
+    )
+
+
+def _pending(have: Mapping[int, Applied]) -> list[Migration]:
+    for migration in migrations():
+        if migration.number in have and have[migration.number].sha256 != migration.sha256:
             raise StoreError(
-                f"migration {number:04} of the store is not the one of this version: its text differs; "
+                f"migration {migration.number:04} of the store is not the one of this version: its text differs; "
                 "use the version that made the store, or a new database"
             )
-    return [migration for number, migration in ours.items() if number not in have]
+    return [migration for migration in migrations() if migration.number not in have]
 
 
-def migrate(dsn: str) -> Iterator[Migration]:
-    """Apply what is pending, yielding each migration once it is committed.
+def migrate(dsn: str, *, pre_only: bool = False) -> Iterator[Migration]:
+    """Apply what is pending, yielding each migration once it is committed; with `pre_only` none named post.
 
     `dsn` logs in as a role with CREATEROLE and CREATE on the database. Raises StoreAway or StoreError.
     """
@@ -58,24 +101,54 @@ def migrate(dsn: str) -> Iterator[Migration]:
         raise StoreError(f"the store's DSN can't be read: {str(error).strip().splitlines()[0]}") from error
     with connection:
         connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
-        for migration in pending(applied(connection)):
-            _apply(connection, migration)
-            yield migration
+        waiting = pending(applied(connection))
+        if pre_only:
+            _refuse_unfinished(waiting)
+        for migration in waiting:
+            if migration.phase == "pre" or not pre_only:
+                _apply(connection, migration)
+                yield migration
 
 
-def _apply(connection: psycopg.Connection[tuple[object, ...]], migration: Migration) -> None:
-    try:
-        with connection.transaction():
-            connection.execute("SET LOCAL client_min_messages = warning")
-            if migration.number > 1:  # the first one makes the owner
-                connection.execute("SET LOCAL ROLE counterfoil_owner")
-                connection.execute("SET LOCAL search_path TO counterfoil")
-            # The text is a file of our own package, never a user's.
-            connection.execute(sql.SQL(migration.sql))
-            connection.execute(
-                "INSERT INTO counterfoil.schema_migration (number, phase, name, sha256) VALUES (%s, %s, %s, %s)",
-                (migration.number, migration.phase, migration.name, migration.sha256),
-            )
-    except psycopg.Error as error:
-        first = str(error).strip().splitlines()[0]
-        raise StoreError(f"migration {migration} failed and changed nothing: {first}") from error
+def _refuse_unfinished(waiting: Sequence[Migration]) -> None:
+    """A version's pre migrations may build on the post ones of the version before."""
+    phases = [migration.phase for migration in waiting]
+    if phases != sorted(phases, reverse=True):
+        first = next(migration for migration in waiting if migration.phase == "post")
+        raise StoreError(
+            f"{first} of an earlier version stands before pre migrations of this one: once no process of the version "
+            "before that is left, run `counterfoil migrate` without --pre"
+        )
+
+
+def _apply(connection: psycopg.Connection[Any], migration: Migration) -> None:
+    for tries_left in reversed(range(_LOCK_TRIES)):
+        try:
+            _apply_once(connection, migration)
+        except psycopg.errors.LockNotAvailable as error:
+            if not tries_left:
+                raise StoreError(
+                    f"migration {migration} got no lock in {_LOCK_TRIES} tries, and changed nothing: "
+                    f"{str(error).strip().splitlines()[0]}; end long queries (pg_stat_activity), and run it again"
+                ) from error
+            time.sleep(_PAUSE_SECONDS)
+        except psycopg.Error as error:
+            first = str(error).strip().splitlines()[0]
+            raise StoreError(f"migration {migration} failed and changed nothing: {first}") from error
+        else:
+            return
+
+
+def _apply_once(connection: psycopg.Connection[Any], migration: Migration) -> None:
+    with connection.transaction():
+        connection.execute("SELECT set_config('client_min_messages', 'warning', true)")
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
+        if migration.number > 1:  # the first one makes the owner
+            connection.execute("SET LOCAL ROLE counterfoil_owner")
+            connection.execute("SET LOCAL search_path TO counterfoil")
+        # The text is a file of our own package, never a user's.
+        connection.execute(sql.SQL(migration.sql))
+        connection.execute(
+            "INSERT INTO counterfoil.schema_migration (number, phase, name, sha256) VALUES (%s, %s, %s, %s)",
+            (migration.number, migration.phase, migration.name, migration.sha256),
+        )

@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from counterfoil import Recorder
 from counterfoil_consumers.store import Connection
 from counterfoil_consumers.topics import admin_client, describe
-from counterfoil_schemas import topics
+from counterfoil_schemas import migrations, topics
 from tests.fix_store import MIGRATOR
 
 from .conftest import CONTRACTS, Call, stored_events, work
@@ -116,7 +116,7 @@ def test_a_store_that_is_older(call: Call, bank: Path, database: str, command: s
         owner.execute("SET ROLE counterfoil_owner")
         owner.execute("DELETE FROM counterfoil.schema_migration")
     assert call(*command.split()).sentence == (
-        "the store is not of this version, 1 migration is to be applied; run `counterfoil migrate`"
+        f"the store is not of this version, {len(migrations())} migrations are to be applied; run `counterfoil migrate`"
     )
 
 

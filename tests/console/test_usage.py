@@ -9,7 +9,8 @@ from .conftest import Call
 
 COMMANDS = [
     "up", "down", "status", "env", "migrate", "topics", "config", "tenant add", "tenant list", "key new", "key list",
-    "ingest", "reconcile", "timeline", "drift", "completeness", "blob", "redact", "halt", "resume", "halts",
+    "ingest", "offsets list", "offsets skip", "offsets retire", "rebuild", "fold-unread", "digest", "reconcile",
+    "timeline", "drift", "completeness", "blob", "redact", "halt", "resume", "halts",
     "schemas register", "schemas check", "doctor",
 ]  # fmt: skip
 

@@ -13,13 +13,14 @@ from counterfoil import Recorder
 from counterfoil.codec import encode
 from counterfoil_consumers.errors import StoreAway, StoreError
 from counterfoil_consumers.ingest import _GROUP, _LIMITS
-from counterfoil_consumers.migrations import applied, migrate, pending
+from counterfoil_consumers.migrations import Applied, applied, migrate, pending
 from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 from counterfoil_schemas import Migration, migrations
 from tests.consumers.made import event, intent, key_of
 from tests.fix_log import Produce
 from tests.fix_store import MIGRATOR
 
+HAVE = {migration.number: Applied(migration.phase, migration.sha256) for migration in migrations()}
 SERVICES = {f"counterfoil_{name}" for name in ("ingester", "reconciler", "auditor", "operator", "eraser")}
 
 
@@ -41,7 +42,7 @@ def test_migrating_twice_changes_nothing(bare_database: str) -> None:
     assert [migration.number for migration in migrate(bare_database)] == [m.number for m in migrations()]
     assert list(migrate(bare_database)) == []
     with psycopg.connect(bare_database) as connection:
-        assert applied(connection) == {migration.number: migration.sha256 for migration in migrations()}
+        assert applied(connection) == HAVE
 
 
 def test_two_migrators_at_once_do_the_work_once(bare_database: str) -> None:
@@ -64,14 +65,13 @@ def test_two_migrators_at_once_do_the_work_once(bare_database: str) -> None:
 
 
 def test_a_newer_store_is_refused() -> None:
-    have = {migration.number: migration.sha256 for migration in migrations()}
     with pytest.raises(StoreError, match=r"has migration 9999.*upgrade counterfoil"):
-        pending(have | {9999: "x"})
+        pending({**HAVE, 9999: Applied("pre", "x")})
 
 
 def test_a_changed_migration_is_refused() -> None:
     with pytest.raises(StoreError, match=r"migration 0001 .* text differs"):
-        pending({1: "another digest"})
+        pending({1: Applied("pre", "another digest")})
 
 
 def test_what_is_pending_comes_in_order() -> None:

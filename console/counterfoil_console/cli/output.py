@@ -9,15 +9,13 @@ import sys
 from contextlib import closing
 from typing import Annotated, Any, TextIO, cast
 
-import psycopg
 import typer
 from rich.console import Console
 
 from counterfoil.errors import UsageError
 from counterfoil_console.settings import Settings
-from counterfoil_consumers.errors import StoreError
-from counterfoil_consumers.migrations import pending
-from counterfoil_consumers.store import Connection, connect, queries
+from counterfoil_consumers.migrations import refuse_unfit
+from counterfoil_consumers.store import Connection, connect
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant.")]
@@ -72,23 +70,12 @@ def print_json(value: Any) -> None:
 def open_store(settings: Settings, role: str = "operator") -> "closing[Connection]":
     """A connection in `role` to a store of this version, closed with the block.
 
-    Raises SettingsError, StoreAway, and StoreError when migrations are to be applied first.
+    Raises SettingsError, StoreAway, and StoreError where this version can't work with it.
     """
     connection = connect(settings.dsn, role, application="console")
     try:
-        _refuse_unmigrated(connection)
+        refuse_unfit(connection)
     except BaseException:
         connection.close()
         raise
     return closing(connection)
-
-
-def _refuse_unmigrated(store: Connection) -> None:
-    try:
-        rows = store.execute(queries("console")["applied_migrations"]).fetchall()
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
-        rows = []
-    waiting = pending({row["number"]: row["sha256"] for row in rows})
-    if waiting:
-        many = f"{len(waiting)} migrations are" if len(waiting) > 1 else "1 migration is"
-        raise StoreError(f"the store is not of this version, {many} to be applied; run `counterfoil migrate`")

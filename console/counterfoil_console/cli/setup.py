@@ -42,15 +42,20 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(tenant, name="tenant")
 
 
-def migrate() -> None:
-    """Bring the store to the schema of this version.
+def migrate(
+    pre: Annotated[
+        bool, typer.Option("--pre", help="Only what leaves processes of the version before working.")
+    ] = False,
+) -> None:
+    """Bring the store to the schema of this version, while ingest and reconcile go on.
 
-    COUNTERFOIL_STORE__DSN must log in as a role with CREATEROLE and CREATE on the database; no superuser is needed.
+    Without downtime: `migrate --pre`, then upgrade every process, then `migrate`. COUNTERFOIL_STORE__DSN must log in as
+    a role with CREATEROLE and CREATE on the database; no superuser is needed.
 
     Example: counterfoil migrate && counterfoil doctor
     """
     done = 0
-    for migration in apply_migrations(load().dsn):
+    for migration in apply_migrations(load().dsn, pre_only=pre):
         typer.echo(f"applied {migration}")
         done += 1
     if not done:

@@ -84,9 +84,6 @@ SELECT count(*) FILTER (WHERE verdict IS NOT NULL) AS judged,
 FROM counterfoil.effect
 WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
 
--- name: applied_migrations
-SELECT number, sha256 FROM counterfoil.schema_migration
-
 -- name: read_clock
 SELECT clock_timestamp() AS now
 
