@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from counterfoil.errors import DecodeError
 from counterfoil.framing import SINGLE_OBJECT, Framing, fingerprint_of, unframed
@@ -75,6 +75,13 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
+
+
+class RecordCheck(Protocol):
+    """What a record must pass before it is decoded."""
+
+    def check(self, record: Record, /) -> None:
+        """Raises BadRecord for one that does not."""
 
 
 class Row(NamedTuple):
@@ -161,10 +168,16 @@ class _Shared:
 
 
 class Reader:
-    """Makes rows of the records of one log. Not to be shared by threads."""
+    """Makes rows of the records of one log. Not to be shared by threads.
 
-    def __init__(self, source_id: int, window: Window, framing: Framing = SINGLE_OBJECT) -> None:
+    `keys` check signatures; without them, as for bytes that the store holds without their headers, none is looked at.
+    """
+
+    def __init__(
+        self, source_id: int, window: Window, framing: Framing = SINGLE_OBJECT, keys: RecordCheck | None = None
+    ) -> None:
         self.window = window
+        self._keys = keys
         self._framing = framing
         self._source = smallint(source_id)
         self._kinds = dict(_known_kinds())
@@ -178,6 +191,8 @@ class Reader:
         """
         if record.value is None:
             raise BadRecord("the record has no value")
+        if self._keys is not None:
+            self._keys.check(record)
         try:
             return self._row(record, record.value)
         except DecodeError as error:

@@ -23,6 +23,7 @@ from counterfoil_console.cli import (
     services,
     setup,
     stack,
+    tenants,
 )
 from counterfoil_console.doctor import kafka_sentence
 from counterfoil_console.hostile import shown
@@ -37,7 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for part in (stack, setup, keys, schemas, services, offsets, people, completeness, blob, redaction, halts, doctor):
+for part in (
+    stack, setup, tenants, keys, schemas, services, offsets, people, completeness, blob, redaction, halts, doctor,
+):  # fmt: skip
     part.add_to(app)
 
 # The public name's base: typer brings a click of its own from some version on, and does not export this.
