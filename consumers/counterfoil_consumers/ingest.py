@@ -352,13 +352,14 @@ class Ingest:
         met: list[Row] = []
         foreign: list[Refused] = []
         for row in rows:
+            if row.tenant not in self._tenants:
+                foreign.append(Refused(row.record, _foreign(row), row))
+                continue
             try:
-                if row.tenant not in self._tenants:
-                    raise _foreign(row)
                 if row.tenant in strangers:
                     self._signatures.check(row.record)
             except BadRecord as reason:
-                foreign.append(Refused(row.record, reason, row))
+                foreign.append(Refused(row.record, reason))
             else:
                 met.append(row)
         return met, foreign

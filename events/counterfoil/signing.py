@@ -22,6 +22,7 @@ _PREFIX = "cfsk"
 _KEY_ID = re.compile(r"[a-z0-9]{4,40}")
 _LEAST_BYTES = 32
 _BLOCK_BYTES = 64  # of SHA-256
+_INNER_PAD, _OUTER_PAD = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 _BETWEEN_KEYS = re.compile(r"[\s,]+")
 
 
@@ -70,8 +71,8 @@ class Mac:
     def __init__(self, secret: bytes) -> None:
         key = hashlib.sha256(secret).digest() if len(secret) > _BLOCK_BYTES else secret
         padded = key.ljust(_BLOCK_BYTES, b"\x00")
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded)).copy
-        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded)).copy
+        self._inner = hashlib.sha256(padded.translate(_INNER_PAD)).copy
+        self._outer = hashlib.sha256(padded.translate(_OUTER_PAD)).copy
 
     def of(self, value: bytes) -> bytes:
         """The 44 characters of base64 that stand in a signature of `value`."""

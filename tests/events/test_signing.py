@@ -15,6 +15,7 @@ from counterfoil.codec import decode
 from counterfoil.errors import SettingsError
 from counterfoil.ids import OPERATORS
 from counterfoil.issuing import OrderDesk
+from counterfoil.redaction import Redaction
 from counterfoil.scope import Scope
 from counterfoil.settings import load_settings
 from counterfoil.signing import HEADER, NO_KEYS, Mac, Signer, SigningKey, SigningKeys, signing_keys_of
@@ -55,6 +56,15 @@ def test_a_key_is_read_as_it_is_written(secret: bytes, tenant: str) -> None:
     assert key.text().isprintable()
     assert " " not in key.text()
     assert str(secret) not in repr(key)
+
+
+def test_a_key_in_a_text_is_taken_out(recorder_settings: RecorderSettings) -> None:
+    redactor = Redaction(recorder_settings).of_task("acme", "w")
+    for key in (ACME, DESK):
+        told = redactor.text(f"the agent prints {key.text()}, all of it")
+        assert key.text().rpartition(".")[2] not in told
+        assert told.startswith("the agent prints [counterfoil_key:")
+    assert redactor.text("keys begin with cfsk.acme.4f2a99c01b7e") == "keys begin with cfsk.acme.4f2a99c01b7e"
 
 
 SECRET = ACME.text().rpartition(".")[2]

@@ -90,7 +90,7 @@ def list_tenants(as_json: AsJson = False) -> None:
     for tenant in tenants:
         typer.echo(shown(_line(tenant)))
         for key in tenant["keys"]:
-            until = f", until {key['retired_at']:%Y-%m-%d %H:%M}" if key["retired_at"] else ""
+            until = f", until {key['retired_at']:%Y-%m-%d %H:%M} UTC" if key["retired_at"] else ""
             typer.echo(f"  key {key['key_id']}  made {key['made_at']:%Y-%m-%d %H:%M}, {key['state']}{until}")
 
 
