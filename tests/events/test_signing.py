@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterfoil import Recorder, RecorderSettings
@@ -44,11 +44,13 @@ def is_signed(record: Record, key: SigningKey) -> bool:
     return found == [key.key_id.encode() + b":" + mac]
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=200), st.binary(max_size=5_000))
 def test_the_mac_is_hmac_sha256(secret: bytes, value: bytes) -> None:
     assert base64.b64decode(Mac(secret).of(value)) == hmac.digest(secret, value, "sha256")
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=64), st.sampled_from(["acme", "a-b_c", "0", "a" * 40, OPERATORS]))
 def test_a_key_is_read_as_it_is_written(secret: bytes, tenant: str) -> None:
     key = SigningKey(tenant, "4f2a99c01b7e", secret)
