@@ -13,11 +13,13 @@ from counterfoil.errors import CounterfoilError, SettingsError
 from counterfoil.redaction import Redaction
 from counterfoil.registry import LEVEL, Registry
 from counterfoil.settings import identity_key_of
+from counterfoil.signing import signing_keys_of
 from counterfoil.wire_format import entries_of
 from counterfoil_console.away import explained
 from counterfoil_console.lag import ingest_lag
 from counterfoil_console.schemas import examine as examine_schemas
 from counterfoil_console.settings import Settings
+from counterfoil_console.signing import examine_keys
 from counterfoil_consumers import migrations, topics
 from counterfoil_consumers.errors import BrokersAway, StoreAway
 from counterfoil_consumers.store import connect, fetch_one, queries
@@ -185,6 +187,14 @@ def _roles(settings: Settings) -> Iterator[Finding]:
         yield Finding("roles", "good", "the store's user may act as ingester, reconciler and operator")
 
 
+def _signing(settings: Settings) -> Iterator[Finding]:
+    keys = signing_keys_of(settings)
+    with connect(settings.dsn, "operator", application="doctor") as store:
+        stored = store.execute(queries("console")["list_tenant_keys"]).fetchall()
+    for found in examine_keys(keys, stored, settings.tenant):
+        yield Finding("signing", *found)
+
+
 def _clocks(settings: Settings) -> Iterator[Finding]:
     with connect(settings.dsn, "operator", application="doctor") as store:
         before = dt.datetime.now(dt.UTC)
@@ -261,6 +271,7 @@ _CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Settings], Iterator[Finding
     ("registry", (), _registry),
     ("database", (), _database),
     ("roles", ("database",), _roles),
+    ("signing", ("database", "roles"), _signing),
     ("clocks", ("database", "roles"), _clocks),
     ("ingest", ("brokers", "topics", "database", "roles"), _ingest),
     ("contracts", (), _contracts),

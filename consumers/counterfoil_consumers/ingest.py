@@ -34,6 +34,7 @@ from counterfoil_consumers.log_reader import CONSUMER, poll, record_of
 from counterfoil_consumers.migrations import refuse_unfit
 from counterfoil_consumers.projection import Claim, Gap, Move, Written, write_batch
 from counterfoil_consumers.records import Leaf, Reader, Record, Row, Window
+from counterfoil_consumers.signatures import Signatures, TenantKeys
 from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, fetch_one, queries
 from counterfoil_consumers.suspicion import MOST_TRIES, Suspicion
@@ -283,6 +284,7 @@ class Ingest:
         refused: list[Refused] = []
         if records:
             pass_by("ingest.after_poll")
+        self._signatures.begin_batch()
         suspected: int | None = None
         for record in records:
             claim = self._assignment.claims[record.partition]
@@ -301,10 +303,8 @@ class Ingest:
             self._clear(suspected)
         strangers = {row.tenant for row in rows} - self._tenants
         if strangers:
-            self._meet(strangers)
-            foreign = [row for row in rows if row.tenant not in self._tenants]
-            rows = [row for row in rows if row.tenant in self._tenants]
-            refused += [Refused(row.record, _foreign(row), row) for row in foreign]
+            rows, foreign = self._meet(strangers, rows)
+            refused += foreign
         for one in refused:
             if one.reason.tenant not in self._tenants:
                 one.reason.tenant = None  # only claimed: for operators alone
@@ -337,12 +337,27 @@ class Ingest:
         if self._in_flight is not None:
             wait([self._in_flight[1]])
 
-    def _meet(self, strangers: set[str]) -> None:
+    def _meet(self, strangers: set[str], rows: list[Row]) -> tuple[list[Row], list[Refused]]:
+        """Look for tenants not met before; their rows that may be stored stay, the others are foreign."""
         self._wait_for_writer()
-        named = queries("ingest")
         if self._admit:
-            self._store.execute(named["admit_tenants"], {"names": sorted(strangers)})
+            self._store.execute(queries("ingest")["admit_tenants"], {"names": sorted(strangers)})
         self._tenants = _known_tenants(self._store)
+        self._signatures.read_again()  # after the tenants: whoever is known as signed is known with the keys
+        met: list[Row] = []
+        foreign: list[Refused] = []
+        for row in rows:
+            if row.tenant not in self._tenants:
+                foreign.append(Refused(row.record, _foreign(row), row))
+                continue
+            try:
+                if row.tenant in strangers:
+                    self._signatures.check(row.record)
+            except BadRecord as reason:
+                foreign.append(Refused(row.record, reason))
+            else:
+                met.append(row)
+        return met, foreign
 
     @staticmethod
     def _count(written: Written, rows: Sequence[Row]) -> None:
@@ -402,8 +417,13 @@ class Ingest:
             dead_letters_topic=self._declared["dead_letters"].name,
             fact_oid=found["fact_oid"],
         )
-        self._reader = Reader(found["source_id"], open_window(connection), self._framing)
         self._tenants = _known_tenants(connection)
+        self._signatures = Signatures(lambda: self._read_keys(connection))
+        self._reader = Reader(found["source_id"], open_window(connection), self._framing, self._signatures)
+
+    def _read_keys(self, connection: Connection) -> TenantKeys:
+        self._wait_for_writer()
+        return TenantKeys.of_rows(connection.execute(queries("ingest")["find_tenant_keys"]))
 
     def _open_window(self) -> None:
         self._reader.window = open_window(self._store)

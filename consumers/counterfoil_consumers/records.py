@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from counterfoil.errors import DecodeError
 from counterfoil.framing import SINGLE_OBJECT, Framing, fingerprint_of, unframed
@@ -81,6 +81,13 @@ def stored_record(row: Mapping[str, Any]) -> Record:
     """The record that an event's row came from, but for its headers, which are not kept."""
     key = partition_key(row["tenant"], row["task_id"].bytes)
     return Record("the log", row["partition"], row["offset"], row["appended_at"], key, row["value"], ())
+
+
+class RecordCheck(Protocol):
+    """What a record must pass before it is decoded."""
+
+    def check(self, record: Record, /) -> None:
+        """Raises BadRecord for one that does not."""
 
 
 class Row(NamedTuple):
@@ -170,13 +177,21 @@ class _Shared:
 class Reader:
     """Makes rows of the records of one log. Not to be shared by threads.
 
+    `keys` check signatures; without them, as for bytes that the store holds without their headers, none is looked at.
     Without `reads_bodies`, every row is one of an event that is kept unread.
     """
 
     def __init__(
-        self, source_id: int, window: Window, framing: Framing = SINGLE_OBJECT, *, reads_bodies: bool = True
+        self,
+        source_id: int,
+        window: Window,
+        framing: Framing = SINGLE_OBJECT,
+        keys: RecordCheck | None = None,
+        *,
+        reads_bodies: bool = True,
     ) -> None:
         self.window = window
+        self._keys = keys
         self._framing = framing
         self._source = smallint(source_id)
         self._kinds = dict(_known_kinds()) if reads_bodies else {}
@@ -190,6 +205,8 @@ class Reader:
         """
         if record.value is None:
             raise BadRecord("the record has no value")
+        if self._keys is not None:
+            self._keys.check(record)
         try:
             return self._row(record, record.value)
         except DecodeError as error:

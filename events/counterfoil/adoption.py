@@ -2,6 +2,7 @@
 
 All of it goes out under the dead one's producer_id and goes on with its numbers, so that the store sees one
 producer that ended. The gaps and the goodbye are put into its spool first, like any event: whoever adopts may die, too.
+Who lacks a key that the dead one signed with sends its spool as it is, and leaves its last words to who has it.
 """
 
 import logging
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from counterfoil.claims import claims_of, gap_body
-from counterfoil.composing import Composer, headers_of
+from counterfoil.composing import Composer
 from counterfoil.delivery import Delivery
 from counterfoil.errors import CounterfoilError
 from counterfoil.failpoints import pass_by
@@ -20,6 +21,7 @@ from counterfoil.home import Damage, Gap, Home, count_of, unaccounted
 from counterfoil.ids import new_id, partition_key, read_partition_key
 from counterfoil.origin import producer_origin
 from counterfoil.redaction import Redaction
+from counterfoil.signing import VARIABLE, SigningKeys
 from counterfoil.spool import SpoolDamaged, Spooled
 from counterfoil.window import Window
 
@@ -39,6 +41,7 @@ class Adopter:
         window: Window,
         framing: Framing,
         redaction: Redaction,
+        signing: SigningKeys,
         limit_bytes: int,
         damaged: Callable[[Home, Damage], None],
     ) -> None:
@@ -47,6 +50,8 @@ class Adopter:
         self._window = window
         self._framing = framing
         self._redaction = redaction
+        self._signing = signing
+        self._left: set[Path] = set()  # what this process can't finish
         self._limit_bytes = limit_bytes
         self._damaged = damaged
         self._cluster: Cluster | None = None
@@ -60,7 +65,7 @@ class Adopter:
             if len(self._delivery.adopted) >= _MOST_AT_ONCE:
                 return
             theirs = read_cluster(path)
-            if path == self._own.path or theirs is None or not ours.is_same(theirs):
+            if path == self._own.path or path in self._left or theirs is None or not ours.is_same(theirs):
                 continue
             try:
                 self._adopt(path)
@@ -90,7 +95,7 @@ class Adopter:
             logger.info("sending %d events that the dead process %s left", home.rows, path.name)
             self._delivery.adopt(home)
         else:
-            folder.remove()
+            home.leave()
 
     def _finish(self, home: Home) -> None:
         folder = home.folder
@@ -100,12 +105,27 @@ class Adopter:
         for key, _, end in runs:
             home.tally.numbers(key).take_until(end)
         gaps = list(unaccounted(home.tally, runs))
-        words = [word for tenant in folder.tenants() for word in self._last_words(home, tenant, gaps)]
+        tenants = self._heard(home, folder)
+        words = [word for tenant in tenants for word in self._last_words(home, tenant, gaps)]
         if words:
             place = folder.spool.last_place()
             folder.spool.append([_at(place + number, word) for number, word in enumerate(words, 1)])
         pass_by("adopt.finished")
         home.take_up()
+
+    def _heard(self, home: Home, folder: ProducerFolder) -> Sequence[TenantOrigin]:
+        """The tenants that are told of its end now: all, or none where this process lacks one's key."""
+        tenants = list(folder.tenants())
+        unheard = sorted({tenant.tenant for tenant in tenants if not self._signing.may_speak(tenant)})
+        if not unheard:
+            return tenants
+        home.is_unfinished = True
+        self._left.add(folder.path)
+        logger.warning(
+            "the dead process %s signed for %s, and this one has no key for it: what it left is sent, and its gaps and "
+            "its goodbye wait for a process whose %s has one", folder.path.name, ", ".join(unheard), VARIABLE,
+        )  # fmt: skip
+        return ()
 
     def _check(self, home: Home) -> None:
         assert home.folder is not None  # noqa: S101  # made with one
@@ -140,11 +160,12 @@ class Adopter:
         bodies.append(("producer_closed", closed))
         numbers = home.tally.numbers(own_key)
         redactor = self._redaction.of_task(origin.tenant, origin.workflow)
-        composer = Composer(origin, home.folder.producer_id, self._framing, redactor)
+        signer = self._signing.signer(origin.tenant)
+        composer = Composer(origin, home.folder.producer_id, self._framing, redactor, signer)
         for kind, body in bodies:
             seq = numbers.take()
             value = composer.compose(kind, redactor.body(kind, body), new_id(), seq)
-            yield Spooled(0, own_key, seq, headers_of(kind), value)
+            yield Spooled(0, own_key, seq, composer.headers(kind, value), value)
 
 
 def _at(place: int, word: Spooled) -> Spooled:

@@ -12,6 +12,7 @@ from counterfoil.ids import Id
 from counterfoil.origin import NOTHING, SHARED, About, Origin
 from counterfoil.redaction import Redacted, Redactor
 from counterfoil.reduction import encode_within_limit
+from counterfoil.signing import Signer
 from counterfoil.spool import Headers
 from counterfoil.tracing import Span
 
@@ -19,11 +20,14 @@ from counterfoil.tracing import Span
 class Composer:
     """Makes the events of one task and one producer; what they share is redacted and encoded once.
 
-    Raises UsageError when a name in `origin` can't be encoded.
+    With a `signer` its headers sign them. Raises UsageError when a name in `origin` can't be encoded.
     """
 
-    def __init__(self, origin: Origin, producer_id: Id, framing: Framing, redactor: Redactor) -> None:
+    def __init__(
+        self, origin: Origin, producer_id: Id, framing: Framing, redactor: Redactor, signer: Signer | None
+    ) -> None:
         self.redactor = redactor
+        self._signer = signer
         told = redactor.origin(origin)
         shared = {name: getattr(told, name) for name in SHARED}
         try:
@@ -59,9 +63,14 @@ class Composer:
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(f"this {kind} can't be recorded: {error}") from error
 
+    def headers(self, kind: str, value: bytes, span: Span | None = None) -> Headers:
+        """The Kafka headers of an event whose final bytes are `value`."""
+        plain = headers_of(kind, span)
+        return plain if self._signer is None else (*plain, self._signer.header(value))
+
 
 def headers_of(kind: str, span: Span | None = None) -> Headers:
-    """The Kafka headers of an event."""
+    """The Kafka headers of an event that is not signed."""
     plain = _headers(kind)
     return plain if span is None else (*plain, ("traceparent", span.traceparent))
 

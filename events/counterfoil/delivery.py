@@ -458,7 +458,8 @@ class Delivery:
                     home.landed += landed
                 _log(logging.ERROR, "%s", error)
             if home is not self.own and not home.rows:  # all that a dead producer left is in the log
-                self._part_with(home).remove()
+                self._part_with(home)
+                home.leave()
 
     def _part_with(self, home: Home) -> ProducerFolder:
         """Nothing more is sent from an adopted spool; its folder is the caller's to remove or to release."""

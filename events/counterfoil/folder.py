@@ -184,13 +184,14 @@ class ProducerFolder:
 
 @dataclass(frozen=True, slots=True)
 class TenantOrigin:
-    """What a producer's own events say of themselves towards one tenant."""
+    """What a producer's own events say of themselves towards one tenant, and whether they were signed."""
 
     tenant: str
     workflow: str
     agent: str
     environment: str
     mode: str
+    is_signed: bool = False
 
 
 def producers_in(base: Path) -> list[Path]:

@@ -41,6 +41,7 @@ class Home:
         self.waiting = 0  # of these, not handed to librdkafka
         self.handed = 0  # the last place that was
         self.landed: list[int] = []  # places to take out of the spool
+        self.is_unfinished = False  # sent by this process, and finished by another one that has the keys
 
     def take_up(self) -> None:
         """All that is in the spool waits.
@@ -84,6 +85,14 @@ class Home:
         if self.rows <= 0:
             self.rows = 0
             self.folder.drop_spool()
+
+    def leave(self) -> None:
+        """All of it is sent: its folder goes, or waits for a process that has the keys to finish it."""
+        assert self.folder is not None  # noqa: S101  # only what has one is adopted
+        if self.is_unfinished:
+            self.folder.release()
+        else:
+            self.folder.remove()
 
     def set_aside(self, error: SpoolDamaged, known: Iterable[Run], handed: Collection[int]) -> Damage:
         """Begin a new spool with what is whole in the damaged one.

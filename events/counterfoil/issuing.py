@@ -24,6 +24,7 @@ from counterfoil.orders import ACTION_HEADER, KIND, Order, StandingOrders, break
 from counterfoil.redaction import Redaction
 from counterfoil.scope import Scope
 from counterfoil.settings import RecorderSettings
+from counterfoil.signing import signing_keys_of
 from counterfoil_schemas import topics
 
 logger = logging.getLogger("counterfoil")
@@ -50,6 +51,7 @@ class OrderDesk:
         self._seqs: dict[str, int] = {}
         self._producer: Producer | None = None
         self._redaction = _redaction(settings)
+        self._signing = signing_keys_of(settings)
 
     def standing(self) -> StandingOrders:
         """All orders there are now.
@@ -103,6 +105,9 @@ class OrderDesk:
         event = self._event(order)
         value = encode(event)
         headers: Headers = [("counterfoil-kind", KIND), (ACTION_HEADER, order.action)]
+        signer = self._signing.signer(event.tenant)
+        if signer is not None:
+            headers.append(signer.header(value))
         problem = self._send([(self._control, key, value) for key in order.standing_keys()], headers)
         if problem is not None:
             raise ControlAway(

@@ -20,6 +20,7 @@ from counterfoil.origin import Origin
 from counterfoil.redaction import Redaction
 from counterfoil.session import Session
 from counterfoil.settings import RecorderSettings, identity_key_of, load_settings
+from counterfoil.signing import signing_keys_of
 from counterfoil.task import Task, origin_from_headers
 from counterfoil.tools import Args, Result, tool
 from counterfoil.tracing import current_span
@@ -36,7 +37,7 @@ class Recorder:
     its own.
 
     Raises SettingsError when no broker or no identity key is set, a Schema Registry without its address, or a redaction
-    policy that can't be read.
+    policy or a signing key that can't be read.
     """
 
     def __init__(self, settings: RecorderSettings) -> None:
@@ -45,6 +46,7 @@ class Recorder:
         self.identity_key = identity_key_of(settings)
         self._framing = framing_of(settings)
         self._redaction = Redaction(settings)
+        self._signing = signing_keys_of(settings)
         self._session: Session | None = None
         self._known_orders = NOTHING_KNOWN  # of the session before
         self._closed = False
@@ -87,7 +89,7 @@ class Recorder:
 
     def _start(self) -> Session:
         self._framing.connect()
-        session = Session(self.settings, self._framing, self._redaction, self._known_orders)
+        session = Session(self.settings, self._framing, self._redaction, self._signing, self._known_orders)
         # Unlike atexit this also runs at the end of a multiprocessing child, and in no other process.
         arguments = (session, self.settings.close_timeout_seconds)
         self._at_exit = Finalize(None, _close_at_exit, arguments, exitpriority=0)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from counterfoil.adoption import Adopter
 from counterfoil.blobs import Blobs, all_done
 from counterfoil.claims import OwedGaps, claims_of, gap_body
-from counterfoil.composing import Composer, headers_of
+from counterfoil.composing import Composer
 from counterfoil.control import ControlLog
 from counterfoil.delivery import Delivery, NotDurable
 from counterfoil.errors import UsageError
@@ -33,6 +33,7 @@ from counterfoil.jsontext import to_json_text, to_text
 from counterfoil.origin import NOTHING, About, Origin, producer_origin
 from counterfoil.redaction import Redacted, Redaction
 from counterfoil.settings import Durable, RecorderSettings
+from counterfoil.signing import SigningKeys
 from counterfoil.tally import Numbers
 from counterfoil.tracing import current_span
 from counterfoil.window import Outgoing, Window, WindowLimits
@@ -78,6 +79,7 @@ class Session:
         settings: RecorderSettings,
         framing: Framing,
         redaction: Redaction,
+        signing: SigningKeys,
         known: Knowledge = NOTHING_KNOWN,
     ) -> None:
         self.producer_id = new_id()
@@ -86,6 +88,7 @@ class Session:
         self._settings = settings
         self._framing = framing
         self._redaction = redaction
+        self._signing = signing
         topic = topics(settings.profile, settings.topic_prefix)["events"].name
         limits = WindowLimits(settings.window_events, settings.window_bytes)
         window = Window(settings.kafka, topic, f"counterfoil-{self.producer_id.hex()[-8:]}", limits)
@@ -107,6 +110,7 @@ class Session:
             window,
             framing,
             redaction,
+            signing,
             settings.spool_limit_bytes,
             self._note_damage,
         )
@@ -256,7 +260,10 @@ class Session:
             raise UsageError("this recorder is closed; open another one")
         if origin.tenant in self._tenants:
             return
-        spoken_to = TenantOrigin(origin.tenant, origin.workflow, origin.agent, origin.environment, origin.mode)
+        is_signed = self._signing.signer(origin.tenant) is not None
+        spoken_to = TenantOrigin(
+            origin.tenant, origin.workflow, origin.agent, origin.environment, origin.mode, is_signed
+        )
         tenant = _Tenant(spoken_to, self._new_lane(producer_origin(self.producer_id, spoken_to), None))
         self._keep_tenant(spoken_to)
         body = {
@@ -279,7 +286,8 @@ class Session:
     def _new_lane(self, origin: Origin, tenant: _Tenant | None) -> "Lane":
         numbers = self._own.tally.numbers(partition_key(origin.tenant, origin.task_id))
         redactor = self._redaction.of_task(origin.tenant, origin.workflow)
-        return Lane(self, tenant, numbers, Composer(origin, self.producer_id, self._framing, redactor))
+        signer = self._signing.signer(origin.tenant)
+        return Lane(self, tenant, numbers, Composer(origin, self.producer_id, self._framing, redactor, signer))
 
     def _say(self, tenant: _Tenant, kind: str, body: Mapping[str, Any], speaks_of: Gap | None = None) -> None:
         out = self._number(tenant.own, kind, tenant.own.redactor.body(kind, body), NOTHING, new_id())
@@ -289,9 +297,8 @@ class Session:
     def _number(self, lane: "Lane", kind: str, body: Redacted, about: About, event_id: Id) -> Outgoing:
         numbers, span = lane.numbers, current_span()
         value = lane.composer.compose(kind, body, event_id, numbers.next_seq, about, span)
-        return Outgoing(
-            self._own, numbers, numbers.take(), headers_of(kind, span), value
-        )  # what can't be encoded has no number
+        headers = lane.composer.headers(kind, value, span)
+        return Outgoing(self._own, numbers, numbers.take(), headers, value)  # what can't be encoded has no number
 
     def _send(self, out: Outgoing) -> None:
         try:
@@ -350,7 +357,8 @@ class Session:
         for numbers, first, end in damage.lost:
             if home is self._own:  # an adopted one's losses are said in its own name
                 self._owed.add(numbers, first, end, "the spool was damaged")
-        tenants = [] if home.folder is None else list(home.folder.tenants())
+        spoken_to = () if home.folder is None else home.folder.tenants()
+        tenants = [tenant for tenant in spoken_to if self._signing.may_speak(tenant)]
         self._damage.append((tenants, damage))
 
     def _say_damage(self) -> None:

@@ -27,6 +27,7 @@ SETTINGS_FILE = Path("counterfoil.toml")
 _FILE_SUFFIX = "_file"
 _MIN_KEY_BYTES = 16
 _DOTTED = ("kafka", "schema_registry")  # settings of another's client, under that client's names
+_SECRET = ("identity_key", "signing_keys")
 
 Loaded = TypeVar("Loaded", bound="RecorderSettings")
 
@@ -94,6 +95,10 @@ class RecorderSettings(BaseSettings):
     environment: str = Field("production", description="production, staging, ...")
     identity_key: SecretStr | None = Field(
         None, description="Key of the HMAC behind every effect_id and token; the same in every process of a tenant."
+    )
+    signing_keys: SecretStr | None = Field(
+        None,
+        description="What signs events, one key a tenant, in spaces or lines; `counterfoil tenant rotate` makes them.",
     )
     durable: Durable = Field(
         "spool", description="What makes an intent durable: broker (acknowledged), or spool (that, or on this disk)."
@@ -280,7 +285,8 @@ def _sentence(error: ValidationError) -> str:
     for mistake in error.errors(include_url=False):
         variable = "COUNTERFOIL_" + "__".join(str(part) for part in mistake["loc"]).upper()
         # What is nested may hold a secret, such as a connection string put where its table belongs.
-        got = f" (got {mistake['input']!r})" if len(mistake["loc"]) == 1 and mistake["type"] != "dict_type" else ""
+        is_shown = len(mistake["loc"]) == 1 and mistake["type"] != "dict_type" and mistake["loc"][0] not in _SECRET
+        got = f" (got {mistake['input']!r})" if is_shown else ""
         parts.append(f"{variable}: {mistake['msg']}{got}")
     return "wrong setting: " + "; ".join(parts)
 

@@ -13,6 +13,7 @@ from counterfoil.event import Event
 from counterfoil.framing import Framing
 from counterfoil.ids import Id, new_id, partition_key, task_id_of
 from counterfoil.redaction import Redaction
+from counterfoil.signing import SigningKeys
 from counterfoil_consumers import outbox
 from counterfoil_consumers.store import Connection, queries
 from counterfoil_reconcilers.rows import RowKey
@@ -59,13 +60,20 @@ class Emitter:
     """Numbers and encodes this process's events. One transaction at a time; `keep` its numbers, or `forget` them."""
 
     def __init__(
-        self, events_topic: str, dead_letters_topic: str, environment: str, framing: Framing, redaction: Redaction
+        self,
+        events_topic: str,
+        dead_letters_topic: str,
+        environment: str,
+        framing: Framing,
+        redaction: Redaction,
+        signing: SigningKeys,
     ) -> None:
         self._topic = events_topic
         self._dead_letters_topic = dead_letters_topic
         self._environment = environment
         self._framing = framing
         self._redaction = redaction
+        self._signing = signing
         self._producer_id = new_id()
         self._seqs: defaultdict[tuple[str, Id], int] = defaultdict(int)
         self._taken: defaultdict[tuple[str, Id], int] = defaultdict(int)
@@ -125,6 +133,7 @@ class Emitter:
         headers = [
             ("counterfoil-letter-id", letter_id.hex().encode()),
             ("counterfoil-letter-class", letter_class.encode()),
+            *self._signature(about.tenant, value),
         ]
         outbox.put(
             store, topic=self._dead_letters_topic, key=key, value=value, event_id=event.event_id, headers=headers
@@ -176,9 +185,17 @@ class Emitter:
         self._taken[task] += 1
         key = partition_key(about.tenant, about.task_id)
         value = encode(event, self._framing)
-        headers = [("counterfoil-kind", kind.encode())]
+        headers = [("counterfoil-kind", kind.encode()), *self._signature(about.tenant, value)]
         outbox.put(store, topic=self._topic, key=key, value=value, event_id=event.event_id, headers=headers)
         return event
+
+    def _signature(self, tenant: str, value: bytes) -> list[tuple[str, bytes]]:
+        """The header that signs the final bytes, where this process has a key."""
+        signer = self._signing.signer(tenant)
+        if signer is None:
+            return []
+        name, text = signer.header(value)
+        return [(name, text.encode())]
 
 
 def _ids(about: About) -> dict[str, Any]:

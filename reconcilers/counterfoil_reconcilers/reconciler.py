@@ -21,6 +21,7 @@ from counterfoil.blobs import BlobReader
 from counterfoil.errors import SettingsError
 from counterfoil.framing import SINGLE_OBJECT, Framing
 from counterfoil.redaction import Redaction
+from counterfoil.signing import NO_KEYS, SigningKeys
 from counterfoil_consumers.errors import BrokersAway, StoreAway
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, queries
 from counterfoil_consumers.topics import admin_client, check, end_offsets
@@ -53,6 +54,7 @@ class ReconcilerSettings:
     environment: str = "production"
     tenant: str | None = None
     framing: Framing = SINGLE_OBJECT
+    signing: SigningKeys = NO_KEYS
     blobs: BlobReader = field(default_factory=BlobReader)
     interval: dt.timedelta = dt.timedelta(seconds=1)
     policy: Policy = field(default_factory=Policy)
@@ -154,7 +156,14 @@ class Reconciler:
 
     def _new_emitter(self) -> Emitter:
         settings = self._settings
-        return Emitter(self._topic.name, self._dead_letters, settings.environment, settings.framing, settings.redaction)
+        return Emitter(
+            self._topic.name,
+            self._dead_letters,
+            settings.environment,
+            settings.framing,
+            settings.redaction,
+            settings.signing,
+        )
 
     def _pass_over(self, store: Connection, target: str, result: PassResult) -> None:
         checker = Checker(

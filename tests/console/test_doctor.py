@@ -35,6 +35,7 @@ def test_all_is_good(call: Call, bank: Path, recorder: Recorder, database: str, 
             "registry",
             "database",
             "roles",
+            "signing",
             "clocks",
             "ingest",
             "targets",
@@ -101,6 +102,7 @@ def test_servers_that_are_away(call: Call, bank: Path, database: str, impatient:
     assert [(check, what) for check, what, _ in _graded(said.json, "warning")] == [
         ("topics", "not looked at, for want of the brokers"),
         ("roles", "not looked at, for want of the database"),
+        ("signing", "not looked at, for want of the database"),
         ("clocks", "not looked at, for want of the database"),
         ("ingest", "not looked at, for want of the brokers and the database"),
     ]

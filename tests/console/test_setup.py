@@ -48,15 +48,6 @@ def test_topics_are_checked_created_and_checked_again(call: Call, kafka: dict[st
         future.result()
 
 
-def test_a_tenant_is_added_once_and_listed(call: Call) -> None:
-    assert call("tenant", "list").out == ""
-    assert call("tenant", "add", "acme").out == "tenant acme added\n"
-    assert call("tenant", "add", "acme").out == "tenant acme is registered already\n"
-    assert call("tenant", "list").out.startswith("acme  since 20")
-    [tenant] = call("tenant", "list", "--json").json
-    assert tenant["tenant"] == "acme"
-
-
 SECRETS = {
     "KAFKA__SASL_PASSWORD": "hunter-1",
     "KAFKA__SSL_KEY_PASSWORD": "hunter-2",
@@ -67,6 +58,7 @@ SECRETS = {
     "TARGETS__SHOP__DSN": "host=shop.example password=hunter-8 dbname=shop",
     "TARGETS__OTHER__DSN": "postgres//me:hunter-9@nowhere",
     "IDENTITY_KEY": "hunter-10-hunter-10-hunter-10",
+    "SIGNING_KEYS": "cfsk.acme.k1acme.hunter-11",
 }
 
 

@@ -1,18 +1,34 @@
 """More than forty kinds of records that can't be stored, and where each of them ends."""
 
 import dataclasses
+import datetime as dt
 import gzip
 import json
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from counterfoil.codec import encode
 from counterfoil.event import Event
-from counterfoil.ids import new_id
-from tests.consumers.made import attempted, event, intent, key_of, noise
+from counterfoil.ids import new_id, task_id_of
+from counterfoil.signing import HEADER, SigningKey
+from tests.consumers.made import EPOCH, attempted, event, intent, key_of, noise, put_key, signature
 
-Sent = tuple[bytes | None, bytes | None, str]  # value, key, class of its letter
+OURS = SigningKey("initech", "ours1", bytes(range(32)))
+RETIRED = SigningKey("initech", "retired1", bytes(range(1, 33)))
+OTHERS = SigningKey("globex", "others1", bytes(range(2, 34)))
+UNKNOWN = SigningKey("initech", "unknown1", bytes(range(3, 35)))
+
+
+class Sent(NamedTuple):
+    """A record; `letter_class` is empty where it is good."""
+
+    value: bytes | None
+    key: bytes | None
+    letter_class: str = ""
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
 Make = Callable[[Event], Sent]
 """Makes the record from a good event that was stored before it."""
 
@@ -20,7 +36,7 @@ Make = Callable[[Event], Sent]
 def of_value(change: Callable[[bytes], bytes | None], letter_class: str = "poison") -> Make:
     def make(_good: Event) -> Sent:
         one = event()
-        return change(encode(one)), key_of(one), letter_class
+        return Sent(change(encode(one)), key_of(one), letter_class)
 
     return make
 
@@ -28,7 +44,7 @@ def of_value(change: Callable[[bytes], bytes | None], letter_class: str = "poiso
 def of_event(letter_class: str = "poison", **changes: Any) -> Make:
     def make(_good: Event) -> Sent:
         one = event(**changes)
-        return encode(one), key_of(one), letter_class
+        return Sent(encode(one), key_of(one), letter_class)
 
     return make
 
@@ -38,7 +54,7 @@ def of_body(kind: str, raw: bytes) -> Make:
 
     def make(_good: Event) -> Sent:
         one = event(kind, None, raw_body=raw, body_schema=SCHEMAS[kind])
-        return encode(one), key_of(one), "poison"
+        return Sent(encode(one), key_of(one), "poison")
 
     return make
 
@@ -46,7 +62,7 @@ def of_body(kind: str, raw: bytes) -> Make:
 def of_key(change: Callable[[bytes], bytes | None]) -> Make:
     def make(_good: Event) -> Sent:
         one = event()
-        return encode(one), change(key_of(one)), "foreign"
+        return Sent(encode(one), change(key_of(one)), "foreign")
 
     return make
 
@@ -73,7 +89,7 @@ def replaced(old: bytes, new: bytes) -> Make:
 
 def large_attempt(_good: Event) -> Sent:
     one = intent()
-    return attempted(one, 2**40), key_of(one), "poison"
+    return Sent(attempted(one, 2**40), key_of(one), "poison")
 
 
 def large_resource(_good: Event) -> Sent:
@@ -82,14 +98,44 @@ def large_resource(_good: Event) -> Sent:
         "evidence": "{}", "resources": [{"resource": "r", "key": noise(9_000)}],
     }  # fmt: skip
     one = event("verdict", body, effect_id=new_id())
-    return encode(one), key_of(one), "poison"
+    return Sent(encode(one), key_of(one), "poison")
 
 
 def same_id(**changes: Any) -> Make:
     def make(good: Event) -> Sent:
-        return encode(dataclasses.replace(good, **changes)), key_of(good), "conflict"
+        return Sent(encode(dataclasses.replace(good, **changes)), key_of(good), "conflict")
 
     return make
+
+
+def put_keys(dsn: str) -> None:
+    """What the store knows of the keys above."""
+    put_key(dsn, OURS)
+    put_key(dsn, RETIRED, retired_at=EPOCH + dt.timedelta(days=1))
+    put_key(dsn, OTHERS)
+
+
+def of_headers(make_headers: Callable[[bytes], list[tuple[str, bytes | None]]]) -> Make:
+    """Of a tenant whose records must be signed, with such headers."""
+
+    def make(_good: Event) -> Sent:
+        one = event(tenant="initech", task_id=task_id_of("initech", "T-1"))
+        value = encode(one)
+        return Sent(value, key_of(one), "foreign", tuple(make_headers(value)))
+
+    return make
+
+
+def signed(text: Callable[[bytes], bytes | None]) -> Make:
+    """With a signature that is changed."""
+    return of_headers(lambda value: [(HEADER, text(signature(OURS, value)[1]))])
+
+
+def signed_as_another(_good: Event) -> Sent:
+    """Keyed as, and signed by, a tenant that may; the envelope names one that does not."""
+    one = event(tenant="initech", task_id=task_id_of("globex", "T-1"))
+    value = encode(one)
+    return Sent(value, b"globex/" + one.task_id.hex().encode(), "foreign", (signature(OTHERS, value),))
 
 
 BAD: dict[str, Make] = {
@@ -140,6 +186,25 @@ BAD: dict[str, Make] = {
     "no key": of_key(lambda _: None),
     "an empty key": of_key(lambda _: b""),
     "a key of another form": of_key(lambda key: key.upper()),
+    # signed?
+    "no signature": of_headers(lambda _: []),
+    "a signature of another name": of_headers(lambda value: [("counterfoil_signature", signature(OURS, value)[1])]),
+    "two signatures": of_headers(lambda value: [signature(OURS, value)] * 2),
+    "a signature of other bytes": of_headers(lambda value: [signature(OURS, value + b"\x00")]),
+    "a signature without a value": signed(lambda _: None),
+    "an empty signature": signed(lambda _: b""),
+    "a signature cut short": signed(lambda text: text[:-1]),
+    "a signature too long": signed(lambda text: text + b"="),
+    "a signature with a bit turned": signed(lambda text: text[:-5] + bytes([text[-5] ^ 1]) + text[-4:]),
+    "a signature without its key's id": signed(lambda text: text.partition(b":")[2]),
+    "a signature that is no text": signed(lambda _: b"\xff" * 50),
+    "a key that nobody knows": of_headers(lambda value: [signature(UNKNOWN, value)]),
+    "a key of another tenant": of_headers(lambda value: [signature(OTHERS, value)]),
+    "another secret under the key's id": of_headers(
+        lambda value: [signature(dataclasses.replace(OTHERS, key_id=OURS.key_id), value)]
+    ),
+    "a retired key": of_headers(lambda value: [signature(RETIRED, value)]),
+    "signed by whose it is not": signed_as_another,
     # out of range
     "beyond the calendar": of_event(occurred_at=2**62),
     "before the calendar": of_event(occurred_at=-(2**62)),

@@ -1,6 +1,7 @@
 """Events and records that no recorder would write, made by hand."""
 
 import dataclasses
+import datetime as dt
 import hashlib
 import io
 import time
@@ -9,10 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 import fastavro
+import psycopg
 
 from counterfoil.codec import encode
 from counterfoil.event import Event
 from counterfoil.ids import new_id, partition_key, task_id_of
+from counterfoil.signing import Signer, SigningKey
 from counterfoil_consumers.ingest import open_window
 from counterfoil_consumers.records import Reader, Record, Window
 from counterfoil_consumers.source import Source
@@ -22,6 +25,7 @@ from counterfoil_schemas import avro_schemas
 PRODUCER = new_id()
 _REVIEW = MappingProxyType({"by": "dana"})
 TASK = task_id_of("acme", "T-9")
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def event(kind: str = "review", body: Mapping[str, Any] | None = _REVIEW, **changes: Any) -> Event:
@@ -73,6 +77,24 @@ def source_of(ingester: Connection) -> Source:
 def reader(ingester: Connection, source: Source, window: Window | None = None) -> Reader:
     """A reader of such records, by default for the window of today."""
     return Reader(source.source_id, open_window(ingester) if window is None else window)
+
+
+def put_key(dsn: str, key: SigningKey, valid_from: dt.datetime = EPOCH, retired_at: dt.datetime | None = None) -> None:
+    """A key in the store of which a test knows the secret and sets the times; its tenant is registered."""
+    with psycopg.connect(dsn) as connection:
+        connection.execute("SET LOCAL ROLE counterfoil_owner")
+        connection.execute("INSERT INTO counterfoil.tenant (tenant) VALUES (%s) ON CONFLICT DO NOTHING", [key.tenant])
+        connection.execute(
+            "INSERT INTO counterfoil.tenant_key (tenant, key_id, key, made_at, valid_from, retired_at) "
+            "VALUES (%s, %s, %s, now(), %s, %s)",
+            [key.tenant, key.key_id, key.secret, valid_from, retired_at],
+        )
+
+
+def signature(key: SigningKey, value: bytes) -> tuple[str, bytes]:
+    """The header that signs a value."""
+    name, text = Signer(key).header(value)
+    return name, text.encode()
 
 
 def noise(size: int) -> str:

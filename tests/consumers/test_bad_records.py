@@ -22,16 +22,14 @@ from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.outbox import relay_now
 from counterfoil_consumers.store import Connection, fetch_one
 from counterfoil_schemas import topics
-from tests.consumers.bad_records import BAD
+from tests.consumers.bad_records import BAD, Sent, put_keys
 from tests.consumers.made import event, key_of
 from tests.consumers.nursery import Order, nursery
 from tests.fix_log import RecordsOf
 
-EVENTS = int(os.environ.get("COUNTERFOIL_TEST_BAD_AMONG", "6000"))
+EVENTS = int(os.environ.get("COUNTERFOIL_TEST_BAD_AMONG", "8000"))
 LARGE = ("1.04 MB of noise", "a megabyte of zeros in a frame")
 A_TASK = 20
-
-Sent = tuple[bytes | None, bytes | None, str]
 
 
 def good_events(count: int) -> list[Event]:
@@ -49,7 +47,7 @@ def mixture(events: list[Event]) -> list[Sent]:
     made: list[Sent] = []
     kinds = list(BAD)
     for number, one in enumerate(events):
-        made.append((encode(one), key_of(one), ""))
+        made.append(Sent(encode(one), key_of(one)))
         if number % 100 == 99:
             name = kinds[number // 100 % len(kinds)]
             if name not in LARGE or number < 100 * len(kinds):
@@ -59,10 +57,10 @@ def mixture(events: list[Event]) -> list[Sent]:
 
 def send(kafka: dict[str, str], topic: str, records: Sequence[Sent]) -> None:
     producer: Producer = new_producer(kafka, "test", {"message.max.bytes": 2_000_000, "linger.ms": 20})
-    for value, key, _ in records:
+    for value, key, _, headers in records:
         while True:
             try:
-                producer.produce(topic, value, key)
+                producer.produce(topic, value, key, headers=list(headers))
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -79,6 +77,7 @@ def test_bad_records_among_good_ones(
 ) -> None:
     topic = topics("local", topic_prefix)["events"].name
     operator.execute("INSERT INTO tenant (tenant) VALUES ('acme')")
+    put_keys(database)
     events = good_events(EVENTS)
     sent = mixture(events)
     send(kafka, topic, sent)
@@ -88,7 +87,7 @@ def test_bad_records_among_good_ones(
     stored = {row["event_id"].bytes for row in operator.execute("SELECT event_id FROM event")}
     assert stored == {one.event_id for one in events}
     assert fetch_one(operator, "SELECT sum(events)::int AS n FROM task")["n"] == len(events)  # type: ignore[arg-type]
-    expected = Counter((value, key, letter_class) for value, key, letter_class in sent if letter_class)
+    expected = Counter((value, key, letter_class) for value, key, letter_class, _ in sent if letter_class)
     letters = operator.execute("SELECT * FROM dead_letter").fetchall()
     assert Counter((row["value"], row["key"], row["letter_class"]) for row in letters) == expected
     log = {(record.partition, record.offset): (record.value, record.key) for record in records_of("events")}
@@ -110,7 +109,7 @@ def test_they_do_not_slow_it_down(
 ) -> None:
     """Clean and with one in a hundred bad, interleaved, three pairs."""
     events = good_events(max(EVENTS // 5, 12_000))
-    clean: list[Sent] = [(encode(one), key_of(one), "") for one in events]
+    clean = [Sent(encode(one), key_of(one)) for one in events]
     prefixes = {"clean": new_topics(), "bad": new_topics()}
     send(kafka, topics("local", prefixes["clean"])["events"].name, clean)
     send(kafka, topics("local", prefixes["bad"])["events"].name, mixture(events))
@@ -118,6 +117,7 @@ def test_they_do_not_slow_it_down(
     for _ in range(3):
         for name, prefix in prefixes.items():
             dsn = new_database()
+            put_keys(dsn)
             ingest = Ingest(kafka=kafka, dsn=dsn, profile="local", topic_prefix=prefix, admit_tenants=True)
             ends = ingest.end_offsets()
             began = time.perf_counter()
@@ -135,7 +135,7 @@ def test_a_record_that_ends_the_process_is_set_aside_undecoded(
     topic = topics("local", topic_prefix)["events"].name
     events = good_events(60)
     killer = dataclasses.replace(events[30], event_id=new_id(), kind="review", body={"by": "killer"})
-    sent: list[Sent] = [(encode(one), key_of(one), "") for one in [*events[:31], killer, *events[31:]]]
+    sent = [Sent(encode(one), key_of(one)) for one in [*events[:31], killer, *events[31:]]]
     send(kafka, topic, sent)
     deaths = 0
     with nursery(kafka["bootstrap.servers"], database, topic_prefix, tmp_path / "log") as one:

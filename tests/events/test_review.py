@@ -12,6 +12,7 @@ from counterfoil.ids import new_id, task_id_of
 from counterfoil.origin import Origin
 from counterfoil.redaction import Redacted, Redaction
 from counterfoil.session import Session
+from counterfoil.signing import NO_KEYS
 from tests.fix_log import Logged
 
 
@@ -64,7 +65,7 @@ def test_a_greeting_that_can_not_be_written_is_made_later(recorder: Recorder, lo
 def test_beats_go_on_with_very_many_open_tasks(recorder_settings: RecorderSettings, logged: Logged) -> None:
     """More than one event holds: then several beats list them all."""
     changed = recorder_settings.model_copy(update={"beat_interval_seconds": 2, "close_timeout_seconds": 30})
-    session = Session(changed, SINGLE_OBJECT, Redaction(changed))
+    session = Session(changed, SINGLE_OBJECT, Redaction(changed), NO_KEYS)
     ids = [new_id() for _ in range(21_000)]
     for task_id in ids:
         lane = session.lane(origin(task_id))

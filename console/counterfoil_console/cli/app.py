@@ -24,6 +24,7 @@ from counterfoil_console.cli import (
     services,
     setup,
     stack,
+    tenants,
 )
 from counterfoil_console.doctor import kafka_sentence
 from counterfoil_console.hostile import shown
@@ -39,7 +40,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 for part in (
-    stack, setup, keys, schemas, services, offsets, rebuild, people, completeness, blob, redaction, halts, doctor,
+    stack, setup, tenants, keys, schemas, services, offsets, rebuild, people, completeness, blob, redaction, halts,
+    doctor,
 ):  # fmt: skip
     part.add_to(app)
 

@@ -14,6 +14,7 @@ import typer
 from counterfoil.blobs import BlobReader
 from counterfoil.errors import CounterfoilError
 from counterfoil.redaction import Redaction
+from counterfoil.signing import signing_keys_of
 from counterfoil.wire_format import framing_of
 from counterfoil_console.cli.output import AsJson, open_store, print_json
 from counterfoil_console.logs import set_up_logs
@@ -146,6 +147,7 @@ def new_reconciler(settings: Settings, contracts: Contracts) -> Reconciler:
             environment=settings.environment,
             tenant=settings.tenant,
             framing=framing_of(settings),
+            signing=signing_keys_of(settings),
             blobs=BlobReader.from_settings(settings, limit_bytes=_LARGEST_TEXT_BYTES),
             redaction=Redaction(settings),
             interval=dt.timedelta(seconds=settings.reconcile_interval_seconds),

@@ -1,4 +1,4 @@
-"""`counterfoil migrate | topics | tenant | config`: what is set up before anything runs."""
+"""`counterfoil migrate | topics | config`: what is set up before anything runs."""
 
 import time
 from typing import Annotated
@@ -12,16 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from counterfoil.detection import rules_version
-from counterfoil.errors import UsageError
-from counterfoil.ids import is_tenant
 from counterfoil.registry import shown_address
 from counterfoil.settings import describe
 from counterfoil.urls import without_password
-from counterfoil_console.cli.output import AsJson, console, open_store, print_json
+from counterfoil_console.cli.output import AsJson, console, print_json
 from counterfoil_console.hostile import shown
 from counterfoil_console.settings import Settings, load
 from counterfoil_consumers.migrations import migrate as apply_migrations
-from counterfoil_consumers.store import queries
 from counterfoil_consumers.topics import TopicState, admin_client, create_missing, differences
 from counterfoil_consumers.topics import describe as describe_topics
 from counterfoil_schemas import topics as declared_topics
@@ -36,10 +33,6 @@ def add_to(app: typer.Typer) -> None:
     app.command()(migrate)
     app.command()(topics)
     app.command()(config)
-    tenant = typer.Typer(help="Tenants: whose events are stored.", no_args_is_help=True)
-    tenant.command("add")(add_tenant)
-    tenant.command("list")(list_tenants)
-    app.add_typer(tenant, name="tenant")
 
 
 def migrate(
@@ -157,28 +150,3 @@ def _shown_dsn(dsn: SecretStr) -> str:
     except psycopg.ProgrammingError:
         return "(set, but libpq can't read it)"
     return " ".join(f"{name}={parts[name]}" for name in _SHOWN_OF_A_DSN if parts.get(name)) or "(set)"
-
-
-def add_tenant(name: Annotated[str, typer.Argument(help="1 to 40 of a-z, 0-9, _ and -")]) -> None:
-    """Register a tenant: from now on its events are stored as its own.
-
-    Example: counterfoil tenant add acme
-    """
-    if not is_tenant(name):
-        raise UsageError(f"{name!r} is no tenant's name; write 1 to 40 of a-z, 0-9, _ and - (but not _operators)")
-    with open_store(load()) as store:
-        added = store.execute(queries("console")["add_tenant"], {"tenant": name}).rowcount
-    typer.echo(f"tenant {name} " + ("added" if added else "is registered already"))
-
-
-def list_tenants(as_json: AsJson = False) -> None:
-    """List the registered tenants.
-
-    Example: counterfoil tenant list
-    """
-    with open_store(load()) as store:
-        rows = store.execute(queries("console")["list_tenants"]).fetchall()
-    if as_json:
-        print_json(rows)
-    for row in () if as_json else rows:
-        typer.echo(f"{row['tenant']}  since {row['created_at']:%Y-%m-%d}")

@@ -98,8 +98,29 @@ GROUP BY letter_kind, letter_class ORDER BY 1, 2
 -- name: add_tenant
 INSERT INTO counterfoil.tenant (tenant) VALUES (%(tenant)s) ON CONFLICT DO NOTHING
 
+-- name: add_signed_tenant
+SELECT tenant, key_id, key, valid_from FROM counterfoil.add_signed_tenant(%(tenant)s)
+
+-- name: rotate_tenant_key
+SELECT tenant, key_id, key, made_at, valid_from FROM counterfoil.rotate_tenant_key(%(tenant)s, %(grace)s)
+
 -- name: list_tenants
 SELECT tenant, login_role, created_at FROM counterfoil.tenant ORDER BY tenant
+
+-- name: list_tenant_keys
+SELECT tenant, key_id, fingerprint, made_at, valid_from, retired_at, now() AS read_at FROM counterfoil.tenant_key
+ORDER BY tenant, made_at, key_id
+
+-- name: find_login_role
+-- Whether a role may log in and read as a tenant does, and whether it would see more than one tenant.
+SELECT rolcanlogin AND pg_has_role(oid, 'counterfoil_auditor', 'MEMBER') AS can_read,
+       rolsuper OR rolbypassrls OR pg_has_role(oid, 'counterfoil_operator', 'MEMBER')
+       OR pg_has_role(oid, 'counterfoil_ingester', 'MEMBER') OR pg_has_role(oid, 'counterfoil_reconciler', 'MEMBER')
+       OR pg_has_role(oid, 'counterfoil_owner', 'MEMBER') AS sees_all
+FROM pg_roles WHERE rolname = %(role)s
+
+-- name: set_login_role
+UPDATE counterfoil.tenant SET login_role = %(role)s WHERE tenant = %(tenant)s
 
 -- name: open_clients
 -- Producers that have said nothing of an end, with host and process, and whether they have acknowledged the order.

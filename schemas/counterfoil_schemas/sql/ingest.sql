@@ -325,5 +325,12 @@ SELECT counterfoil.open_partitions('standard', %(months_back)s, %(months_ahead)s
 -- name: find_tenants
 SELECT tenant FROM counterfoil.tenant
 
+-- name: find_tenant_keys
+-- All keys, milliseconds since the epoch; one row where there is none, for when they were read.
+SELECT (extract(epoch FROM r.read_at) * 1000)::bigint AS read_at, k.tenant, k.key_id, k.key,
+       (extract(epoch FROM k.valid_from) * 1000)::bigint AS valid_from,
+       (extract(epoch FROM k.retired_at) * 1000)::bigint AS retired_at
+FROM (SELECT now() AS read_at) AS r LEFT JOIN counterfoil.tenant_key AS k ON true
+
 -- name: admit_tenants
 SELECT counterfoil.admit_tenants(%(names)s)
