@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.fix_log",
     "tests.fix_shop",
     "tests.fix_tls",
+    "tests.fix_tenants",
 ]
