@@ -16,6 +16,8 @@ from counterfoil_consumers.store import Connection
 from tests.consumers.made import TASK, attempted, event, intent, key_of, noise, result
 from tests.fix_log import Logged, Produce, RecordsOf
 
+pytestmark = pytest.mark.oldest_too
+
 _RESUMED = """
 from counterfoil import Recorder
 with Recorder.from_env() as recorder, recorder.task("refund-request", task_ref="T-9") as task:

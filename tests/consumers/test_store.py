@@ -16,6 +16,8 @@ from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 from counterfoil_schemas import Migration, migrations
 from tests.fix_store import MIGRATOR
 
+pytestmark = pytest.mark.oldest_too
+
 
 @pytest.fixture
 def bare_database(admin_dsn: str, empty_database: str) -> Iterator[str]:
