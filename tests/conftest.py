@@ -2,7 +2,7 @@
 
 pytest_plugins = [
     "tests.fix_stack",
-    "tests.fix_debian",
+    "tests.fix_oldest",
     "tests.fix_store",
     "tests.fix_recorder",
     "tests.fix_registry",

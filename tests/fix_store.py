@@ -24,7 +24,7 @@ _PASSWORD = "only-on-loopback"
 def admin_dsn(request: pytest.FixtureRequest) -> str:
     """The administrator of the test's Postgres: makes databases, nothing else.
 
-    The stack's; for what is marked `oldest_too` once more the oldest that we support.
+    The stack's; for what is marked `oldest_postgres_too` once more the oldest that we support.
     """
     if getattr(request, "param", "newest") == "oldest":
         return str(request.getfixturevalue("oldest_postgres"))

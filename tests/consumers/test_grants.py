@@ -13,7 +13,7 @@ from counterfoil_consumers.ingest import open_window
 from counterfoil_consumers.store import Connection, connect
 from tests.fix_store import MIGRATOR
 
-pytestmark = pytest.mark.oldest_too
+pytestmark = pytest.mark.oldest_postgres_too
 
 TABLE = Path(__file__).with_name("grants.toml")
 Right = tuple[str, str, str, str]  # section, object, who, what

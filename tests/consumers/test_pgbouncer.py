@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from counterfoil import Recorder
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.store import Connection, connect, fetch_one
-from tests.fix_debian import NewPgBouncer
+from tests.fix_oldest import NewPgBouncer
 from tests.fix_store import MIGRATOR
 from tests.fix_tenants import TENANTS, Login
 

@@ -16,7 +16,7 @@ from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 from counterfoil_schemas import Migration, migrations
 from tests.fix_store import MIGRATOR
 
-pytestmark = pytest.mark.oldest_too
+pytestmark = pytest.mark.oldest_postgres_too
 
 
 @pytest.fixture

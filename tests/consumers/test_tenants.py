@@ -20,7 +20,7 @@ from psycopg.errors import (
 
 from tests.fix_tenants import OTHERS, TENANTS, Login, Relation, hidden_of, relations_of, tenants_in
 
-pytestmark = pytest.mark.oldest_too
+pytestmark = pytest.mark.oldest_postgres_too
 
 # What a tenant may read that names no tenant.
 OF_NOBODY = {

@@ -1,7 +1,8 @@
-"""Servers of Debian's packages, private to the run: the oldest Postgres that we support, and PgBouncer.
+"""The oldest servers that we support, and PgBouncer, private to the run.
 
-ops/install-test-packages.sh installs them. They run under the user that the local stack uses for Postgres, listen on
-the loopback interface alone, and end with the process that started them, however that ends.
+Kafka comes as the local stack's does. Postgres and PgBouncer are Debian's, which ops/install-test-packages.sh installs;
+they run under the user that the local stack uses for Postgres, listen on the loopback interface alone, and end with the
+process that started them, however that ends.
 """
 
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from counterfoil_console.stack import LocalStack, StackState, default_directories
+from counterfoil_console.stack.jars import read_lock
 from counterfoil_console.stack.layout import Layout
 from counterfoil_console.stack.ports import HOST, is_open, pick
 from counterfoil_console.stack.postgres import account, answers
@@ -28,12 +31,23 @@ RunAs = Callable[..., list[str]]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what is marked `oldest_too` on both servers."""
-    if metafunc.definition.get_closest_marker("oldest_too") and "admin_dsn" in metafunc.fixturenames:
-        servers = ["newest", "oldest"]
-        metafunc.parametrize(
-            "admin_dsn", servers, indirect=True, scope="session", ids=["postgres-18", f"postgres-{OLDEST}"]
-        )
+    """Run what is marked so on the newest and on the oldest server."""
+    for mark, fixture, names in (
+        ("oldest_postgres_too", "admin_dsn", ("postgres-18", f"postgres-{OLDEST}")),
+        ("oldest_kafka_too", "kafka", ("kafka-4.4", "kafka-3.3")),
+    ):
+        if metafunc.definition.get_closest_marker(mark) and fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, ["newest", "oldest"], indirect=True, scope="session", ids=names)
+
+
+@pytest.fixture(scope="session")
+def oldest_kafka() -> Iterator[StackState]:
+    """A stack with the oldest Kafka that we support: the first whose KRaft was ready for production."""
+    with tempfile.TemporaryDirectory(prefix="counterfoil-") as folder:
+        cache = default_directories(os.environ).cache
+        jars = read_lock(Path(__file__).with_name("kafka-3.3.lock.toml"))
+        with LocalStack(Path(folder) / "data", cache, os.environ.get("PATH"), locked_jars=jars).running() as state:
+            yield state
 
 
 def program(path: Path | str, package: str) -> str:
