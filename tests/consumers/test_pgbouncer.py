@@ -1,4 +1,4 @@
-"""Behind PgBouncer: transaction mode for tenants' logins, session mode for services (docs/tenants.md)."""
+"""Behind PgBouncer: transaction mode for tenants' logins, session mode for services (docs/tenancy.md)."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ Reach = Callable[[str], Login]
 def reach(
     login_roles: dict[str, str], filled: Connection, database: str, new_pgbouncer: NewPgBouncer
 ) -> Iterator[Reach]:
-    """Connects as a tenant, as docs/tenants.md says."""
+    """Connects as a tenant, as docs/tenancy.md says."""
     limits = {"max_user_connections": 2, "idle_transaction_timeout": 1, "query_timeout": 3}
     with new_pgbouncer([*login_roles.values()], pool_mode="transaction", **limits) as dsn, ExitStack() as opened:
         name = conninfo_to_dict(database)["dbname"]
