@@ -18,6 +18,7 @@ from psycopg.errors import (
     WrongObjectType,
 )
 
+from counterfoil_consumers.outbox import relay_now
 from tests.fix_tenants import OTHERS, TENANTS, Login, Relation, hidden_of, relations_of, tenants_in
 
 pytestmark = pytest.mark.oldest_postgres_too
@@ -398,6 +399,21 @@ def test_no_function_says_anything_of_another(acme: Login, is_silent: Callable[[
         assert is_silent(said), name
         if not said:
             assert is_silent(acme.execute(sql.SQL(call)).fetchall()), name
+
+
+def test_a_tenant_holds_nobody_up(acme: Login, kafka: dict[str, str], database: str, full: Login) -> None:
+    """Neither by locks that any login may take, nor by reading and not ending."""
+    full.execute("UPDATE counterfoil.outbox SET relayed_at = NULL")
+    [[waiting]] = full.execute("SELECT count(*)::int FROM counterfoil.outbox").fetchall()
+    its_own = readable(acme)
+    with acme.transaction():
+        for name in ("relay", "outbox", "open_partitions"):
+            acme.execute("SELECT pg_advisory_xact_lock(hashtext('counterfoil.' || %s))", [name])
+        for relation in its_own:
+            acme.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(relation.sql))
+        full.execute("SET lock_timeout = '1s'")
+        assert full.execute("SELECT counterfoil.open_partitions('standard', 20, 3)").fetchall() == [(8,)]
+        assert relay_now(database, "ingester", kafka) == waiting > 0
 
 
 def test_nothing_of_another_is_in_the_catalog(acme: Login, login: Connect, is_silent: Callable[[object], bool]) -> None:

@@ -94,6 +94,10 @@ ALTER TABLE dead_letter ALTER COLUMN value SET STORAGE EXTERNAL;
 ALTER TABLE outbox ALTER COLUMN value SET STORAGE EXTERNAL;
 CREATE INDEX outbox_waiting ON outbox (outbox_id) WHERE relayed_at IS NULL;
 
+-- What one does at a time, by a lock on its row. Not an advisory lock: any login may hold those, a tenant's, too.
+CREATE TABLE turn (name text PRIMARY KEY);
+INSERT INTO turn VALUES ('relay'), ('open_partitions');
+
 -- Who may judge one tenant's effects on one target now.
 CREATE TABLE check_lease (
     tenant     text NOT NULL,
@@ -185,7 +189,7 @@ DECLARE
     leaf text;
     made int := 0;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('counterfoil.open_partitions'));
+    PERFORM FROM turn WHERE name = 'open_partitions' FOR UPDATE;
     FOR month IN
         SELECT generate_series(
             date_trunc('month', now(), 'UTC') - make_interval(months => months_back),
@@ -296,6 +300,7 @@ GRANT INSERT, UPDATE ON tenant TO counterfoil_operator;
 GRANT SELECT, INSERT, UPDATE ON ingest_offset, outbox TO counterfoil_ingester;
 GRANT SELECT, INSERT ON dead_letter, log_source, log_gap TO counterfoil_ingester;
 GRANT SELECT ON tenant TO counterfoil_ingester;
+GRANT SELECT, UPDATE ON turn TO counterfoil_ingester, counterfoil_reconciler;
 
 GRANT SELECT ON tenant, ingest_offset, log_source TO counterfoil_reconciler;
 GRANT SELECT, INSERT, UPDATE ON check_lease, check_state, target_baseline, outbox, dead_letter TO counterfoil_reconciler;
