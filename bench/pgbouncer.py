@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,15 +60,15 @@ def served(command: list[str], log: Path, is_up: Callable[[], bool]) -> Iterator
 
 
 @contextmanager
-def pgbouncer(server_dsn: str, users: Sequence[str], **settings: str | int) -> Iterator[str]:
+def pgbouncer(server_dsn: str, users: Mapping[str, str], **settings: str | int) -> Iterator[str]:
     """A PgBouncer before a Postgres; gives a DSN without database and user.
 
-    `users` are logins with PASSWORD; other keywords are settings of pgbouncer.ini.
+    `users` are logins with their passwords or SCRAM secrets; keywords are settings of pgbouncer.ini.
     """
     server = conninfo_to_dict(server_dsn)
     with folder_of_servers() as (folder, run_as):
         port = pick(None, ())
-        (folder / "users").write_text("".join(f'"{user}" "{PASSWORD}"\n' for user in users))
+        (folder / "users").write_text("".join(f'"{user}" "{secret}"\n' for user, secret in users.items()))
         ours = {
             "listen_addr": HOST, "listen_port": port, "unix_socket_dir": "", "auth_type": "scram-sha-256",
             "auth_file": folder / "users",

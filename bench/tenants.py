@@ -159,7 +159,7 @@ def _kept(dsn: str, tenants: int) -> Iterator[Use]:
 @contextmanager
 def _bounced(server_dsn: str, tenants: int, backends: int) -> Iterator[Use]:
     """The same, to a PgBouncer that has so many connections to Postgres."""
-    users = [f"reader_{number}" for number in range(tenants)]
+    users = {f"reader_{number}": PASSWORD for number in range(tenants)}
     settings = {"max_client_conn": tenants + 100, "default_pool_size": 1, "max_db_connections": backends}
     with (
         pgbouncer(server_dsn, users, pool_mode="transaction", **settings) as dsn,

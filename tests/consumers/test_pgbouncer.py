@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from bench.pgbouncer import PASSWORD
 from counterfoil import Recorder
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.store import Connection, connect, fetch_one
@@ -22,11 +23,17 @@ Reach = Callable[[str], Login]
 
 @pytest.fixture
 def reach(
-    login_roles: dict[str, str], filled: Connection, database: str, new_pgbouncer: NewPgBouncer
+    login_roles: dict[str, str], filled: Connection, superuser: Login, database: str, new_pgbouncer: NewPgBouncer
 ) -> Iterator[Reach]:
     """Connects as a tenant, as docs/tenancy.md says."""
     limits = {"max_user_connections": 2, "idle_transaction_timeout": 1, "query_timeout": 3}
-    with new_pgbouncer([*login_roles.values()], pool_mode="transaction", **limits) as dsn, ExitStack() as opened:
+    names = list(login_roles.values())
+    secrets = superuser.execute(
+        "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = ANY(%s)", [names]
+    ).fetchall()
+    assert len(secrets) == len(names)
+    assert all(secret.startswith("SCRAM-SHA-256$") for _, secret in secrets)
+    with new_pgbouncer(dict(secrets), pool_mode="transaction", **limits) as dsn, ExitStack() as opened:
         name = conninfo_to_dict(database)["dbname"]
 
         def open_one(tenant: str) -> Login:
@@ -92,7 +99,7 @@ def test_ingest_works_in_session_mode(
     with recorder.task("t") as task, task.effect("refund", target="pay", args={"of": 1}) as one:
         one.ok()
     recorder.close()
-    with new_pgbouncer([MIGRATOR], pool_mode="session") as dsn:
+    with new_pgbouncer({MIGRATOR: PASSWORD}, pool_mode="session") as dsn:
         to = make_conninfo(dsn, dbname=conninfo_to_dict(database)["dbname"], user=MIGRATOR)
         ingest = Ingest(kafka=kafka, dsn=to, profile="local", topic_prefix=topic_prefix, admit_tenants=True)
         ends = ingest.end_offsets()
@@ -105,7 +112,7 @@ def test_ingest_works_in_session_mode(
 
 def test_services_are_mixed_up_in_transaction_mode(database: str, new_pgbouncer: NewPgBouncer) -> None:
     """Why it is not for them: the role that one takes is the other's, too."""
-    with new_pgbouncer([MIGRATOR], pool_mode="transaction", default_pool_size=1) as dsn:
+    with new_pgbouncer({MIGRATOR: PASSWORD}, pool_mode="transaction", default_pool_size=1) as dsn:
         to = make_conninfo(dsn, dbname=conninfo_to_dict(database)["dbname"], user=MIGRATOR)
         ingester = connect(to, "ingester", application="test")
         with closing(ingester), closing(connect(to, "reconciler", application="test")):
