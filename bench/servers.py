@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from counterfoil_console.stack import LocalStack, default_directories
+from counterfoil_console.stack import LocalStack, PostgresOptions, default_directories
 from counterfoil_consumers.topics import admin_client, create_missing
 from counterfoil_schemas import topics
 
@@ -25,12 +25,13 @@ class Servers:
 
 
 @contextmanager
-def servers() -> Iterator[Servers]:
+def servers(postgres: PostgresOptions | None = None) -> Iterator[Servers]:
     """Start them, and end them."""
+    options = postgres or PostgresOptions()
     cache = default_directories(os.environ).cache
     with (
         tempfile.TemporaryDirectory(prefix="counterfoil-bench-") as folder,
-        LocalStack(Path(folder) / "data", cache, os.environ.get("PATH")).running() as state,
+        LocalStack(Path(folder) / "data", cache, os.environ.get("PATH"), postgres=options).running() as state,
     ):
         kafka = {"bootstrap.servers": state.bootstrap_servers}
         prefix = f"b{uuid.uuid4().hex[:8]}."

@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "tests.fix_stack",
+    "tests.fix_oldest",
     "tests.fix_store",
     "tests.fix_recorder",
     "tests.fix_registry",
@@ -9,4 +10,5 @@ pytest_plugins = [
     "tests.fix_log",
     "tests.fix_shop",
     "tests.fix_tls",
+    "tests.fix_tenants",
 ]

@@ -31,9 +31,11 @@ def stack() -> Iterator[StackState]:
 
 
 @pytest.fixture(scope="session")
-def kafka(stack: StackState) -> dict[str, str]:
-    """librdkafka's settings for the running broker."""
-    return {"bootstrap.servers": stack.bootstrap_servers}
+def kafka(request: pytest.FixtureRequest) -> dict[str, str]:
+    """librdkafka's settings for the running broker; for what is marked `oldest_kafka_too` once more the oldest one."""
+    oldest = getattr(request, "param", "newest") == "oldest"
+    running: StackState = request.getfixturevalue("oldest_kafka" if oldest else "stack")
+    return {"bootstrap.servers": running.bootstrap_servers}
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ Everything runs as a role with CREATEROLE and no more, as on a managed Postgres.
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import psycopg
 import pytest
@@ -21,18 +21,24 @@ _PASSWORD = "only-on-loopback"
 
 
 @pytest.fixture(scope="session")
-def admin_dsn(stack: StackState) -> str:
-    """The administrator of the test's Postgres: makes databases, nothing else."""
+def admin_dsn(request: pytest.FixtureRequest) -> str:
+    """The administrator of the test's Postgres: makes databases, nothing else.
+
+    The stack's; for what is marked `oldest_postgres_too` once more the oldest that we support.
+    """
+    if getattr(request, "param", "newest") == "oldest":
+        return str(request.getfixturevalue("oldest_postgres"))
+    stack: StackState = request.getfixturevalue("stack")
     return stack.postgres_dsn
 
 
 @pytest.fixture(scope="session")
 def empty_database(admin_dsn: str) -> str:
-    """DSN of the migrator on a database without anything in it."""
-    with psycopg.connect(admin_dsn, autocommit=True) as admin:
-        role, password = sql.Identifier(MIGRATOR), sql.Literal(_PASSWORD)
+    """DSN of the migrator on a database without anything in it, or with the store that it made there before."""
+    role, password = sql.Identifier(MIGRATOR), sql.Literal(_PASSWORD)
+    with psycopg.connect(admin_dsn, autocommit=True) as admin, suppress(psycopg.errors.DuplicateObject):
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEROLE PASSWORD {}").format(role, password))
-        admin.execute(sql.SQL("CREATE DATABASE template_store OWNER {}").format(sql.Identifier(MIGRATOR)))
+        admin.execute(sql.SQL("CREATE DATABASE template_store OWNER {}").format(role))
     return make_conninfo(admin_dsn, dbname="template_store", user=MIGRATOR, password=_PASSWORD)
 
 

@@ -1,7 +1,7 @@
 """What we emit goes through Postgres first: final bytes, in the transaction of the decision.
 
 The relay sends them at least once and unchanged, so a consumer collapses repetitions on `event_id`.
-One relay works at a time, whoever holds the advisory lock.
+One relay works at a time, whoever has the turn.
 """
 
 import json

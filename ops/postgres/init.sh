@@ -55,4 +55,6 @@ CREATE DATABASE registry OWNER registry;
 REVOKE ALL ON DATABASE registry FROM PUBLIC;
 -- Last, for the health check asks for this one: it answers only once everything above is there.
 CREATE DATABASE counterfoil OWNER counterfoil_migrator;
+-- Nothing of ours makes temporary tables or functions, and a tenant's login needs none.
+REVOKE TEMPORARY ON DATABASE counterfoil FROM PUBLIC;
 SQL

@@ -18,6 +18,8 @@ from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import Connection, connect
 from tests.consumers.made import event, reader, record, source_of
 
+pytestmark = pytest.mark.oldest_postgres_too
+
 TASKS = [bytes([9]) * 16, bytes([8]) * 16]
 PRODUCERS = [bytes([7]) * 16, bytes([6]) * 16]
 NUMBER = itertools.count()

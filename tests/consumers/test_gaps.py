@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable
 
+import pytest
 from confluent_kafka import Producer
 
 from counterfoil.codec import encode
@@ -25,6 +26,7 @@ def log_end(kafka: dict[str, str], topic: str) -> int:
     return sum(end_offsets(admin, topic, 24))
 
 
+@pytest.mark.oldest_kafka_too
 def test_markers_and_aborted_records_are_on_record(
     kafka: dict[str, str],
     topic_prefix: str,

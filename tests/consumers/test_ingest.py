@@ -16,6 +16,8 @@ from counterfoil_consumers.store import Connection
 from tests.consumers.made import TASK, attempted, event, intent, key_of, noise, result
 from tests.fix_log import Logged, Produce, RecordsOf
 
+pytestmark = pytest.mark.oldest_postgres_too
+
 _RESUMED = """
 from counterfoil import Recorder
 with Recorder.from_env() as recorder, recorder.task("refund-request", task_ref="T-9") as task:
@@ -54,6 +56,7 @@ def test_retried_and_resumed_it_is_one_effect_and_another_step_is_another(
     assert (task_row["status"], task_row["title"], task_row["events"]) == ("completed", "refund-request", 12)
 
 
+@pytest.mark.oldest_kafka_too
 def test_every_event_of_a_recorder_is_stored_as_it_was_sent(
     recorder: Recorder, ingest_all: Callable[[], None], operator: Connection, records_of: RecordsOf
 ) -> None:

@@ -34,6 +34,7 @@ def stored(operator: Connection) -> int:
     return int(row["n"])
 
 
+@pytest.mark.oldest_kafka_too
 def test_two_members_share_the_partitions_and_one_takes_over(
     recorder: Recorder, new_ingest: NewIngest, operator: Connection, logged: Logged
 ) -> None:

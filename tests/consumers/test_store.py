@@ -1,7 +1,7 @@
 """The store's schema, who may do what in it, and what is said when it can't be used."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import psycopg
@@ -9,19 +9,15 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from counterfoil import Recorder
-from counterfoil.codec import encode
 from counterfoil_consumers.errors import StoreAway, StoreError
 from counterfoil_consumers.ingest import _GROUP, _LIMITS
 from counterfoil_consumers.migrations import Applied, applied, migrate, pending
 from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 from counterfoil_schemas import Migration, migrations
-from tests.consumers.made import event, intent, key_of
-from tests.fix_log import Produce
 from tests.fix_store import MIGRATOR
 
 HAVE = {migration.number: Applied(migration.phase, migration.sha256) for migration in migrations()}
-SERVICES = {f"counterfoil_{name}" for name in ("ingester", "reconciler", "auditor", "operator", "eraser")}
+pytestmark = pytest.mark.oldest_postgres_too
 
 
 @pytest.fixture
@@ -155,47 +151,6 @@ def test_every_limit_is_below_the_group_s_session_timeout(database: str) -> None
             assert 0 < int(row["setting"]) < session, name
 
 
-def test_nobody_but_the_owner_may_delete_or_truncate(operator: Connection) -> None:
-    tables = operator.execute(
-        "SELECT c.oid::regclass::text AS name FROM pg_class AS c WHERE c.relnamespace = 'counterfoil'::regnamespace "
-        "AND c.relkind IN ('r', 'p', 'v', 'm')"
-    ).fetchall()
-    assert len(tables) > 15
-    rights = operator.execute(
-        "SELECT c.oid::regclass::text AS name, coalesce(g.rolname, 'PUBLIC') AS grantee, a.privilege_type AS right "
-        "FROM pg_class AS c, aclexplode(c.relacl) AS a LEFT JOIN pg_roles AS g ON g.oid = a.grantee "
-        "WHERE c.relnamespace = 'counterfoil'::regnamespace"
-    ).fetchall()
-    given = {(row["grantee"], row["right"]) for row in rights}
-    assert {grantee for grantee, right in given if right in ("DELETE", "TRUNCATE")} == {"counterfoil_owner"}
-    assert {grantee for grantee, _ in given} <= SERVICES | {"counterfoil_owner", "PUBLIC"}
-    assert {(row["name"], row["right"]) for row in rights if row["grantee"] == "PUBLIC"} == {
-        ("schema_migration", "SELECT")
-    }
-    assert ("counterfoil_auditor", "SELECT") in given
-    assert {right for grantee, right in given if grantee == "counterfoil_auditor"} == {"SELECT"}
-
-
-def test_no_role_is_more_than_it_must_be(operator: Connection) -> None:
-    roles = operator.execute("SELECT * FROM pg_roles WHERE rolname LIKE 'counterfoil\\_%'").fetchall()
-    assert {row["rolname"] for row in roles} == SERVICES | {"counterfoil_owner"}
-    for row in roles:
-        powers = ("rolsuper", "rolcreaterole", "rolcreatedb", "rolcanlogin", "rolreplication", "rolbypassrls")
-        assert [power for power in powers if row[power]] == []
-
-
-def test_the_ingester_writes_what_it_may_not_read(operator: Connection) -> None:
-    row = operator.execute(
-        "SELECT has_column_privilege('counterfoil_ingester', 'counterfoil.event', 'body', 'SELECT') AS body, "
-        "has_column_privilege('counterfoil_ingester', 'counterfoil.event', 'value', 'SELECT') AS value, "
-        "has_column_privilege('counterfoil_ingester', 'counterfoil.event', 'value_sha256', 'SELECT') AS digest, "
-        "has_table_privilege('counterfoil_ingester', 'counterfoil.event_astray_all', 'INSERT') AS insert, "
-        "has_table_privilege('counterfoil_ingester', 'counterfoil.event_astray_all', 'SELECT') AS leaf, "
-        "has_table_privilege('counterfoil_ingester', 'counterfoil.event', 'UPDATE') AS update"
-    ).fetchone()
-    assert row == {"body": False, "value": False, "digest": True, "insert": True, "leaf": False, "update": False}
-
-
 def test_every_table_that_names_a_tenant_has_row_level_security(operator: Connection) -> None:
     rows = operator.execute(
         "SELECT c.oid::regclass::text AS name, c.relrowsecurity AND c.relforcerowsecurity AS secured "
@@ -227,118 +182,17 @@ def test_no_function_with_the_owner_s_rights_is_for_everybody(operator: Connecti
         assert any(setting.startswith("search_path=") for setting in row["config"])
 
 
-TENANTS = ("acme", "globex")
-
-
-@pytest.fixture
-def filled(recorder: Recorder, produce: Produce, ingest_all: Callable[[], None], operator: Connection) -> Connection:
-    """A store in which both tenants have rows in every table."""
-    for tenant in TENANTS:
-        with recorder.task("t", tenant=tenant) as task, task.effect("refund", target="pay", args={"of": tenant}) as one:
-            one.ok()
-        verdict = {
-            "target": "pay",
-            "verdict": "not_applied",
-            "check_seq": 1,
-            "contract_version": "1",
-            "contract_digest": b"\x01",
-            "evidence": "{}",
-            "resources": [{"resource": "refunds", "key": f'"{tenant}"'}],
-        }
-        judged = event("verdict", verdict, tenant=tenant, task_id=task.task_id, effect_id=one.effect_id)
-        found = event("verdict", verdict, tenant=tenant, task_id=task.task_id)
-        stray = event(tenant=tenant, retention_class="legal")
-        clash = intent(tenant=tenant, event_id=judged.event_id, task_id=task.task_id)
-        for made in (judged, judged, found, stray, clash):
-            produce(encode(made), key_of(made))
-    produce(b"of nobody", b"key")
-    recorder.close()
-    ingest_all()
-    return operator
-
-
-VISIBLE = (
-    *("event", "event_astray", "effect", "effect_resource", "target_change", "task", "producer", "duplicate"),
-    *("dead_letter", "tenant", "effect_state", "drift", "producer_claim", "completeness"),
-)
-
-
-@pytest.fixture
-def logins(admin_dsn: str, filled: Connection) -> Iterator[dict[str, str]]:
-    """A login role for each tenant, as its own SQL would use, and one that belongs to none."""
-    roles = {tenant: f"reader_{tenant}" for tenant in (*TENANTS, "nobody")}
-    with psycopg.connect(admin_dsn, autocommit=True) as admin:
-        for role in roles.values():
-            admin.execute(
-                sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'only-on-loopback' IN ROLE counterfoil_auditor").format(
-                    sql.Identifier(role)
-                )
-            )
-        for tenant in TENANTS:
-            filled.execute("UPDATE tenant SET login_role = %s WHERE tenant = %s", [roles[tenant], tenant])
-        yield roles
-        for role in roles.values():
-            admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
-
-
-def tenants_seen(connection: psycopg.Connection[tuple[str]], table: str) -> set[str]:
-    query = sql.SQL("SELECT DISTINCT tenant FROM counterfoil.{}").format(sql.Identifier(table))
-    return {row[0] for row in connection.execute(query)}
-
-
-def test_a_tenant_sees_its_own_rows_alone(logins: dict[str, str], database: str, filled: Connection) -> None:
-    for table in VISIBLE:
-        everything = {row["tenant"] for row in filled.execute(f"SELECT DISTINCT tenant FROM {table}")}
-        assert everything - {None} == set(TENANTS), table
-    for tenant in TENANTS:
-        with psycopg.connect(make_conninfo(database, user=logins[tenant]), autocommit=True) as connection:
-            for table in VISIBLE:
-                assert tenants_seen(connection, table) == {tenant}, table
-            connection.execute("SET ROLE counterfoil_auditor")
-            assert tenants_seen(connection, "event") == {tenant}
-            connection.execute("RESET ROLE")
-            for statement in HOSTILE:
-                with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                    connection.execute(statement)
-    with psycopg.connect(make_conninfo(database, user=logins["nobody"]), autocommit=True) as connection:
-        for table in VISIBLE:
-            assert tenants_seen(connection, table) == set(), table
-
-
-HOSTILE = (
-    sql.SQL("SELECT * FROM counterfoil.event_standard"),
-    sql.SQL("SELECT * FROM counterfoil.outbox"),
-    sql.SQL("SELECT * FROM counterfoil.ingest_offset"),
-    sql.SQL("SELECT * FROM counterfoil.check_state"),
-    sql.SQL("INSERT INTO counterfoil.tenant (tenant) VALUES ('x')"),
-    sql.SQL("UPDATE counterfoil.tenant SET login_role = 'reader_acme'"),
-    sql.SQL("DELETE FROM counterfoil.event"),
-    sql.SQL("TRUNCATE counterfoil.task"),
-    sql.SQL("SELECT counterfoil.admit_tenants(ARRAY['x'])"),
-    sql.SQL("SELECT counterfoil.open_partitions('standard', 1, 1)"),
-    sql.SQL("SET ROLE counterfoil_operator"),
-    sql.SQL("SET ROLE counterfoil_owner"),
-    sql.SQL("SET SESSION AUTHORIZATION test_migrator"),
-    sql.SQL("ALTER TABLE counterfoil.event DISABLE ROW LEVEL SECURITY"),
-    sql.SQL("CREATE TABLE counterfoil.mine ()"),
-)
-
-
-def test_no_leaf_can_be_read_around_its_parent(logins: dict[str, str], database: str, filled: Connection) -> None:
-    leaves = filled.execute(
-        "SELECT c.relname AS name FROM pg_class AS c WHERE c.relispartition AND c.relkind = 'r' "
-        "AND c.relnamespace = 'counterfoil'::regnamespace"
-    ).fetchall()
-    assert len(leaves) == 16 + 1  # the months, and those astray
-    with psycopg.connect(make_conninfo(database, user=logins["acme"]), autocommit=True) as connection:
-        for leaf in leaves:
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute(sql.SQL("SELECT FROM counterfoil.{}").format(sql.Identifier(leaf["name"])))
-
-
 def test_partitions_are_opened_once_and_without_holes(database: str) -> None:
     months = {"months_back": 13, "months_ahead": 2}
     with closing(connect(database, "ingester", application="test")) as connection:
         first = fetch_one(connection, queries("ingest")["open_window"], months)
         again = fetch_one(connection, queries("ingest")["open_window"], months)
     assert (first["made"], again["made"]) == (16, 0)
+
+
+def test_partitions_are_opened_beside_a_reader_that_does_not_end(database: str, operator: Connection) -> None:
+    """It would wait for the reader, and every other reader for it."""
+    months = {"months_back": 1, "months_ahead": 1}
+    with operator.transaction(), closing(connect(database, "ingester", application="test", lock_timeout="1s")) as own:
+        operator.execute("SELECT FROM event")
+        assert fetch_one(own, queries("ingest")["open_window"], months)["made"] == 3

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from counterfoil_console.stack import LocalStack, default_directories
@@ -98,6 +99,17 @@ def test_a_service_acts_as_its_own_role_and_no_other(initialised: str, name: str
     for other in {"owner", *SERVICES.values()} - {SERVICES[name]}:
         with pytest.raises(StoreError, match=f"may not act as counterfoil_{other}"):
             connect(dsn, other, application="test")
+
+
+def test_a_tenant_s_login_makes_nothing_of_its_own(initialised: str) -> None:
+    with psycopg.connect(_dsn(initialised, "migrator"), autocommit=True) as migrator:
+        migrator.execute("CREATE ROLE reader_1 LOGIN PASSWORD 'only-on-loopback' IN ROLE counterfoil_auditor")
+    reader = make_conninfo(initialised, user="reader_1", password="only-on-loopback", dbname="counterfoil")
+    with psycopg.connect(reader, autocommit=True) as connection:
+        assert connection.execute("SELECT FROM counterfoil.event").fetchall() == []
+        for statement in ("CREATE TEMP TABLE mine ()", "CREATE TABLE mine ()", "CREATE SCHEMA mine"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(sql.SQL(statement))
 
 
 def test_the_registry_has_a_database_that_nobody_else_enters(initialised: str) -> None:

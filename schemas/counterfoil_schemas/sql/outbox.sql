@@ -5,7 +5,7 @@ INSERT INTO counterfoil.outbox (topic, event_id, key, value, headers)
 VALUES (%(topic)s, %(event_id)s, %(key)s, %(value)s, %(headers)s)
 
 -- name: try_to_relay_alone
-SELECT pg_try_advisory_xact_lock(hashtext('counterfoil.outbox')) AS alone
+SELECT count(*) = 1 AS alone FROM (SELECT FROM counterfoil.turn WHERE name = 'relay' FOR UPDATE SKIP LOCKED) AS taken
 
 -- name: find_waiting
 -- The oldest of each topic, so that a topic that can't be written holds up no other.

@@ -95,6 +95,10 @@ ALTER TABLE dead_letter ALTER COLUMN value SET STORAGE EXTERNAL;
 ALTER TABLE outbox ALTER COLUMN value SET STORAGE EXTERNAL;
 CREATE INDEX outbox_waiting ON outbox (outbox_id) WHERE relayed_at IS NULL;
 
+-- What one does at a time, by a lock on its row. Not an advisory lock: any login may hold those, a tenant's, too.
+CREATE TABLE turn (name text PRIMARY KEY);
+INSERT INTO turn VALUES ('relay'), ('open_partitions');
+
 -- Who may judge one tenant's effects on one target now.
 CREATE TABLE check_lease (
     tenant     text NOT NULL,
@@ -159,6 +163,25 @@ CREATE FUNCTION first_id(moment timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE
     SELECT (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
+-- The planner's estimates, which EXPLAIN shows, are made from the values of all tenants: without statistics of columns they
+-- say nothing of another's. For a table and its partitions.
+CREATE PROCEDURE keep_no_statistics(relation regclass) LANGUAGE plpgsql AS $$
+DECLARE
+    part regclass;
+    changes text;
+BEGIN
+    FOR part, changes IN
+        SELECT attrelid, string_agg(format('ALTER COLUMN %I SET STATISTICS 0', attname), ', ')
+        FROM pg_attribute
+        WHERE (attrelid = relation OR attrelid IN (SELECT relid FROM pg_partition_tree(relation)))
+          AND attnum > 0 AND NOT attisdropped
+        GROUP BY attrelid
+    LOOP
+        EXECUTE format('ALTER TABLE %s %s', part, changes);
+    END LOOP;
+END
+$$;
+
 -- Makes the monthly partitions of a class from `months_back` before to `months_ahead` after this month.
 CREATE FUNCTION open_partitions(class text, months_back int, months_ahead int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
@@ -167,7 +190,7 @@ DECLARE
     leaf text;
     made int := 0;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('counterfoil.open_partitions'));
+    PERFORM FROM turn WHERE name = 'open_partitions' FOR UPDATE;
     FOR month IN
         SELECT generate_series(
             date_trunc('month', now(), 'UTC') - make_interval(months => months_back),
@@ -176,8 +199,12 @@ BEGIN
     LOOP
         leaf := format('event_%s_%s', class, to_char(month AT TIME ZONE 'UTC', 'YYYY_MM'));
         CONTINUE WHEN to_regclass(format('counterfoil.%I', leaf)) IS NOT NULL;
-        EXECUTE format('CREATE TABLE counterfoil.%I PARTITION OF counterfoil.%I FOR VALUES FROM (%L) TO (%L)',
-            leaf, 'event_' || class, first_id(month), first_id(month + interval '1 month'));
+        -- Attached, not made as a partition: that would wait for every reader of event, and everybody behind it.
+        EXECUTE format('CREATE TABLE counterfoil.%I (LIKE counterfoil.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+            leaf, 'event_' || class);
+        EXECUTE format('ALTER TABLE counterfoil.%I ATTACH PARTITION counterfoil.%I FOR VALUES FROM (%L) TO (%L)',
+            'event_' || class, leaf, first_id(month), first_id(month + interval '1 month'));
+        CALL counterfoil.keep_no_statistics(format('counterfoil.%I', leaf)::regclass);
         EXECUTE format('GRANT INSERT ON counterfoil.%I TO counterfoil_ingester', leaf);
         made := made + 1;
     END LOOP;
@@ -248,6 +275,7 @@ BEGIN
                     USING (true) WITH CHECK (true)', relation);
     EXECUTE format('CREATE POLICY own_rows ON %s FOR SELECT TO counterfoil_auditor
                     USING (tenant = (SELECT counterfoil.current_tenant()))', relation);
+    CALL counterfoil.keep_no_statistics(relation);
 END
 $$;
 CALL close_to_others('tenant');
@@ -261,7 +289,7 @@ CREATE POLICY owner_rows ON tenant TO counterfoil_owner USING (true) WITH CHECK 
 -- Who may do what. Nobody may DELETE or TRUNCATE.
 
 REVOKE EXECUTE ON FUNCTION skip_offsets, retire_topics, open_partitions, current_tenant, admit_tenants FROM PUBLIC;
-REVOKE EXECUTE ON PROCEDURE close_to_others FROM PUBLIC;
+REVOKE EXECUTE ON PROCEDURE close_to_others, keep_no_statistics FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION skip_offsets, retire_topics TO counterfoil_operator;
 GRANT EXECUTE ON FUNCTION open_partitions, admit_tenants TO counterfoil_ingester;
 GRANT EXECUTE ON FUNCTION current_tenant TO counterfoil_auditor, counterfoil_operator, counterfoil_ingester, counterfoil_reconciler;
@@ -273,6 +301,7 @@ GRANT INSERT, UPDATE ON tenant TO counterfoil_operator;
 GRANT SELECT, INSERT, UPDATE ON ingest_offset, outbox TO counterfoil_ingester;
 GRANT SELECT, INSERT ON dead_letter, log_source, log_gap TO counterfoil_ingester;
 GRANT SELECT ON tenant TO counterfoil_ingester;
+GRANT SELECT, UPDATE ON turn TO counterfoil_ingester, counterfoil_reconciler;
 
 GRANT SELECT ON tenant, ingest_offset, log_source TO counterfoil_reconciler;
 GRANT SELECT, INSERT, UPDATE ON check_lease, check_state, target_baseline, outbox, dead_letter TO counterfoil_reconciler;
