@@ -9,9 +9,9 @@ _MONTHS_BACK, _MONTHS_AHEAD = 13, 2
 
 
 def open_window(connection: Connection) -> Window:
-    """Make the monthly partitions of each class from 13 months back to 2 ahead, and return the ids that all there are hold.
+    """Make each class's monthly partitions from 13 months back to 2 ahead; returns what ids all those that stand hold.
 
-    A month that its policy has no use for, or that was dropped, is not made.
+    A month that is past its time, or was dropped, is not made.
     """
     make_partitions(connection)
     leaves: defaultdict[str, list[Leaf]] = defaultdict(list)

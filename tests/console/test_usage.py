@@ -10,7 +10,8 @@ from .conftest import Call
 COMMANDS = [
     "up", "down", "status", "env", "migrate", "topics", "config", "tenant add", "tenant list", "key new", "key list",
     "ingest", "reconcile", "timeline", "drift", "completeness", "blob", "redact", "halt", "resume", "halts",
-    "schemas register", "schemas check", "doctor",
+    "schemas register", "schemas check", "doctor", "retention list", "retention set", "retention run", "hold add",
+    "hold list", "hold release",
 ]  # fmt: skip
 
 

@@ -15,10 +15,12 @@ from counterfoil_console.cli import (
     completeness,
     doctor,
     halts,
+    holds,
     keys,
     offsets,
     people,
     redaction,
+    retention,
     schemas,
     services,
     setup,
@@ -37,7 +39,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for part in (stack, setup, keys, schemas, services, offsets, people, completeness, blob, redaction, halts, doctor):
+_PARTS = (
+    *(stack, setup, keys, schemas, services, offsets, people, completeness, blob, redaction, retention, holds, halts),
+    doctor,
+)
+for part in _PARTS:
     part.add_to(app)
 
 # The public name's base: typer brings a click of its own from some version on, and does not export this.
