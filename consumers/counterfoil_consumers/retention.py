@@ -80,20 +80,30 @@ def run(eraser: Connection, by: str, *, is_rehearsal: bool = False) -> list[Drop
 
 def _pass(eraser: Connection, by: str, is_rehearsal: bool) -> Iterator[Dropped]:
     named = queries("retention")
+    in_use: set[str] = set()  # classes of which one leaf could not be had: the others wait for the same reader
     for leaf in eraser.execute(named["find_leaves"]).fetchall():
-        if leaf["is_due"]:
-            yield _drop(eraser, "drop_leaf", leaf["leaf"], leaf["leaf"], leaf["retention_class"], by, is_rehearsal)
+        if leaf["is_due"] and leaf["retention_class"] not in in_use:
+            dropped = _drop(eraser, "drop_leaf", leaf["leaf"], leaf["leaf"], leaf["retention_class"], by, is_rehearsal)
+            if dropped.outcome == _IN_USE:
+                in_use.add(dropped.retention_class)
+            yield dropped
             pass_by("retention.after_drop")
     for rule in eraser.execute(named["list_rules"]).fetchall():
-        name = rule["retention_class"]
         for query, relation in (("drop_astray", "event_astray"), ("drop_released", "event_held")):
-            is_over = False
-            while not is_over:  # what is astray goes in parts
-                dropped = _drop(eraser, query, relation, name, name, by, is_rehearsal)
-                if dropped.outcome != "kept":
-                    yield dropped
-                is_over = dropped.outcome != "dropped"
-                pass_by("retention.after_drop")
+            yield from _drop_rows(eraser, query, relation, rule["retention_class"], by, is_rehearsal)
+
+
+def _drop_rows(
+    eraser: Connection, query: str, relation: str, retention_class: str, by: str, is_rehearsal: bool
+) -> Iterator[Dropped]:
+    """What is astray goes in parts."""
+    is_over = False
+    while not is_over:
+        dropped = _drop(eraser, query, relation, retention_class, retention_class, by, is_rehearsal)
+        if dropped.outcome != "kept":
+            yield dropped
+        is_over = dropped.outcome != "dropped"
+        pass_by("retention.after_drop")
 
 
 def _drop(
@@ -142,7 +152,7 @@ def set_rule(
         operator.execute(queries("retention")["set_rule"], {**params, "reason": reason, "by": by})
     except CheckViolation as error:
         raise UsageError(
-            f"the rule for {retention_class!r} is refused: a class is named by up to 40 small letters, digits, - and _, "
+            f"the rule for {retention_class!r} is refused: a class has up to 40 small letters, digits, - and _, "
             "begins with a letter and ends in no month, a time is 1 to 1200 months, and reason and person are not empty"
         ) from error
 

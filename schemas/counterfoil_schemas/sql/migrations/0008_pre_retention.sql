@@ -101,6 +101,7 @@ RETURNS TABLE (retention_class text, leaf text, first_id uuid, next_id uuid) LAN
     JOIN pg_inherits AS of_month ON of_month.inhparent = p.oid JOIN pg_class AS c ON c.oid = of_month.inhrelid
     CROSS JOIN regexp_match(pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES FROM \(''(.*)''\) TO \(''(.*)''\)$') AS bounds
     WHERE e.relname = 'event' AND e.relnamespace = to_regnamespace(of_schema)
+      AND bounds IS NOT NULL -- they are of a leaf that was dropped since this statement began
     ORDER BY 1, 3 DESC
 $$;
 
@@ -229,7 +230,8 @@ BEGIN
     EXECUTE format('DROP TABLE %I', of_leaf);
     UPDATE event_hash AS h SET may_return = false
     WHERE h.may_return AND h.retention_class = this.retention_class
-      AND h.event_id < (SELECT min(l.first_id) FROM event_leaves() AS l WHERE l.retention_class = this.retention_class);
+      AND h.event_id < (
+        SELECT l.first_id FROM event_leaves() AS l WHERE l.retention_class = this.retention_class ORDER BY 1 LIMIT 1);
     INSERT INTO retention_drop (relation, retention_class, first_id, next_id, events, held, keep_months, dropped_by)
     VALUES (of_leaf, this.retention_class, this.first_id, this.next_id, drop_leaf.events, drop_leaf.held, rule.keep_months, who);
     outcome := 'dropped';
@@ -246,7 +248,7 @@ SET search_path = counterfoil, pg_temp SET timezone = 'UTC' SET lock_timeout = '
 DECLARE
     rule record;
     cutoff timestamptz;
-    floor uuid := (SELECT min(l.first_id) FROM event_leaves() AS l WHERE l.retention_class = of_class);
+    floor uuid := (SELECT l.first_id FROM event_leaves() AS l WHERE l.retention_class = of_class ORDER BY 1 LIMIT 1);
 BEGIN
     events := 0; held := 0; outcome := 'another run is at work';
     IF NOT drops_alone() THEN RETURN NEXT; RETURN; END IF;
@@ -282,7 +284,7 @@ $$;
 CREATE FUNCTION counterfoil.drop_released(of_class text, who text, is_rehearsal boolean)
 RETURNS TABLE (outcome text, events bigint, held bigint)
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = counterfoil, pg_temp SET timezone = 'UTC' AS $$
+SET search_path = counterfoil, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
     rule record;
 BEGIN
