@@ -80,7 +80,8 @@ def test_a_hold_is_added_listed_and_released(call: Call, database: str, operator
     assert "by eva: settled" in " ".join(call("hold", "list", "--all").out.split())
     assert "event_held (standard): dropped, 1 events" in call("retention", "run").out
     assert call("timeline", "T-5", "--json").json["dropped_events"] == 1
-    scope = "--workflow w --agent a --subject s --from 2026-01-01 --until 2026-01-02T12:00:00".split()
+    times = ("--from", "2026-01-01", "--until", "2026-01-02T12:00:00")
+    scope = ("--workflow", "w", "--agent", "a", "--subject", "s", *times)
     call("hold", "add", "--tenant", "acme", *scope, "--reason", "r")
     [hold] = call("hold", "list", "--json").json
     assert (hold["workflow"], hold["agent"], hold["subject_ref"], hold["task_id"]) == ("w", "a", "s", None)

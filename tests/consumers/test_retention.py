@@ -269,6 +269,37 @@ def test_the_eraser_can_do_no_more(eraser_login: str, database: str, operator: C
     assert len(ids(operator, "event")) == 1
 
 
+def test_a_tenant_sees_its_own_holds_and_what_is_left_of_its_own_events(
+    admin_dsn: str, database: str, operator: Connection
+) -> None:
+    operator.execute("INSERT INTO tenant (tenant, login_role) VALUES ('acme', 'reader_of_acme'), ('globex', NULL)")
+    for tenant in ("acme", "globex"):
+        old = [event_of(months_ago(months), tenant=tenant) for months in (8, 0, 60)]
+        store(database, old, [months_ago(8), months_ago(0), months_ago(0)])
+        place_hold(operator, Scope(tenant), "a claim", "dana")
+    keep(operator, 6)
+    run_retention(database)
+    tables = ("event_held", "event_hash", "hold", "stored_event", "astray")
+    with psycopg.connect(admin_dsn, autocommit=True) as admin:
+        admin.execute("CREATE ROLE reader_of_acme LOGIN PASSWORD 'only-on-loopback' IN ROLE counterfoil_auditor")
+        try:
+            with psycopg.connect(make_conninfo(database, user="reader_of_acme"), autocommit=True) as reader:
+                for table in tables:
+                    query = sql.SQL("SELECT DISTINCT tenant FROM counterfoil.{} ORDER BY tenant").format(
+                        sql.Identifier(table)
+                    )
+                    assert reader.execute(query).fetchall() == [("acme",)], table
+                    assert len(operator.execute(query).fetchall()) == 2, table
+                for hidden in (
+                    "SELECT * FROM counterfoil.retention_drop",
+                    "SELECT * FROM counterfoil.count_set_apart()",
+                ):
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        reader.execute(sql.SQL(hidden))
+        finally:
+            admin.execute("DROP ROLE reader_of_acme")
+
+
 def test_a_rehearsal_changes_nothing(database: str, operator: Connection) -> None:
     operator.execute("INSERT INTO tenant (tenant) VALUES ('acme')")
     place_hold(operator, Scope("acme", subject_ref="order-17"), "a claim", "dana")

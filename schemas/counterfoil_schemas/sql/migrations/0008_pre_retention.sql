@@ -337,9 +337,9 @@ GRANT EXECUTE ON FUNCTION counterfoil.count_set_apart, counterfoil.release_hold 
 
 GRANT SELECT ON counterfoil.hold, counterfoil.event_held, counterfoil.event_hash
     TO counterfoil_auditor, counterfoil_operator;
-GRANT SELECT ON counterfoil.retention_policy, counterfoil.retention_rule, counterfoil.retention_drop
-    TO counterfoil_auditor, counterfoil_operator, counterfoil_eraser;
-GRANT SELECT ON counterfoil.retention_policy, counterfoil.retention_rule TO counterfoil_ingester;
+GRANT SELECT ON counterfoil.retention_policy, counterfoil.retention_rule
+    TO counterfoil_auditor, counterfoil_operator, counterfoil_eraser, counterfoil_ingester;
+GRANT SELECT ON counterfoil.retention_drop TO counterfoil_operator, counterfoil_eraser; -- it counts all tenants' events
 GRANT SELECT (tenant, event_id, retention_class, value_sha256, source_id, partition, "offset", may_return)
     ON counterfoil.event_hash TO counterfoil_ingester;
 GRANT INSERT (retention_class, keep_months, is_short, reason, changed_by) ON counterfoil.retention_policy
