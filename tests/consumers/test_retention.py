@@ -202,7 +202,6 @@ def test_what_was_astray_and_has_a_leaf_by_now_does_not_come_back(database: str,
     one = event_of(months_ago(5))
     with closing(connect(database, "ingester", application="test")) as ingester:
         open_window(ingester)
-    store(database, [event_of(months_ago(5), retention_class="legal")])
     astray = event_of(months_ago(5), retention_class="legal")
     store(database, [astray, one], [months_ago(8), months_ago(5)])
     keep(operator, 6, "legal")

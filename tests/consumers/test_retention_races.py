@@ -1,20 +1,23 @@
 """Dropping beside ingest, readers, holds and crashes: nothing is lost, nothing waits long, and nothing comes back."""
 
+import itertools
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from counterfoil import Event
 from counterfoil.codec import encode
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.retention import Scope, connect_eraser, place_hold, release_hold
 from counterfoil_consumers.store import Connection, connect
+from counterfoil_consumers.window import open_window
 from tests.consumers.made import key_of
 from tests.consumers.past import event_of, ids, keep, months_ago, run_retention, store
 from tests.fix_log import Produce, StartPython
@@ -52,6 +55,7 @@ def everything(operator: Connection) -> tuple[set[bytes], set[bytes], int]:
 
 IN_USE = "kept: in use, left to the next run"
 HAS_LOCK = "SELECT FROM pg_locks WHERE relation = 'hold'::regclass AND mode = %s AND granted = %s"
+WAITS_FOR_LEAF = "SELECT FROM pg_locks WHERE relation = %s::regclass AND mode = 'RowExclusiveLock' AND NOT granted"
 END_WAITING = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'counterfoil-retention' "
     "AND datname = current_database() AND wait_event_type = 'Lock'"
@@ -201,6 +205,82 @@ def test_ingest_goes_on_while_its_leaves_are_dropped(
     assert ids(operator, "event_astray") == {late[0].event_id}
     [task] = operator.execute("SELECT events FROM task").fetchall()
     assert task["events"] == 5
+
+
+def test_what_comes_for_a_leaf_after_its_hashes_were_copied_is_not_lost(
+    database: str, operator: Connection, owner: psycopg.Connection[Any]
+) -> None:
+    """A run has copied all there was, and waits for a reader: a writer waits for the run, and finds the leaf gone."""
+    store(database, [event_of(months_ago(5))])
+    keep(operator, 6)
+    run_retention(database)
+    one, late = event_of(months_ago(6)), event_of(months_ago(6))
+    store(database, [one])
+    keep(operator, 5)
+    told: list[object] = []
+
+    def write() -> None:
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            store(database, [late])
+        told.append("gone")
+
+    with operator.transaction():
+        operator.execute("SELECT count(*) FROM event")
+        dropping = threading.Thread(target=run_retention, args=[database])
+        dropping.start()
+        wait_until(lambda: owner.execute(HAS_LOCK, ["ShareLock", True]).rowcount)
+        writing = threading.Thread(target=write)
+        writing.start()
+        wait_until(lambda: owner.execute(WAITS_FOR_LEAF, [leaf(6)]).rowcount)
+    dropping.join()
+    writing.join()
+    assert told == ["gone"]
+    assert (ids(operator, "event_hash"), ids(operator, "event_astray")) == ({one.event_id}, set())
+    assert store(database, [late]).stored == 1
+    assert ids(operator, "event_astray") == {late.event_id}
+
+
+def test_what_comes_for_a_leaf_while_it_is_dropped_is_folded_once_and_not_lost(
+    database: str, operator: Connection
+) -> None:
+    """Writers send old events, each twice, while their leaves go: stored or known by its hash, and folded once."""
+    keep(operator, 6)
+    with closing(connect(database, "ingester", application="test")) as ingester:
+        open_window(ingester)
+    keep(operator, None)
+    sent: list[Event] = []
+    failures: list[BaseException] = []
+    gone = (psycopg.errors.UndefinedTable, psycopg.errors.LockNotAvailable)
+
+    def write() -> None:
+        for number in range(16):
+            batch = [event_of(months_ago(number % 4 + 3)), event_of(months_ago(0))]
+            sent.extend(batch)
+            for _ in range(2):
+                tries = itertools.count()
+                while next(tries) < 50:
+                    with suppress(*gone):
+                        store(database, batch)
+                        break
+                else:
+                    failures.append(AssertionError("never stored"))
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    runs = 0
+    while any(writer.is_alive() for writer in writers):
+        keep(operator, 6 - runs % 5)  # fewer months each time: leaf after leaf becomes due while it is written to
+        run_retention(database)
+        runs += 1
+    for writer in writers:
+        writer.join()
+    assert failures == []
+    assert ids(operator, "stored_event") | ids(operator, "event_hash") == {one.event_id for one in sent}
+    assert operator.execute("SELECT FROM stored_event").rowcount == len(ids(operator, "stored_event"))
+    [task] = operator.execute("SELECT events FROM task").fetchall()
+    assert task["events"] == len(sent)
+    assert operator.execute("SELECT FROM retention_drop WHERE events > 0").rowcount > 0
 
 
 def test_two_runs_at_once_do_the_work_once(database: str, operator: Connection) -> None:
