@@ -63,7 +63,9 @@ def print_timeline(console: Console, timeline: Timeline) -> None:
         f"{cost} {shown(currency, _LONGEST_WORD)}".strip() for currency, cost in costs(timeline.events).items()
     )
     tokens = f"{timeline.task['input_tokens']} tokens in, {timeline.task['output_tokens']} out"
-    console.print(Text(f"\n{timeline.task['events']} events, {tokens}, cost {spent or 'not told'}", style="dim"))
+    dropped = f" ({timeline.dropped_events} of them dropped past their time)" if timeline.dropped_events else ""
+    told = f"{timeline.task['events']} events{dropped}, {tokens}, cost {spent or 'not told'}"
+    console.print(Text(f"\n{told}", style="dim"))
 
 
 def _print_head(console: Console, task: Mapping[str, Any]) -> None:

@@ -41,13 +41,18 @@ class Timeline:
     events: tuple[dict[str, Any], ...]
     effects: dict[uuid.UUID, dict[str, Any]]
 
+    @property
+    def dropped_events(self) -> int:
+        """How many of the task's events are past their time and gone; what was folded of them stays."""
+        return max(0, int(self.task["events"]) - len(self.events))
+
 
 def read_timeline(store: Connection, name: str, tenant: str | None = None) -> Timeline:
     """The timeline of the task called `name`: its task_ref, its id, or the first 8 or more digits of that.
 
     Raises TaskNotFound.
     """
-    task = _find(store, name, tenant)
+    task = find_task(store, name, tenant)
     named = queries("console")
     where = {"tenant": task["tenant"], "task_id": task["task_id"]}
     events = store.execute(named["task_events"], where).fetchall()
@@ -55,7 +60,11 @@ def read_timeline(store: Connection, name: str, tenant: str | None = None) -> Ti
     return Timeline(task, tuple(in_order(events)), {effect["effect_id"]: effect for effect in effects})
 
 
-def _find(store: Connection, name: str, tenant: str | None) -> dict[str, Any]:
+def find_task(store: Connection, name: str, tenant: str | None = None) -> dict[str, Any]:
+    """The row of the task called so.
+
+    Raises TaskNotFound.
+    """
     digits = name.replace("-", "").lower()
     is_prefix = len(digits) >= _PREFIX_DIGITS and all(digit in "0123456789abcdef" for digit in digits)
     # A name that was redacted is not in the store; the id that was made of it is.
@@ -150,6 +159,7 @@ def as_json(timeline: Timeline) -> dict[str, Any]:
     return {
         "task": plain(timeline.task),
         "events": [plain(event) for event in timeline.events],
+        "dropped_events": timeline.dropped_events,
         "effects": [plain(effect) for effect in timeline.effects.values()],
         "gaps": [plain(vars(gap)) for gap in gaps(timeline.events)],
         "costs": {currency: str(cost) for currency, cost in costs(timeline.events).items()},

@@ -5,9 +5,7 @@ it is assigned, and moved by exact compare-and-set, so a zombie writes nothing. 
 hint for lag tools.
 """
 
-import datetime as dt
 import hashlib
-import itertools
 import logging
 import threading
 import time
@@ -19,7 +17,7 @@ from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
-from psycopg.errors import QueryCanceled
+from psycopg.errors import QueryCanceled, UndefinedTable
 
 from counterfoil.errors import RegistryError
 from counterfoil.failpoints import pass_by
@@ -33,12 +31,13 @@ from counterfoil_consumers.letters import Refused
 from counterfoil_consumers.log_reader import CONSUMER, poll, record_of
 from counterfoil_consumers.migrations import refuse_unfit
 from counterfoil_consumers.projection import Claim, Gap, Move, Written, write_batch
-from counterfoil_consumers.records import Leaf, Reader, Record, Row, Window
+from counterfoil_consumers.records import Reader, Record, Row
 from counterfoil_consumers.signatures import Signatures, TenantKeys
 from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, fetch_one, queries
 from counterfoil_consumers.suspicion import MOST_TRIES, Suspicion
 from counterfoil_consumers.topics import admin_client, check, cluster_id, end_offsets
+from counterfoil_consumers.window import open_window
 from counterfoil_schemas import topics
 
 logger = logging.getLogger("counterfoil.ingest")
@@ -49,7 +48,6 @@ _WINDOW_EVERY_SECONDS = 3600.0
 _RECONNECT_SECONDS = 0.5
 _GIVE_BACK_SECONDS = 10.0  # that the store may be away before other members get the partitions
 _REGISTRY_SECONDS = 1.0
-_MONTHS_BACK, _MONTHS_AHEAD = 13, 2
 # Each is below the session timeout, so that who is given a stalled member's partitions need not wait for its locks.
 _LIMITS = {
     "idle_in_transaction_session_timeout": "5s",
@@ -195,6 +193,11 @@ class Ingest:
                 self._batch_size = max(1, self._batch_size // 2)  # as it was it would take too long again
             self._assignment.give_up_claims(consumer)
             self._reconnect(consumer, stopping)
+        except UndefinedTable as error:
+            if not self._has_closed_leaf():
+                raise
+            logger.warning("the window is opened anew, a leaf was dropped: %s", str(error).splitlines()[0])
+            self._assignment.give_up_claims(consumer)
         except RegistryError as error:
             logger.warning("records wait for the Schema Registry: %s", error)
             metrics.REGISTRY_RETRIES.inc()
@@ -428,6 +431,12 @@ class Ingest:
     def _open_window(self) -> None:
         self._reader.window = open_window(self._store)
 
+    def _has_closed_leaf(self) -> bool:
+        """Whether the window has changed, so that what was decoded for a leaf of the former one is to be read again."""
+        before = self._reader.window
+        self._open_window()
+        return self._reader.window != before
+
     def _refuse_other_topic(self, connection: Connection) -> None:
         others = connection.execute(queries("ingest")["find_other_topic_ids"], self._where).fetchall()
         if others:
@@ -505,28 +514,6 @@ class _Chore:
         if self.is_due:
             self._due = time.monotonic() + self._every_seconds
             self._do()
-
-
-def open_window(connection: Connection) -> Window:
-    """Make the monthly partitions of 13 months back to 2 ahead, and return the ids that they hold."""
-    params = {"months_back": _MONTHS_BACK, "months_ahead": _MONTHS_AHEAD}
-    now = fetch_one(connection, queries("ingest")["open_window"], params)["now"]
-    months = [_month(now, shift) for shift in range(-_MONTHS_BACK, _MONTHS_AHEAD + 2)]
-    leaves = [
-        Leaf(_first_id(start), _first_id(end), f"event_standard_{start:%Y_%m}")
-        for start, end in itertools.pairwise(months)
-    ]
-    return Window({"standard": tuple(reversed(leaves))})
-
-
-def _month(now: dt.datetime, shift: int) -> dt.datetime:
-    months = now.year * 12 + now.month - 1 + shift
-    return dt.datetime(months // 12, months % 12 + 1, 1, tzinfo=dt.UTC)
-
-
-def _first_id(moment: dt.datetime) -> bytes:
-    """The first UUIDv7 of a moment, as the store's function of this name makes it."""
-    return int(moment.timestamp() * 1000).to_bytes(6, "big") + bytes(10)
 
 
 def _sha256_before(end: int, last: Record | None) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Every metric of ingest and relay, declared once with its meaning and unit."""
+"""Every metric of ingest, relay and retention, declared once with its meaning and unit."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -29,3 +29,14 @@ REGISTRY_RETRIES = Counter(
 )
 OUTBOX_WAITING = Gauge("counterfoil_outbox_waiting", "Outbox rows that no broker has acknowledged yet.")
 OUTBOX_RELAYED = Counter("counterfoil_outbox_relayed_total", "Outbox rows acknowledged by the brokers.")
+EVENTS_DROPPED = Counter(
+    "counterfoil_retention_events_dropped_total", "Events dropped past their time, those held too.", ["retention_class"]
+)
+EVENTS_ASTRAY = Gauge(
+    "counterfoil_retention_astray_events", "Events in no partition of their own, by reason.", ["reason"]
+)
+EVENTS_HELD = Gauge(
+    "counterfoil_retention_held_events", "Events that a hold keeps, or kept, past their time.", ["retention_class"]
+)
+LEAVES_OVERDUE = Gauge("counterfoil_retention_overdue", "Partitions past their time that the last run did not drop.")
+LAST_RETENTION_RUN = Gauge("counterfoil_retention_last_run_timestamp_seconds", "When the last run of retention ended.")

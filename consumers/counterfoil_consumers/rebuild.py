@@ -21,7 +21,6 @@ from counterfoil.failpoints import pass_by
 from counterfoil.framing import Framing
 from counterfoil_consumers.digest import Digest, digest
 from counterfoil_consumers.errors import BadRecord, BrokersAway, RebuildStopped
-from counterfoil_consumers.ingest import open_window
 from counterfoil_consumers.letters import Refused
 from counterfoil_consumers.log_reader import read_ranges
 from counterfoil_consumers.projection import Claim, Move, move_offsets, project
@@ -30,6 +29,7 @@ from counterfoil_consumers.shadow import CONSUMER, LIVE, SHADOW, Shadow
 from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import Connection, connect, fetch_one, queries, snapshot
 from counterfoil_consumers.topics import admin_client, check, cluster_id, start_offsets
+from counterfoil_consumers.window import open_window
 from counterfoil_schemas import Topic
 
 Origin = Literal["both", "log", "store"]

@@ -23,8 +23,9 @@ MIGRATOR_PASSWORD="$(password migrator_password)"
 INGEST_PASSWORD="$(password ingest_password)"
 RECONCILE_PASSWORD="$(password reconcile_password)"
 CONSOLE_PASSWORD="$(password console_password)"
+RETENTION_PASSWORD="$(password retention_password)"
 REGISTRY_PASSWORD="$(password registry_password)"
-export MIGRATOR_PASSWORD INGEST_PASSWORD RECONCILE_PASSWORD CONSOLE_PASSWORD REGISTRY_PASSWORD
+export MIGRATOR_PASSWORD INGEST_PASSWORD RECONCILE_PASSWORD CONSOLE_PASSWORD RETENTION_PASSWORD REGISTRY_PASSWORD
 
 # \getenv and :'name' keep the passwords off the command line and quote them. Nothing is echoed, and a
 # failing statement is not logged with them.
@@ -33,6 +34,7 @@ psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "${POSTGRES_USER:-post
 \getenv ingest INGEST_PASSWORD
 \getenv reconcile RECONCILE_PASSWORD
 \getenv console CONSOLE_PASSWORD
+\getenv retention RETENTION_PASSWORD
 \getenv registry REGISTRY_PASSWORD
 
 SET log_min_error_statement = panic;
@@ -46,9 +48,11 @@ SET SESSION AUTHORIZATION counterfoil_migrator;
 CREATE ROLE counterfoil_ingester NOLOGIN;
 CREATE ROLE counterfoil_reconciler NOLOGIN;
 CREATE ROLE counterfoil_operator NOLOGIN;
+CREATE ROLE counterfoil_eraser NOLOGIN;
 CREATE ROLE counterfoil_ingest LOGIN PASSWORD :'ingest' IN ROLE counterfoil_ingester;
 CREATE ROLE counterfoil_reconcile LOGIN PASSWORD :'reconcile' IN ROLE counterfoil_reconciler;
 CREATE ROLE counterfoil_console LOGIN PASSWORD :'console' IN ROLE counterfoil_operator;
+CREATE ROLE counterfoil_retention LOGIN PASSWORD :'retention' IN ROLE counterfoil_eraser;
 RESET SESSION AUTHORIZATION;
 
 CREATE DATABASE registry OWNER registry;

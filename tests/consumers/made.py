@@ -16,10 +16,10 @@ from counterfoil.codec import encode
 from counterfoil.event import Event
 from counterfoil.ids import new_id, partition_key, task_id_of
 from counterfoil.signing import Signer, SigningKey
-from counterfoil_consumers.ingest import open_window
 from counterfoil_consumers.records import Reader, Record, Window
 from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import Connection, fetch_one, queries
+from counterfoil_consumers.window import open_window
 from counterfoil_schemas import avro_schemas
 
 PRODUCER = new_id()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from counterfoil_consumers.ingest import open_window
 from counterfoil_consumers.store import Connection, connect
+from counterfoil_consumers.window import open_window
 from tests.fix_store import MIGRATOR
 
 pytestmark = pytest.mark.oldest_postgres_too

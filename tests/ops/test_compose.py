@@ -26,7 +26,7 @@ DEPLOY = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 ONE_SHOT = {"migrate", "topics", "schemas", "cli"}
-OURS = ONE_SHOT | {"ingest", "reconcile"}
+OURS = ONE_SHOT | {"ingest", "reconcile", "retention"}
 LONG_RUNNING = sorted(set(SERVICES) - ONE_SHOT)
 
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|DSN|CREDENTIAL|_KEY(_|$)")
@@ -225,6 +225,7 @@ def test_only_the_migrator_logs_in_as_the_migrator() -> None:
         "migrate": "/run/secrets/migrator_dsn",
         "ingest": "/run/secrets/ingest_dsn",
         "reconcile": "/run/secrets/reconcile_dsn",
+        "retention": "/run/secrets/retention_dsn",
         "cli": "/run/secrets/console_dsn",
     }
 
@@ -237,7 +238,7 @@ def test_prometheus_scrapes_the_port_where_our_services_answer() -> None:
         for source in job.get("dns_sd_configs", [])
         for name in source["names"]
     }
-    for service in ("ingest", "reconcile"):
+    for service in ("ingest", "reconcile", "retention"):
         port = int(SERVICES[service]["environment"]["COUNTERFOIL_METRICS_PORT"])
         assert scraped[service] == (f"counterfoil-{service}", port)
     (manager,) = config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]

@@ -20,9 +20,10 @@ from counterfoil_consumers.store import connect
 SCRIPT = Path(__file__).parents[2] / "ops" / "postgres" / "init.sh"
 # With all that quoting could get wrong.
 PASSWORDS = {
-    name: f"it's \"{name}\" \\ $HOME :'x' %s" for name in ("migrator", "ingest", "reconcile", "console", "registry")
+    name: f"it's \"{name}\" \\ $HOME :'x' %s"
+    for name in ("migrator", "ingest", "reconcile", "console", "retention", "registry")
 }
-SERVICES = {"ingest": "ingester", "reconcile": "reconciler", "console": "operator"}
+SERVICES = {"ingest": "ingester", "reconcile": "reconciler", "console": "operator", "retention": "eraser"}
 
 
 def _secrets(folder: Path, passwords: dict[str, str]) -> Path:

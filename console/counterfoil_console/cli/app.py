@@ -15,11 +15,13 @@ from counterfoil_console.cli import (
     completeness,
     doctor,
     halts,
+    holds,
     keys,
     offsets,
     people,
     rebuild,
     redaction,
+    retention,
     schemas,
     services,
     setup,
@@ -39,10 +41,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for part in (
-    stack, setup, tenants, keys, schemas, services, offsets, rebuild, people, completeness, blob, redaction, halts,
-    doctor,
-):  # fmt: skip
+_PARTS = (
+    *(stack, setup, tenants, keys, schemas, services, offsets, rebuild, people, completeness, blob, redaction),
+    *(retention, holds, halts, doctor),
+)
+for part in _PARTS:
     part.add_to(app)
 
 # The public name's base: typer brings a click of its own from some version on, and does not export this.

@@ -67,12 +67,12 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=True, indent=2, default=str))
 
 
-def open_store(settings: Settings, role: str = "operator") -> "closing[Connection]":
-    """A connection in `role` to a store of this version, closed with the block.
+def open_store(settings: Settings, role: str = "operator", **limits: str) -> "closing[Connection]":
+    """A connection in `role` to a store of this version, closed with the block; `limits` such as a `lock_timeout`.
 
     Raises SettingsError, StoreAway, and StoreError where this version can't work with it.
     """
-    connection = connect(settings.dsn, role, application="console")
+    connection = connect(settings.dsn, role, application="console", **limits)
     try:
         refuse_unfit(connection)
     except BaseException:

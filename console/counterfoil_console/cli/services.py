@@ -68,7 +68,7 @@ def ingest(
             return
         heart = Heart(_PATIENCE_SECONDS)
         relay = Relay(settings.dsn, "ingester", settings.kafka)
-        with _monitored(settings, heart):
+        with monitored(settings, heart):
             relay.start()
             try:
                 worker.run(stopping, beat=heart.beat)
@@ -111,7 +111,7 @@ def reconcile(
     with stopping_on_signals() as stopping:
         heart = Heart(_PATIENCE_SECONDS)
         relay = Relay(settings.dsn, "reconciler", settings.kafka)
-        with _monitored(settings, heart):
+        with monitored(settings, heart):
             relay.start()
             try:
                 worker.run(stopping, heart.beat)
@@ -192,7 +192,8 @@ def stopping_on_signals() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _monitored(settings: Settings, heart: Heart) -> Iterator[None]:
+def monitored(settings: Settings, heart: Heart) -> Iterator[None]:
+    """/metrics, /livez and /readyz for the length of a block."""
     with Monitoring(settings.metrics_host, settings.metrics_port, heart) as monitoring:
         typer.echo(f"metrics on http://{settings.metrics_host}:{monitoring.port}/metrics", err=True)
         yield

@@ -10,10 +10,14 @@ COPY {leaf} (
 ) FROM STDIN (FORMAT binary)
 
 -- name: has_astray
-SELECT EXISTS (SELECT FROM event_astray) AS found
+-- Or was: then its hash alone stands, while its id may lie in a leaf of today.
+SELECT EXISTS (SELECT FROM event_astray)
+    OR EXISTS (SELECT FROM counterfoil.event_hash
+               WHERE may_return AND event_id < counterfoil.first_id(now() + interval '4 months')) AS found
 
 -- name: find_known
--- An id stands once, whichever of both tables holds it: the window moves on, and a class may be another on its way.
+-- An id stands once, whichever table holds it: the window moves on, and a class may be another on its way. What was dropped
+-- is known by its hash, and does not come back.
 -- OFFSET keeps each look-up one of the index, whatever the planner thinks of the batch.
 SELECT i.place, e.retention_class, e.value_sha256, e.source_id, e.partition, e."offset"
 FROM unnest(%(tenants)s::text[], %(ids)s::uuid[]) WITH ORDINALITY AS i (tenant, event_id, place),
@@ -21,6 +25,9 @@ FROM unnest(%(tenants)s::text[], %(ids)s::uuid[]) WITH ORDINALITY AS i (tenant, 
               WHERE e.tenant = i.tenant AND e.event_id = i.event_id
               UNION ALL
               SELECT retention_class, value_sha256, source_id, partition, "offset" FROM event_astray AS e
+              WHERE e.tenant = i.tenant AND e.event_id = i.event_id
+              UNION ALL
+              SELECT retention_class, value_sha256, source_id, partition, "offset" FROM counterfoil.event_hash AS e
               WHERE e.tenant = i.tenant AND e.event_id = i.event_id
               OFFSET 0) AS e
 
@@ -320,7 +327,12 @@ WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic_id = %(t
 RETURNING o.partition
 
 -- name: open_window
-SELECT counterfoil.open_partitions('standard', %(months_back)s, %(months_ahead)s) AS made, now() AT TIME ZONE 'UTC' AS now
+SELECT coalesce(sum(counterfoil.open_partitions(
+    retention_class, %(months_back)s, %(months_ahead)s, current_schema())), 0)::int AS made
+FROM counterfoil.retention_rule
+
+-- name: find_leaves
+SELECT retention_class, leaf, first_id, next_id FROM counterfoil.event_leaves(current_schema())
 
 -- name: find_tenants
 SELECT tenant FROM counterfoil.tenant

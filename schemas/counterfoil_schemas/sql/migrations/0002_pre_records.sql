@@ -182,30 +182,47 @@ BEGIN
 END
 $$;
 
--- Makes the monthly partitions of a class from `months_back` before to `months_ahead` after this month.
-CREATE FUNCTION open_partitions(class text, months_back int, months_ahead int) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
+-- Makes the monthly partitions of a class that has a policy, from `months_back` before to `months_ahead` after this month, in
+-- the schema of the projections or in that of a rebuild; a month that was dropped, or is past its time, is not made again.
+-- Each is made by itself and then attached, which waits for no reader and lets none wait.
+CREATE FUNCTION open_partitions(class text, months_back int, months_ahead int, of_schema text DEFAULT 'counterfoil')
+RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = counterfoil, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
+    parent text := 'event_' || class;
     month timestamptz;
     leaf text;
     made int := 0;
 BEGIN
+    IF of_schema NOT IN ('counterfoil', 'counterfoil_rebuild') THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('no partition is made in the schema %s', of_schema);
+    ELSIF NOT EXISTS (SELECT FROM retention_policy AS p WHERE p.retention_class = class) THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('the retention class %s has no policy', class);
+    END IF;
     PERFORM FROM turn WHERE name = 'open_partitions' FOR UPDATE;
+    IF to_regclass(format('%I.%I', of_schema, parent)) IS NULL THEN
+        EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.event INCLUDING ALL) PARTITION BY RANGE (event_id)',
+            of_schema, parent);
+        EXECUTE format('ALTER TABLE %1$I.event ATTACH PARTITION %1$I.%2$I FOR VALUES IN (%3$L)', of_schema, parent, class);
+        CALL keep_no_statistics(format('%I.%I', of_schema, parent)::regclass);
+    END IF;
     FOR month IN
-        SELECT generate_series(
-            date_trunc('month', now(), 'UTC') - make_interval(months => months_back),
-            date_trunc('month', now(), 'UTC') + make_interval(months => months_ahead),
-            interval '1 month')
+        SELECT m FROM generate_series(
+            date_trunc('month', now()) - make_interval(months => months_back),
+            date_trunc('month', now()) + make_interval(months => months_ahead),
+            interval '1 month') AS m
+        WHERE m + interval '1 month' > coalesce(
+            (SELECT r.kept_since FROM retention_rule AS r WHERE r.retention_class = class), '-infinity')
+          AND NOT EXISTS (
+            SELECT FROM retention_drop AS d WHERE d.retention_class = class AND d.first_id = first_id(m))
     LOOP
-        leaf := format('event_%s_%s', class, to_char(month AT TIME ZONE 'UTC', 'YYYY_MM'));
-        CONTINUE WHEN to_regclass(format('counterfoil.%I', leaf)) IS NOT NULL;
-        -- Attached, not made as a partition: that would wait for every reader of event, and everybody behind it.
-        EXECUTE format('CREATE TABLE counterfoil.%I (LIKE counterfoil.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
-            leaf, 'event_' || class);
-        EXECUTE format('ALTER TABLE counterfoil.%I ATTACH PARTITION counterfoil.%I FOR VALUES FROM (%L) TO (%L)',
-            'event_' || class, leaf, first_id(month), first_id(month + interval '1 month'));
-        CALL counterfoil.keep_no_statistics(format('counterfoil.%I', leaf)::regclass);
-        EXECUTE format('GRANT INSERT ON counterfoil.%I TO counterfoil_ingester', leaf);
+        leaf := format('%s_%s', parent, to_char(month, 'YYYY_MM'));
+        CONTINUE WHEN to_regclass(format('%I.%I', of_schema, leaf)) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.event INCLUDING ALL)', of_schema, leaf);
+        EXECUTE format('ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I FOR VALUES FROM (%4$L) TO (%5$L)',
+            of_schema, parent, leaf, first_id(month), first_id(month + interval '1 month'));
+        CALL keep_no_statistics(format('%I.%I', of_schema, leaf)::regclass);
+        EXECUTE format('GRANT INSERT ON %I.%I TO counterfoil_ingester', of_schema, leaf);
         made := made + 1;
     END LOOP;
     RETURN made;
