@@ -55,9 +55,14 @@ def digest(connection: Connection, schema: str) -> Digest:
     return Digest(hashlib.sha256(whole.encode()).hexdigest(), tables)
 
 
+def columns_of(connection: Connection, schema: str, table: str) -> dict[str, str]:
+    """The columns of a table by name, each with the name of its type."""
+    rows = connection.execute(queries("digest")["list_columns"], {"schema": schema, "name": table})
+    return {row["name"]: row["type"] for row in rows}
+
+
 def _of_table(connection: Connection, schema: str, name: str) -> TableDigest:
-    params = {"schema": schema, "name": name}
-    columns = {row["name"]: row["type"] for row in connection.execute(queries("digest")["list_columns"], params)}
+    columns = columns_of(connection, schema, name)
     named = sql.SQL(", ").join(map(sql.Identifier, columns))
     parts = [
         sql.SQL("SELECT {} FROM {}").format(named, sql.Identifier(schema, table))

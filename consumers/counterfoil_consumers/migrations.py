@@ -3,7 +3,8 @@
 Migrations named pre add what this version needs, and leave the version before it working; those named post take away
 what only that one needed. So pre migrations are applied, then every process is upgraded, then post ones are applied.
 
-Two migrators at once do no harm: an advisory lock lets one of them work. A database newer than the code is refused.
+Two migrators at once do no harm: each migration is applied under a lock on schema_migration. (No advisory lock: any
+login may hold those, a tenant's, too.) A database newer than the code is refused.
 """
 
 import time
@@ -18,7 +19,6 @@ from psycopg.rows import tuple_row
 from counterfoil_consumers.errors import StoreAway, StoreError
 from counterfoil_schemas import Migration, migrations
 
-_LOCK = 0x636F_756E_7465_7266  # "counterf"
 # Whoever waits for a lock lets nobody past: so not for long, and again after a pause.
 _LOCK_TIMEOUT = "800ms"
 _LOCK_TRIES = 60
@@ -95,18 +95,14 @@ def migrate(dsn: str, *, pre_only: bool = False) -> Iterator[Migration]:
     try:
         connection = psycopg.connect(dsn, autocommit=True, connect_timeout=5, application_name="counterfoil-migrate")
     except psycopg.OperationalError as error:
-        first = str(error).strip().splitlines()[0]
-        raise StoreAway(f"the store does not answer: {first}; check COUNTERFOIL_STORE__DSN") from error
+        raise StoreAway(f"the store does not answer: {_first_line(error)}; check COUNTERFOIL_STORE__DSN") from error
     except psycopg.ProgrammingError as error:
-        raise StoreError(f"the store's DSN can't be read: {str(error).strip().splitlines()[0]}") from error
+        raise StoreError(f"the store's DSN can't be read: {_first_line(error)}") from error
     with connection:
-        connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
-        waiting = pending(applied(connection))
         if pre_only:
-            _refuse_unfinished(waiting)
-        for migration in waiting:
-            if migration.phase == "pre" or not pre_only:
-                _apply(connection, migration)
+            _refuse_unfinished(pending(applied(connection)))
+        for migration in pending(applied(connection)):
+            if (migration.phase == "pre" or not pre_only) and _apply(connection, migration):
                 yield migration
 
 
@@ -121,34 +117,43 @@ def _refuse_unfinished(waiting: Sequence[Migration]) -> None:
         )
 
 
-def _apply(connection: psycopg.Connection[Any], migration: Migration) -> None:
+def _apply(connection: psycopg.Connection[Any], migration: Migration) -> bool:
+    """Returns whether it was done here, and not by another migrator meanwhile."""
     for tries_left in reversed(range(_LOCK_TRIES)):
         try:
-            _apply_once(connection, migration)
+            return _apply_once(connection, migration)
         except psycopg.errors.LockNotAvailable as error:
             if not tries_left:
                 raise StoreError(
                     f"migration {migration} got no lock in {_LOCK_TRIES} tries, and changed nothing: "
-                    f"{str(error).strip().splitlines()[0]}; end long queries (pg_stat_activity), and run it again"
+                    f"{_first_line(error)}; end long queries (pg_stat_activity), and run it again"
                 ) from error
             time.sleep(_PAUSE_SECONDS)
         except psycopg.Error as error:
-            first = str(error).strip().splitlines()[0]
-            raise StoreError(f"migration {migration} failed and changed nothing: {first}") from error
-        else:
-            return
+            if migration.number in applied(connection):  # the first one, which can't wait for the other's lock
+                return False
+            raise StoreError(f"migration {migration} failed and changed nothing: {_first_line(error)}") from error
+    raise AssertionError("the last try returns or raises")
 
 
-def _apply_once(connection: psycopg.Connection[Any], migration: Migration) -> None:
+def _apply_once(connection: psycopg.Connection[Any], migration: Migration) -> bool:
     with connection.transaction():
         connection.execute("SELECT set_config('client_min_messages', 'warning', true)")
         connection.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
         if migration.number > 1:  # the first one makes the owner
             connection.execute("SET LOCAL ROLE counterfoil_owner")
             connection.execute("SET LOCAL search_path TO counterfoil")
+            connection.execute("LOCK TABLE schema_migration IN SHARE ROW EXCLUSIVE MODE")
+            if connection.execute("SELECT FROM schema_migration WHERE number = %s", (migration.number,)).rowcount:
+                return False
         # The text is a file of our own package, never a user's.
         connection.execute(sql.SQL(migration.sql))
         connection.execute(
             "INSERT INTO counterfoil.schema_migration (number, phase, name, sha256) VALUES (%s, %s, %s, %s)",
             (migration.number, migration.phase, migration.name, migration.sha256),
         )
+    return True
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return str(error).strip().splitlines()[0]

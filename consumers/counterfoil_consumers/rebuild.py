@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from psycopg import sql
+from psycopg.errors import LockNotAvailable
 from psycopg.rows import DictRow
 
 from counterfoil.failpoints import pass_by
@@ -110,6 +111,7 @@ class Rebuild:
         with self._begun() as shadow:
             shadow.refuse_dependents()
             self._advance()
+            shadow.keep_cut()
             shadow.analyze()
             shadow.swap(self._catch_up)
         return Rebuilt(self._from_store, self._from_log)
@@ -123,6 +125,7 @@ class Rebuild:
             self._advance()
             with self._snapshot() as live:
                 self._advance_to(live)
+                shadow.keep_cut()
                 of_live = digest(live, LIVE)
             with self._snapshot() as rebuilt:
                 of_rebuilt = digest(rebuilt, SHADOW)
@@ -131,22 +134,24 @@ class Rebuild:
 
     @contextmanager
     def _begun(self) -> Iterator[Shadow]:
-        self._writer = connect(self._dsn, "ingester", application="rebuild", search_path=SHADOW, **_NO_LIMITS)
-        shadow: Shadow | None = None
-        try:
-            # The lock is of the connection that writes: whoever has lost it writes nothing.
-            if not fetch_one(self._writer, _named("lock_rebuild"))["taken"]:
-                raise RebuildStopped("another rebuild of this store is running; wait for it, or end it")
-            window = open_window(self._writer)
-            shadow = Shadow(self._dsn)
-            shadow.prepare()
-            self._introduce(window)
-            yield shadow
-        finally:
-            if shadow is not None:
-                shadow.close()
-            self._writer.close()
-            self._framing.close()
+        with (
+            closing(connect(self._dsn, "ingester", application="rebuild", **_NO_LIMITS)) as turn,
+            turn.transaction(),
+            closing(self._framing),
+        ):
+            try:
+                turn.execute(_named("take_turn"))
+            except LockNotAvailable as error:
+                raise RebuildStopped("another rebuild of this store is running; wait for it, or end it") from error
+            with (
+                closing(Shadow(self._dsn)) as shadow,
+                closing(
+                    connect(self._dsn, "ingester", application="rebuild", search_path=SHADOW, **_NO_LIMITS)
+                ) as self._writer,
+            ):
+                shadow.prepare()
+                self._introduce(open_window(self._writer))
+                yield shadow
 
     @contextmanager
     def _snapshot(self) -> Iterator[Connection]:

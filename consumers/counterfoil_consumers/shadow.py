@@ -6,12 +6,14 @@ It holds projections alone. Records, and the functions that both use, stay where
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
 
 from counterfoil.failpoints import pass_by
+from counterfoil_consumers.digest import PROJECTIONS, columns_of
 from counterfoil_consumers.errors import RebuildStopped
 from counterfoil_consumers.store import connect, fetch_one, queries
 from counterfoil_schemas import Migration, migrations
@@ -24,6 +26,24 @@ CONSUMER = "counterfoil-rebuild"
 _LOCKS_WITHIN = "800ms"
 _TRIES = 120
 _PAUSE_SECONDS = 0.5
+_OF_CUT_TASK = "EXISTS (SELECT FROM counterfoil.task_cut AS c WHERE c.tenant = l.tenant AND c.task_id = l.task_id)"
+# Which rows of a projection hold what was folded of events that are gone.
+_IS_CUT: Mapping[str, LiteralString] = {
+    "task": _OF_CUT_TASK,
+    "effect": _OF_CUT_TASK,
+    "producer": _OF_CUT_TASK,
+    "effect_resource": (
+        "EXISTS (SELECT FROM counterfoil.effect AS e JOIN counterfoil.task_cut USING (tenant, task_id) "
+        "WHERE e.tenant = l.tenant AND e.effect_id = l.effect_id)"
+    ),
+    "target_change": (
+        "EXISTS (SELECT FROM counterfoil.event_hash AS h WHERE h.tenant = l.tenant AND h.event_id = l.change_id)"
+    ),
+    "producer_claim": (
+        "EXISTS (SELECT FROM counterfoil.producer AS p JOIN counterfoil.task_cut USING (tenant, task_id) "
+        "WHERE p.tenant = l.tenant AND p.producer_id = l.producer_id)"
+    ),
+}
 _MOVE = {"v": "VIEW", "m": "MATERIALIZED VIEW", "c": "TYPE"}
 
 
@@ -46,6 +66,9 @@ class Shadow:
         found = fetch_one(self._connection, _named("read_note"))["note"]
         if found not in (None, note):
             logger.warning("an earlier rebuild was made by other migrations; beginning anew")
+        elif found is not None and self._dropped():
+            logger.warning("retention dropped partitions since an earlier rebuild read them; beginning anew")
+            found = ""
         if found != note:
             self.drop()
             self._make(note)
@@ -56,6 +79,11 @@ class Shadow:
         with self._connection.transaction():
             self._connection.execute(_named("drop_schema"))
             self._connection.execute(_named("forget_places"), {"rebuild": CONSUMER})
+
+    def keep_cut(self) -> None:
+        """Take rows as they are into which events were folded that retention has dropped since."""
+        with self._connection.transaction():
+            self._keep_cut()
 
     def analyze(self) -> None:
         """Tell the planner what the tables hold, before anybody reads them."""
@@ -83,17 +111,40 @@ class Shadow:
                 with self._connection.transaction():
                     self._lock_live()
                     catch_up()
+                    self._keep_cut()
                     pass_by("rebuild.before_swap")
                     self._exchange()
                     pass_by("rebuild.before_commit")
             except psycopg.errors.QueryCanceled:
                 time.sleep(_PAUSE_SECONDS)
+            except psycopg.errors.UndefinedTable as error:
+                raise _dropped_meanwhile() from error
             else:
                 return
         raise RebuildStopped(
             f"the projections were in use all the time: no lock on all of them in {_TRIES} tries; end long queries "
             "(pg_stat_activity), and run it again: what is rebuilt is kept"
         )
+
+    def _keep_cut(self) -> None:
+        # Row-level security binds the owner, too; services see everything.
+        self._connection.execute("SET LOCAL ROLE counterfoil_ingester")
+        if fetch_one(self._connection, _named("has_cut"))["found"]:
+            for table, is_cut in _IS_CUT.items():
+                columns = columns_of(self._connection, LIVE, table)
+                query = _named("keep_cut").format(
+                    table=sql.Identifier(table),
+                    columns=_listed(columns),
+                    live_columns=_listed(columns, "l"),
+                    new_columns=_listed(columns, "excluded"),
+                    key=_listed(PROJECTIONS[table]),
+                    is_cut=sql.SQL(is_cut),
+                )
+                self._connection.execute(query)
+        self._connection.execute("SET LOCAL ROLE counterfoil_owner")
+
+    def _dropped(self) -> bool:
+        return bool(self._connection.execute(_named("find_dropped")).fetchall())
 
     def _note(self) -> str:
         texts = "".join(migration.sha256 for migration in self._migrations())
@@ -131,6 +182,7 @@ class Shadow:
                 if not row["key"]:
                     grant = sql.SQL("GRANT INSERT ON {} TO counterfoil_ingester")
                     self._connection.execute(grant.format(leaf))
+            self._connection.execute("CALL counterfoil.keep_no_statistics('counterfoil_rebuild.event')")
 
     def _lock_live(self) -> None:
         """In the order in which ingest comes to them: the partitions, then what is folded."""
@@ -147,6 +199,8 @@ class Shadow:
             raise RebuildStopped("the store was migrated meanwhile; run it again")
         if self._connection.execute(_named("list_missing_partitions")).fetchall():
             raise RebuildStopped("partitions were made meanwhile; run it again: what is rebuilt is kept")
+        if self._dropped():
+            raise _dropped_meanwhile()
         self._copy_grants()
         relations = self._connection.execute(_named("list_relations")).fetchall()
         routines = self._connection.execute(_named("list_routines")).fetchall()
@@ -177,8 +231,16 @@ class Shadow:
             self._connection.execute(grant)
 
 
+def _dropped_meanwhile() -> RebuildStopped:
+    return RebuildStopped("retention dropped partitions meanwhile; run it again: it begins anew")
+
+
 def _named(name: str) -> sql.SQL:
     return queries("rebuild")[name]
+
+
+def _listed(columns: Iterable[str], of: str | None = None) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(*([of] if of else []), column) for column in columns)
 
 
 def _set_schema(kind: str, what: sql.Composable, schema: str) -> sql.Composed:

@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 NEXT = len(migrations()) + 1
 PRE = Migration(NEXT, "pre", "projections_moods", "ALTER TABLE task ADD COLUMN mood text DEFAULT 'calm'", "1")
 INDEX = Migration(NEXT + 1, "pre", "projections_index", "CREATE INDEX task_mood ON task (tenant, mood)", "2")
-POST = Migration(NEXT + 2, "post", "projections_moods", "ALTER TABLE event DROP COLUMN redaction", "3")
+POST = Migration(NEXT + 2, "post", "projections_moods", "ALTER TABLE task DROP COLUMN IF EXISTS mood", "3")
 LATER = Migration(NEXT + 3, "pre", "projections_later", "ALTER TABLE task ADD COLUMN later text", "4")
 Know = Callable[..., None]
 

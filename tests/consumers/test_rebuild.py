@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from counterfoil import Recorder, RecorderSettings
 from counterfoil.codec import encode
 from counterfoil.framing import SINGLE_OBJECT, fingerprint_of
-from counterfoil.ids import new_id
+from counterfoil.ids import new_id, task_id_of
 from counterfoil_consumers import metrics
 from counterfoil_consumers.digest import PROJECTIONS, Digest, digest
 from counterfoil_consumers.errors import BadRecord, RebuildStopped, StoreError
@@ -27,6 +27,7 @@ from counterfoil_consumers.topics import admin_client, end_offsets
 from counterfoil_consumers.unread import fold_unread
 from counterfoil_schemas import avro_schemas, topics
 from tests.consumers.made import event, intent, key_of, result
+from tests.consumers.past import event_of, keep, months_ago, run_retention
 from tests.consumers.test_members import stored
 from tests.fix_log import Produce, StartPython
 from tests.waiting import wait_until
@@ -90,7 +91,7 @@ CATALOGUE = """
     FROM pg_class AS c WHERE c.relnamespace = 'counterfoil'::regnamespace
     UNION ALL
     SELECT 'column', c.relname || '.' || a.attname,
-           concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attacl)
+           concat_ws(' ', format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attacl, a.attstattarget)
     FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
     WHERE c.relnamespace = 'counterfoil'::regnamespace AND a.attnum > 0
     UNION ALL
@@ -106,6 +107,7 @@ CATALOGUE = """
     FROM pg_proc AS p WHERE p.pronamespace = 'counterfoil'::regnamespace
     ORDER BY 1, 2, 3
 """
+INTENT = {"tool": "refund", "target": "pay", "write": True, "args": "{}"}
 KILLED = """
 import sys
 from counterfoil.framing import SINGLE_OBJECT, fingerprint_of
@@ -356,8 +358,8 @@ def test_what_this_version_can_t_read_stops_it(
 
 
 def test_one_at_a_time_and_by_who_may(varied: None, rebuild: Of, database: str, admin_dsn: str) -> None:
-    with closing(connect(database, "ingester", application="test")) as other:
-        other.execute(queries("rebuild")["lock_rebuild"])
+    with closing(connect(database, "ingester", application="test")) as other, other.transaction():
+        other.execute(queries("rebuild")["take_turn"])
         with pytest.raises(RebuildStopped, match="another rebuild of this store is running"):
             rebuild().run()
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
@@ -413,3 +415,84 @@ def test_an_upgrade_reads_what_was_kept_unread(
     for origin in ("log", "store"):
         compared = rebuild(origin).compare()
         assert compared.live == compared.rebuilt == folded
+
+
+def drop_old(operator: Connection, database: str) -> int:
+    """Retention, half a year later than the brokers say; returns how many events are gone."""
+    leaf = sql.Identifier(f"event_standard_{months_ago(8):%Y_%m}")
+    with psycopg.connect(database, autocommit=True, options="-c role=counterfoil_owner") as owner:
+        owner.execute(sql.SQL("UPDATE counterfoil.{} SET appended_at = %s").format(leaf), [months_ago(8)])
+    keep(operator, 6)
+    return sum(one.events for one in run_retention(database) if one.outcome == "dropped")
+
+
+@pytest.mark.parametrize("origin", ["log", "store"])
+def test_what_retention_dropped_stays_folded_and_does_not_come_back(
+    produce: Produce,
+    ingest_all: Callable[[], None],
+    rebuild: Of,
+    origin: Origin,
+    database: str,
+    operator: Connection,
+    digest_now: Callable[[], Digest],
+) -> None:
+    """A task of which the older half is gone, one that is gone whole, and one that is not touched."""
+    old, young = months_ago(8), months_ago(1)
+    half, whole, fresh = (task_id_of("acme", name) for name in ("half", "whole", "fresh"))
+    effects = [bytes([number]) * 16 for number in range(3)]
+    sent = []
+    for task_id, effect_id, (first, second) in zip(
+        (half, whole, fresh), effects, ((old, young), (old, old), (young, young)), strict=True
+    ):
+        sent += [
+            event_of(first, kind="task_started", body={"title": "t"}, task_id=task_id),
+            event_of(first, kind="tool_intent", body=INTENT, task_id=task_id, effect_id=effect_id, attempt=1),
+            event_of(second, kind="verdict", body=VERDICT, task_id=task_id, effect_id=effect_id),
+            event_of(second, kind="verdict", body=VERDICT, task_id=task_id),
+            event_of(first, kind="completion", body={"text": "x", "input_tokens": 5}, task_id=task_id),
+        ]
+    for one in sent:
+        produce(encode(one), key_of(one))
+    ingest_all()
+    before = digest_now()
+    assert drop_old(operator, database) == 8
+    after = digest_now()
+    assert after.differing(before) == ["event"]
+    done = rebuild(origin).compare()
+    assert done.rebuilt == done.live == after
+    rebuild(origin).run()
+    assert digest_now() == after
+    ingest_all()
+    rows = operator.execute("SELECT task_id, events, input_tokens::int AS tokens FROM task ORDER BY task_id").fetchall()
+    assert {(row["task_id"].bytes, row["events"], row["tokens"]) for row in rows} == {
+        (task_id, 5, 5) for task_id in (half, whole, fresh)
+    }
+    assert fetch_one(operator, "SELECT count(*)::int AS n FROM stored_event")["n"] == 7  # type: ignore[arg-type]
+
+
+def test_partitions_dropped_meanwhile_are_not_swapped_in(
+    produce: Produce,
+    ingest_all: Callable[[], None],
+    rebuild: Of,
+    database: str,
+    operator: Connection,
+    digest_now: Callable[[], Digest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for one in (event_of(months_ago(8)), event_of(months_ago(1))):
+        produce(encode(one), key_of(one))
+    ingest_all()
+    analyze = Shadow.analyze
+
+    def drop_first(self: Shadow) -> None:
+        assert drop_old(operator, database) == 1
+        analyze(self)
+
+    monkeypatch.setattr(Shadow, "analyze", drop_first)
+    with pytest.raises(RebuildStopped, match="retention dropped partitions meanwhile; run it again: it begins anew"):
+        rebuild().run()
+    monkeypatch.setattr(Shadow, "analyze", analyze)
+    after = digest_now()
+    assert after.tables["event"].rows == 1
+    rebuild().run()
+    assert digest_now() == after

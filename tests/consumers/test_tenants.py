@@ -407,7 +407,7 @@ def test_a_tenant_holds_nobody_up(acme: Login, kafka: dict[str, str], database: 
     [[waiting]] = full.execute("SELECT count(*)::int FROM counterfoil.outbox").fetchall()
     its_own = readable(acme)
     with acme.transaction():
-        for name in ("relay", "outbox", "open_partitions"):
+        for name in ("relay", "outbox", "open_partitions", "retention", "tenant_key", "rebuild"):
             acme.execute("SELECT pg_advisory_xact_lock(hashtext('counterfoil.' || %s))", [name])
         for relation in its_own:
             acme.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(relation.sql))

@@ -1,8 +1,8 @@
 -- Named queries of rebuilds. Their own schema is counterfoil_rebuild; it is swapped with the projections of counterfoil.
 
--- name: lock_rebuild
--- Held as long as the connection that writes: who lost it writes nothing any more.
-SELECT pg_try_advisory_lock(hashtext('counterfoil.rebuild')) AS taken
+-- name: take_turn
+-- Held to the transaction's end, by rebuilds alone. Not an advisory lock: any login may hold those, a tenant's, too.
+LOCK TABLE counterfoil.turn IN SHARE ROW EXCLUSIVE MODE NOWAIT
 
 -- name: read_note
 -- What the schema was made by, NULL where there is none.
@@ -79,6 +79,22 @@ SELECT l.partition, l."offset" FROM counterfoil.dead_letter AS l
 JOIN unnest(%(partitions)s::int[], %(first_offsets)s::bigint[], %(last_offsets)s::bigint[]) AS r (partition, first_offset, last_offset)
   ON l.partition = r.partition AND l."offset" BETWEEN r.first_offset AND r.last_offset
 WHERE l.source_id = %(source_id)s AND l.letter_kind = 'record'
+
+-- name: find_dropped
+-- Leaves that retention has dropped since they were made here.
+SELECT l.leaf FROM counterfoil.event_leaves('counterfoil_rebuild') AS l
+JOIN counterfoil.retention_drop AS d ON d.retention_class = l.retention_class AND d.first_id = l.first_id
+
+-- name: has_cut
+SELECT EXISTS (SELECT FROM counterfoil.task_cut) AS found
+
+-- name: keep_cut
+-- Rows into which events were folded that are gone: they stay as they are.
+INSERT INTO counterfoil_rebuild.{table} AS r ({columns})
+SELECT {live_columns}
+FROM counterfoil.{table} AS l LEFT JOIN counterfoil_rebuild.{table} AS o USING ({key})
+WHERE {is_cut} AND o::text IS DISTINCT FROM l::text
+ON CONFLICT ({key}) DO UPDATE SET ({columns}) = ROW({new_columns})
 
 -- name: analyze_tables
 SELECT c.relname AS name FROM pg_class AS c

@@ -47,7 +47,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = counterfoil, pg_temp AS $$
 DECLARE
     ends timestamptz;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('counterfoil.tenant_key'));
+    PERFORM FROM counterfoil.turn WHERE name = 'tenant_key' FOR UPDATE;
     IF of_tenant <> '_operators' AND NOT EXISTS (SELECT FROM counterfoil.tenant WHERE tenant = of_tenant) THEN
         RETURN;
     END IF;

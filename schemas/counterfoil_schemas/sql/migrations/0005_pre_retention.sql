@@ -68,6 +68,13 @@ CREATE TABLE counterfoil.event_hash (
 );
 CREATE INDEX event_hash_may_return ON counterfoil.event_hash (event_id) WHERE may_return;
 
+-- Tasks of which events are gone: what was folded of them can't be folded again.
+CREATE TABLE counterfoil.task_cut (
+    tenant  text NOT NULL,
+    task_id uuid NOT NULL,
+    PRIMARY KEY (tenant, task_id)
+);
+
 -- What was dropped, when, by whom and under which policy.
 CREATE TABLE counterfoil.retention_drop (
     drop_id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -151,7 +158,8 @@ BEGIN
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE invalid_transaction_state USING MESSAGE = 'events are dropped in READ COMMITTED alone: call it so';
     END IF;
-    RETURN pg_try_advisory_xact_lock(hashtext('counterfoil.retention'));
+    PERFORM FROM counterfoil.turn WHERE name = 'retention' FOR UPDATE SKIP LOCKED;
+    RETURN FOUND;
 END
 $$;
 
@@ -206,6 +214,7 @@ BEGIN
                 occurred_at, appended_at)
             SELECT tenant, event_id, retention_class, value_sha256, source_id, partition, "offset", occurred_at, appended_at
             FROM %I ON CONFLICT DO NOTHING', of_leaf);
+        EXECUTE format('INSERT INTO task_cut SELECT DISTINCT tenant, task_id FROM %I ON CONFLICT DO NOTHING', of_leaf);
         LOCK TABLE hold, retention_policy IN SHARE MODE; -- late, for people wait for it
     END IF;
     PERFORM FROM retention_rule AS r WHERE r.retention_class = this.retention_class AND r.kept_since >= rule.kept_since;
@@ -271,6 +280,9 @@ BEGIN
            e.appended_at, e.event_id >= coalesce(floor, '00000000-0000-0000-0000-000000000000')
     FROM event_astray_all AS e WHERE e.retention_class = of_class AND e.appended_at <= cutoff
     ON CONFLICT DO NOTHING;
+    INSERT INTO task_cut SELECT DISTINCT e.tenant, e.task_id
+    FROM event_astray_all AS e WHERE e.retention_class = of_class AND e.appended_at <= cutoff
+    ON CONFLICT DO NOTHING;
     DELETE FROM event_astray_all AS e WHERE e.retention_class = of_class AND e.appended_at <= cutoff;
     GET DIAGNOSTICS events = ROW_COUNT;
     INSERT INTO retention_drop (relation, retention_class, events, held, keep_months, dropped_by)
@@ -324,9 +336,11 @@ $$;
 CALL counterfoil.close_to_others('counterfoil.hold');
 CALL counterfoil.close_to_others('counterfoil.event_held');
 CALL counterfoil.close_to_others('counterfoil.event_hash');
+CALL counterfoil.close_to_others('counterfoil.task_cut');
 CREATE POLICY owner_rows ON counterfoil.hold TO counterfoil_owner USING (true) WITH CHECK (true);
 CREATE POLICY owner_rows ON counterfoil.event_held TO counterfoil_owner USING (true) WITH CHECK (true);
 CREATE POLICY owner_rows ON counterfoil.event_hash TO counterfoil_owner USING (true) WITH CHECK (true);
+CREATE POLICY owner_rows ON counterfoil.task_cut TO counterfoil_owner USING (true) WITH CHECK (true);
 
 REVOKE EXECUTE ON FUNCTION counterfoil.count_set_apart, counterfoil.drops_alone, counterfoil.hold_events,
     counterfoil.drop_leaf, counterfoil.drop_astray, counterfoil.drop_released, counterfoil.release_hold FROM PUBLIC;
@@ -335,8 +349,9 @@ GRANT EXECUTE ON FUNCTION counterfoil.drop_leaf, counterfoil.drop_astray, counte
     counterfoil.count_set_apart, counterfoil.open_partitions TO counterfoil_eraser;
 GRANT EXECUTE ON FUNCTION counterfoil.count_set_apart, counterfoil.release_hold TO counterfoil_operator;
 
-GRANT SELECT ON counterfoil.hold, counterfoil.event_held, counterfoil.event_hash
+GRANT SELECT ON counterfoil.hold, counterfoil.event_held, counterfoil.event_hash, counterfoil.task_cut
     TO counterfoil_auditor, counterfoil_operator;
+GRANT SELECT ON counterfoil.task_cut, counterfoil.retention_drop TO counterfoil_ingester;
 GRANT SELECT ON counterfoil.retention_policy, counterfoil.retention_rule
     TO counterfoil_auditor, counterfoil_operator, counterfoil_eraser, counterfoil_ingester;
 GRANT SELECT ON counterfoil.retention_drop TO counterfoil_operator, counterfoil_eraser; -- it counts all tenants' events
