@@ -51,7 +51,7 @@ class Adopter:
         self._framing = framing
         self._redaction = redaction
         self._signing = signing
-        self._left: set[Path] = set()  # what this process can't finish
+        self._told_of: set[Path] = set()  # what this process can't finish, and has said so
         self._limit_bytes = limit_bytes
         self._damaged = damaged
         self._cluster: Cluster | None = None
@@ -65,7 +65,7 @@ class Adopter:
             if len(self._delivery.adopted) >= _MOST_AT_ONCE:
                 return
             theirs = read_cluster(path)
-            if path == self._own.path or path in self._left or theirs is None or not ours.is_same(theirs):
+            if path == self._own.path or theirs is None or not ours.is_same(theirs):
                 continue
             try:
                 self._adopt(path)
@@ -120,11 +120,12 @@ class Adopter:
         if not unheard:
             return tenants
         home.is_unfinished = True
-        self._left.add(folder.path)
-        logger.warning(
-            "the dead process %s signed for %s, and this one has no key for it: what it left is sent, and its gaps and "
-            "its goodbye wait for a process whose %s has one", folder.path.name, ", ".join(unheard), VARIABLE,
-        )  # fmt: skip
+        if folder.path not in self._told_of:
+            self._told_of.add(folder.path)
+            logger.warning(
+                "the dead process %s signed for %s, and this one has no key for it: what it left is sent, and its gaps "
+                "and its goodbye wait for a process whose %s has one", folder.path.name, ", ".join(unheard), VARIABLE,
+            )  # fmt: skip
         return ()
 
     def _check(self, home: Home) -> None:
