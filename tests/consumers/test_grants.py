@@ -124,3 +124,25 @@ def test_all_of_it_is_the_owner_s(operator: Connection) -> None:
     ).fetchall()
     assert len(rows) > 40
     assert [row["name"] for row in rows if row["owner"] != "counterfoil_owner"] == []
+
+
+SERVICES = ("counterfoil_ingester", "counterfoil_operator", "counterfoil_reconciler")
+OWN_ROWS = "(tenant = ( SELECT current_tenant() AS current_tenant))"
+EVERYWHERE = {("own_rows", "SELECT", ("counterfoil_auditor",), OWN_ROWS), ("services", "ALL", SERVICES, "true")}
+# The owner's functions say who a login is, and admit tenants: the list of tenants is closed to the owner, too.
+ELSEWHERE = {("tenant", "owner_rows", "ALL", ("counterfoil_owner",), "true")}
+
+
+def test_the_policies_are_the_same_everywhere(operator: Connection) -> None:
+    policies = operator.execute(
+        "SELECT tablename AS name, policyname AS policy, cmd, permissive, qual, "
+        "ARRAY(SELECT r::text FROM unnest(roles) AS r ORDER BY 1) AS roles "
+        "FROM pg_policies WHERE schemaname = 'counterfoil'"
+    ).fetchall()
+    found = {(row["name"], row["policy"], row["cmd"], tuple(row["roles"]), row["qual"]) for row in policies}
+    closed = operator.execute(
+        "SELECT relname AS name FROM pg_class WHERE relnamespace = 'counterfoil'::regnamespace AND relrowsecurity"
+    ).fetchall()
+    assert len(closed) > 12
+    assert found == ELSEWHERE | {(row["name"], *policy) for row in closed for policy in EVERYWHERE}
+    assert {row["permissive"] for row in policies} == {"PERMISSIVE"}
