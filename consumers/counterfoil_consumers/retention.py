@@ -6,7 +6,7 @@ of what it was at.
 
 import datetime as dt
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("counterfoil.retention")
 
 LEAST_MONTHS = 6  # EU AI Act, articles 19(1) and 26(6)
 LONGEST_PASS = dt.timedelta(hours=6)  # that a leaf's hashes may take to be copied
-_LIMITS = {"statement_timeout": f"{LONGEST_PASS.total_seconds():.0f}s"}
+LIMITS = {"statement_timeout": f"{LONGEST_PASS.total_seconds():.0f}s"}
 _IN_USE = "kept: in use, left to the next run"
 
 
@@ -36,11 +36,6 @@ class Dropped:
     outcome: str
     events: int
     held: int
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it was dropped, or would be."""
-        return self.outcome in ("dropped", "would be dropped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +56,7 @@ def connect_eraser(dsn: str) -> Connection:
 
     Raises StoreAway, StoreError.
     """
-    return connect(dsn, "eraser", application="retention", **_LIMITS)
+    return connect(dsn, "eraser", application="retention", **LIMITS)
 
 
 def run(eraser: Connection, by: str, *, is_rehearsal: bool = False) -> list[Dropped]:
@@ -70,67 +65,71 @@ def run(eraser: Connection, by: str, *, is_rehearsal: bool = False) -> list[Drop
     Returns what became of each leaf that is due, and of what is astray or no longer held where there was some. A
     rehearsal changes nothing.
     """
-    if not is_rehearsal:
-        make_partitions(eraser)
-    done = list(_pass(eraser, by, is_rehearsal))
-    if not is_rehearsal:
-        _measure(eraser, done)
+    this = _Run(eraser, by, is_rehearsal)
+    if is_rehearsal:
+        return [*this.leaves(), *this.rows()]
+    make_partitions(eraser)
+    done = [*this.leaves(), *this.rows()]
+    _measure(eraser)
     return done
 
 
-def _pass(eraser: Connection, by: str, is_rehearsal: bool) -> Iterator[Dropped]:
-    named = queries("retention")
-    in_use: set[str] = set()  # classes of which one leaf could not be had: the others wait for the same reader
-    for leaf in eraser.execute(named["find_leaves"]).fetchall():
-        if leaf["is_due"] and leaf["retention_class"] not in in_use:
-            dropped = _drop(eraser, "drop_leaf", leaf["leaf"], leaf["leaf"], leaf["retention_class"], by, is_rehearsal)
-            if dropped.outcome == _IN_USE:
-                in_use.add(dropped.retention_class)
-            yield dropped
-            pass_by("retention.after_drop")
-    for rule in eraser.execute(named["list_rules"]).fetchall():
-        for query, relation in (("drop_astray", "event_astray"), ("drop_released", "event_held")):
-            yield from _drop_rows(eraser, query, relation, rule["retention_class"], by, is_rehearsal)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One pass over all that may be past its time."""
 
+    eraser: Connection
+    by: str
+    is_rehearsal: bool
 
-def _drop_rows(
-    eraser: Connection, query: str, relation: str, retention_class: str, by: str, is_rehearsal: bool
-) -> Iterator[Dropped]:
-    """What is astray goes in parts."""
-    is_over = False
-    while not is_over:
-        dropped = _drop(eraser, query, relation, retention_class, retention_class, by, is_rehearsal)
-        if dropped.outcome != "kept":
-            yield dropped
-        is_over = dropped.outcome != "dropped"
+    def leaves(self) -> Iterator[Dropped]:
+        """Of a class whose readers do not let go, the others wait as well."""
+        in_use: set[str] = set()
+        for leaf in self.eraser.execute(queries("retention")["find_leaves"]).fetchall():
+            retention_class = leaf["retention_class"]
+            if leaf["is_due"] and retention_class not in in_use:
+                dropped = self._drop("drop_leaf", leaf["leaf"], leaf["leaf"], retention_class)
+                if dropped.outcome == _IN_USE:
+                    in_use.add(retention_class)
+                yield dropped
+
+    def rows(self) -> Iterator[Dropped]:
+        """What is astray goes in parts."""
+        for rule in self.eraser.execute(queries("retention")["list_rules"]).fetchall():
+            name = rule["retention_class"]
+            for query, relation in (("drop_astray", "event_astray"), ("drop_released", "event_held")):
+                is_over = False
+                while not is_over:
+                    dropped = self._drop(query, name, relation, name)
+                    if dropped.outcome != "kept":
+                        yield dropped
+                    is_over = dropped.outcome != "dropped"
+
+    def _drop(self, query: str, name: str, relation: str, retention_class: str) -> Dropped:
+        params = {"name": name, "by": self.by, "is_rehearsal": self.is_rehearsal}
+        try:
+            row = fetch_one(self.eraser, queries("retention")[query], params)
+        except LockNotAvailable as error:
+            logger.info("%s of %s is left to the next run: %s", relation, retention_class, str(error).splitlines()[0])
+            return Dropped(relation, retention_class, _IN_USE, 0, 0)
         pass_by("retention.after_drop")
+        dropped = Dropped(relation, retention_class, row["outcome"], row["events"], row["held"])
+        if dropped.outcome == "dropped":
+            metrics.EVENTS_DROPPED.labels(retention_class).inc(dropped.events)
+            logger.info("dropped %s: %d events, %d of them held", relation, dropped.events, dropped.held)
+        return dropped
 
 
-def _drop(
-    eraser: Connection, query: str, relation: str, name: str, retention_class: str, by: str, is_rehearsal: bool
-) -> Dropped:
-    params = {"name": name, "by": by, "is_rehearsal": is_rehearsal}
-    try:
-        row = fetch_one(eraser, queries("retention")[query], params)
-    except LockNotAvailable as error:
-        logger.info("%s of %s is left to the next run: %s", relation, retention_class, str(error).splitlines()[0])
-        return Dropped(relation, retention_class, _IN_USE, 0, 0)
-    dropped = Dropped(relation, retention_class, row["outcome"], row["events"], row["held"])
-    if dropped.outcome == "dropped":
-        metrics.EVENTS_DROPPED.labels(retention_class).inc(dropped.events)
-        logger.info("dropped %s: %d events, %d of them held", relation, dropped.events, dropped.held)
-    return dropped
-
-
-def _measure(eraser: Connection, done: Sequence[Dropped]) -> None:
+def _measure(eraser: Connection) -> None:
+    named = queries("retention")
     for gauge in (metrics.EVENTS_ASTRAY, metrics.EVENTS_HELD):
         gauge.clear()
-    for row in eraser.execute(queries("retention")["count_set_apart"]):
+    for row in eraser.execute(named["count_set_apart"]):
         if row["relation"] == "event_held":
             metrics.EVENTS_HELD.labels(row["retention_class"]).set(row["events"])
         else:
             metrics.EVENTS_ASTRAY.labels(row["reason"]).inc(row["events"])  # of all classes, which strangers may name
-    metrics.LEAVES_OVERDUE.set(sum(not dropped.is_done for dropped in done))
+    metrics.LEAVES_OVERDUE.set(sum(leaf["is_due"] for leaf in eraser.execute(named["find_leaves"])))
     metrics.LAST_RETENTION_RUN.set_to_current_time()
 
 

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from prometheus_client import REGISTRY
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -84,6 +85,7 @@ def test_what_came_late_keeps_its_leaf_until_its_own_time(database: str, operato
     keep(operator, 6)
     outcomes = {one.relation: one.outcome for one in run_retention(database)}
     assert outcomes[name_of(9)] == "kept: some of it came later"
+    assert REGISTRY.get_sample_value("counterfoil_retention_overdue") == 1
     assert len(ids(operator, "event")) == 2
     assert ids(operator, "event_hash") == set()
 
@@ -192,6 +194,10 @@ def test_what_is_astray_says_why_and_goes_when_its_class_says(database: str, ope
     keep(operator, 6)
     [told] = [one for one in run_retention(database) if one.relation == "event_astray"]
     assert (told.events, told.held) == (3, 1)
+    for reason in ("no such class", "below the floor"):
+        assert REGISTRY.get_sample_value("counterfoil_retention_astray_events", {"reason": reason}) == 1
+    held_events = REGISTRY.get_sample_value("counterfoil_retention_held_events", {"retention_class": "standard"})
+    assert held_events == 1
     assert ids(operator, "event_astray") == {unknown.event_id, young.event_id}
     assert ids(operator, "event_held") == {held.event_id}
     assert ids(operator, "event_hash") == {behind.event_id, ahead.event_id, held.event_id}

@@ -21,7 +21,7 @@ from counterfoil_console.monitoring import Heart
 from counterfoil_console.retention import Overview, read_overview, run_every
 from counterfoil_console.settings import load
 from counterfoil_console.timeline import plain
-from counterfoil_consumers.retention import LONGEST_PASS, Dropped, set_rule
+from counterfoil_consumers.retention import LIMITS, LONGEST_PASS, Dropped, set_rule
 from counterfoil_consumers.retention import run as run_once
 
 _LONGEST_TEXT = 200
@@ -107,7 +107,7 @@ def run(
         return
     settings = load()
     set_up_logs(settings.log_format, logging.WARNING)
-    with open_store(settings, "eraser", statement_timeout=f"{LONGEST_PASS.total_seconds():.0f}s") as eraser:
+    with open_store(settings, "eraser", **LIMITS) as eraser:
         done = run_once(eraser, person, is_rehearsal=dry_run)
     if as_json:
         print_json({"dry_run": dry_run, "done": [asdict(dropped) for dropped in done]})
