@@ -217,7 +217,15 @@ def test_no_function_with_the_owner_s_rights_is_for_everybody(operator: Connecti
         "SELECT p.proname AS name, p.proconfig AS config, has_function_privilege('public', p.oid, 'EXECUTE') AS all "
         "FROM pg_proc AS p WHERE p.pronamespace = 'counterfoil'::regnamespace AND p.prosecdef"
     ).fetchall()
-    functions = {"open_partitions", "current_tenant", "admit_tenants", "skip_offsets", "retire_topics"}
+    functions = {
+        "open_partitions",
+        "current_tenant",
+        "admit_tenants",
+        "skip_offsets",
+        "retire_topics",
+        "index_texts",
+        "find_texts",
+    }
     assert {row["name"] for row in rows} == functions
     for row in rows:
         assert not row["all"]
