@@ -82,7 +82,8 @@ ORDER BY currency, cost DESC, tenant, task_id, model LIMIT %(limit)s
 -- name: search_texts
 -- tenant or NULL, words (as a web search: "a phrase", or, -not), limit: the latest first, with an excerpt
 SELECT f.tenant, f.task_id, t.task_ref, f.event_id, f.kind, e.agent, f.occurred_at,
-       ts_headline('pg_catalog.simple', counterfoil.text_of(e.kind, e.body), websearch_to_tsquery('pg_catalog.simple', %(words)s),
+       ts_headline('pg_catalog.simple', counterfoil.searched(counterfoil.text_of(e.kind, e.body)),
+                   websearch_to_tsquery('pg_catalog.simple', counterfoil.searched(%(words)s)),
                    'StartSel=«, StopSel=», MaxFragments=2, MaxWords=20, MinWords=5') AS excerpt
 FROM counterfoil.find_texts(%(tenant)s::text, %(words)s, %(limit)s) AS f
 JOIN counterfoil.task AS t USING (tenant, task_id)

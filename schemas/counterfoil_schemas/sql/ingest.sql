@@ -231,7 +231,9 @@ ON CONFLICT DO NOTHING
 -- name: fold_retrieval_source
 INSERT INTO retrieval_source (tenant, source, event_id, place, task_id, version, as_of, digest, retrieved_at)
 SELECT i.tenant, left(s.source ->> 'id', 500), i.event_id, s.place, i.task_id, s.source ->> 'version',
-       to_timestamp(least(greatest((s.source ->> 'as_of')::bigint, -62e15), 253e15) / 1e6), s.source ->> 'digest', i.occurred_at
+       CASE WHEN s.source ->> 'as_of' IS NOT NULL
+            THEN to_timestamp(least(greatest((s.source ->> 'as_of')::bigint, -62e15), 253e15) / 1e6) END,
+       s.source ->> 'digest', i.occurred_at
 FROM unnest(%(facts)s::counterfoil.fact[]) AS i,
      json_array_elements(i.body -> 'sources') WITH ORDINALITY AS s (source, place)
 WHERE i.kind = 'retrieval' AND NOT i.unread

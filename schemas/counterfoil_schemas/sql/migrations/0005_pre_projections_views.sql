@@ -71,12 +71,12 @@ SELECT *, true FROM event_astray;
 CREATE FUNCTION in_order(ids uuid[], producers uuid[], causes uuid[], moments timestamptz[])
 RETURNS TABLE (event_id uuid, place bigint) LANGUAGE plpgsql IMMUTABLE ROWS 1000 AS $$
 DECLARE
-    count int := coalesce(cardinality(ids), 0);
+    size int := coalesce(cardinality(ids), 0);
     cause int[]; -- where the cause of each stands, 0 where it is not here
     lane int[];  -- the producer of each, from 1
     next int[];  -- of each lane, which of its events comes next
     ends int[];
-    shown boolean[] := array_fill(false, ARRAY[count]);
+    shown boolean[] := array_fill(false, ARRAY[size]);
     lanes int;
     best int;
     path int[];
@@ -88,7 +88,7 @@ BEGIN
     SELECT array_agg(l.first ORDER BY l.lane), array_agg(l.last ORDER BY l.lane) INTO next, ends
     FROM (SELECT u.lane, min(u.at) AS first, max(u.at) AS last FROM unnest(lane) WITH ORDINALITY AS u (lane, at)
           GROUP BY u.lane) AS l;
-    FOR step IN 1 .. count LOOP
+    FOR step IN 1 .. size LOOP
         best := 0;
         FOR l IN 1 .. lanes LOOP
             CONTINUE WHEN next[l] > ends[l] OR (cause[next[l]] > 0 AND NOT shown[cause[next[l]]]);
@@ -248,19 +248,24 @@ FROM counterfoil.dead_letter WHERE letter_class = 'foreign' GROUP BY reason;
 
 -- What is searched of an event: at most 50,000 characters, so that its words never exceed what a tsvector holds.
 CREATE FUNCTION text_of(kind text, body json) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    b record;
 BEGIN
-    RETURN left(CASE kind
-        WHEN 'completion' THEN concat_ws(E'\n', body ->> 'text', body ->> 'decision', body ->> 'rationale')
-        WHEN 'task_started' THEN concat_ws(E'\n', body ->> 'title', body ->> 'input')
-        WHEN 'message' THEN CASE
-            WHEN json_typeof(body -> 'content') = 'string' THEN body ->> 'content'
-            ELSE (SELECT string_agg(found #>> '{}', E'\n') FROM jsonb_path_query(
-                      (body -> 'content')::jsonb, 'strict $.** ? (@.type() == "string")') AS found) END
+    SELECT * INTO b FROM json_to_record(body)
+        AS r (content json, text text, decision text, rationale text, title text, input text);
+    RETURN left(CASE
+        WHEN kind <> 'message' THEN concat_ws(E'\n', b.text, b.decision, b.rationale, b.title, b.input)
+        WHEN json_typeof(b.content) = 'string' THEN b.content #>> '{}'
+        ELSE (SELECT string_agg(part #>> '{}', E'\n') FROM jsonb_path_query(
+                  b.content::jsonb, 'strict $.** ? (@.type() == "string")') AS part)
     END, 50000);
 EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
-    RETURN left(body ->> 'content', 50000);
+    RETURN left(body ->> 'content', 50000); -- JSON that jsonb refuses
 END
 $$;
+
+-- Without what the parser tries to take for paths and addresses: 50,000 characters of a_a_a, ./././ or e@11e@11 take it a minute.
+CREATE FUNCTION searched(content text) RETURNS text LANGUAGE sql IMMUTABLE RETURN translate(content, '_/~@', '    ');
 
 -- The configuration simple: no stemming and no stop words, so that ids, codes and every language are found as they stand. What
 -- the parser refuses has no words, and keeps no other text waiting.
@@ -282,7 +287,7 @@ BEGIN ATOMIC
         RETURNING tenant, event_id
     ), put AS (
         INSERT INTO event_text (tenant, event_id, task_id, kind, occurred_at, words)
-        SELECT e.tenant, e.event_id, e.task_id, e.kind, e.occurred_at, words_of(text_of(e.kind, e.body))
+        SELECT e.tenant, e.event_id, e.task_id, e.kind, e.occurred_at, words_of(searched(text_of(e.kind, e.body)))
         FROM taken AS i, LATERAL (
             SELECT * FROM every_event AS v WHERE v.tenant = i.tenant AND v.event_id = i.event_id AND NOT v.unread OFFSET 0) AS e
         ON CONFLICT DO NOTHING
@@ -302,7 +307,7 @@ BEGIN ATOMIC
         SELECT counterfoil.current_tenant() AS tenant, pg_has_role(session_user, 'counterfoil_operator', 'MEMBER') AS is_operator
     ), found AS MATERIALIZED (
         SELECT t.tenant, t.event_id, t.task_id, t.kind, t.occurred_at FROM event_text AS t
-        WHERE t.words @@ websearch_to_tsquery('pg_catalog.simple', find_texts.words)
+        WHERE t.words @@ websearch_to_tsquery('pg_catalog.simple', searched(find_texts.words))
     )
     SELECT f.tenant, f.event_id, f.task_id, f.kind, f.occurred_at FROM found AS f, asking AS a
     WHERE (f.tenant = a.tenant OR (a.tenant IS NULL AND a.is_operator))
