@@ -3,18 +3,23 @@
 A task has 200 events: 38 calls of a model, each with a message, a prompt, a completion and a call of a tool; every
 sixth of these is a write. Three retrievals read documents that other tasks read, too; the target answers for five
 writes. Every fourth task is carried on by a second process, every fiftieth tries one write again and again, every
-twentieth is refused something.
+twentieth is refused something. Beyond 100,000 events a store grows by twins of these tasks, made in SQL (twins.sql).
 """
 
 import hashlib
 import random
+import re
 import time
+import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, LiteralString, cast
+
+import psycopg
 
 from counterfoil.codec import encode
 from counterfoil.event import Event
@@ -37,6 +42,8 @@ _SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "re", "si", "tu", "va", 
 _WORDS = tuple(a + b + c for a in _SYLLABLES for b in _SYLLABLES for c in _SYLLABLES)
 _SENTENCE = 8  # words
 _BATCH = 10  # tasks
+_TWINS = Path(__file__).with_name("twins.sql")
+INGESTED = 500  # tasks, 100,000 events; what is beyond are their twins
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +57,50 @@ class Told:
 
 
 def told(number: int) -> Told:
-    """The same for the same number, in every process."""
-    tenant = TENANTS[0] if number % 2 else TENANTS[(number // 2) % len(TENANTS)]
-    return Told(number, tenant, f"T-{number}", task_id_of(tenant, f"T-{number}"))
+    """The same for the same number, in every process; from `INGESTED` on they are twins of the first ones."""
+    first, twin = number % INGESTED, number // INGESTED
+    tenant = TENANTS[0] if first % 2 else TENANTS[(first // 2) % len(TENANTS)]
+    task_id = task_id_of(tenant, f"T-{first}")
+    if not twin:
+        return Told(number, tenant, f"T-{first}", task_id)
+    return Told(number, tenant, f"T-{first}-{twin}", _twin_of(uuid.UUID(bytes=task_id), twin))
+
+
+def _twin_of(of: uuid.UUID, number: int) -> bytes:
+    """As the function `twin` of twins.sql."""
+    digest = hashlib.md5(f"{of}{number}".encode()).hexdigest()
+    return bytes.fromhex(f"{of.hex[:12]}7{digest[:3]}8{digest[3:18]}")
 
 
 def fill(dsn: str, first: int, last: int, processes: int = 2) -> None:
-    """Write the tasks of [first, last), in so many processes, and put down their words."""
-    if processes == 1:
-        _fill(dsn, range(first, last))
-        return
+    """Write the tasks of [first, last): below `INGESTED` by ingest with their words, else as twins of those."""
+    ingested = [range(first + place, min(last, INGESTED), processes) for place in range(processes)]
     with ProcessPoolExecutor(processes) as pool:
-        shares = [range(first + place, last, processes) for place in range(processes)]
-        for ended in [pool.submit(_fill, dsn, share) for share in shares]:
-            ended.result()
+        list(pool.map(_fill, [dsn] * processes, ingested))
+    twins = range(max(1, -(-first // INGESTED)), -(-last // INGESTED))
+    if not twins:
+        return
+    assert last % INGESTED == 0, f"twins come {INGESTED} tasks at a time"
+    named = _twins_queries()
+    with psycopg.connect(dsn, autocommit=True, options="-c search_path=counterfoil") as connection:
+        for name in ("analyze", "make_twin", "drop_index"):
+            connection.execute(named[name])
+        with ThreadPoolExecutor(processes) as threads:
+            list(threads.map(lambda number: _add_twins(dsn, number), twins))
+        connection.execute(named["make_index"])
+
+
+def _twins_queries() -> dict[str, LiteralString]:
+    _, *parts = re.split(r"^-- name: (\w+)$", _TWINS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    # The text is a file of ours.
+    return {name: cast("LiteralString", text) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _add_twins(dsn: str, number: int) -> None:
+    with psycopg.connect(dsn, autocommit=True, options="-c search_path=counterfoil") as connection:
+        for name, query in _twins_queries().items():
+            if name.startswith("add_"):
+                connection.execute(query, {"number": number})
 
 
 def _fill(dsn: str, numbers: Sequence[int]) -> None:

@@ -168,7 +168,9 @@ def _of_source(task: Told, chance: random.Random) -> Mapping[str, Any]:
 
 
 def _words(task: Told, _: random.Random) -> Mapping[str, Any]:
-    return {"tenant": task.tenant, "words": f'"order-{task.number}"', "limit": _LIMIT}
+    first, twin = task.number % histories.INGESTED, task.number // histories.INGESTED
+    words = f'"order-{first}"' + (f" twin{twin}" if twin else "")
+    return {"tenant": task.tenant, "words": words, "limit": _LIMIT}
 
 
 def _frequent_word(task: Told, _: random.Random) -> Mapping[str, Any]:
