@@ -7,6 +7,7 @@ CREATE INDEX event_answer ON event (tenant, causation_id) WHERE kind = 'tool_res
 CREATE INDEX event_retry ON event (tenant, occurred_at) WHERE kind = 'tool_intent' AND attempt > 1;
 CREATE INDEX event_denial ON event (tenant, occurred_at) WHERE kind = 'denial';
 CREATE INDEX event_trace ON event (trace_id, tenant) WHERE kind = 'task_started' AND trace_id IS NOT NULL;
+CREATE INDEX task_parent ON task (tenant, parent_task_id) WHERE parent_task_id IS NOT NULL;
 
 -- One row per document that a retrieval read. Equality of text may be looked up before row-level security has spoken, which
 -- what is inside of JSON or of an array may not.
