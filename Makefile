@@ -26,10 +26,11 @@ suite: $(INSTALLED)
 coverage: $(INSTALLED) ## which lines the suite runs; it takes half as long again
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not alone" --cov --cov-report=term:skip-covered
 
-bench: $(INSTALLED) ## what recording and storing cost, beside the peers
+bench: $(INSTALLED) ## what recording and storing cost, beside the peers, and what asking costs
 	$(BIN)/python -m bench.emit
 	$(BIN)/python -m bench.ingest
 	$(BIN)/python -m bench.tenants
+	$(BIN)/python -m bench.queries
 
 soak: $(INSTALLED) ## the longer proofs: ten minutes without brokers, 10,000 damaged spools, 300 orders to 50 clients, 500 crashes of ingest
 	COUNTERFOIL_TEST_OUTAGE_SECONDS=600 COUNTERFOIL_TEST_DAMAGES=10000 COUNTERFOIL_TEST_ORDERS=300 \

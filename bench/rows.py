@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -90,8 +91,8 @@ def command(
     return 0
 
 
-def write_json(rows: Iterable[Row | Failed], path: Path) -> None:
-    """One row a line."""
+def write_json(rows: Iterable[Any], path: Path) -> None:
+    """One row, a dataclass, a line."""
     path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
 
 

@@ -74,7 +74,7 @@ def _ends(given: Servers, prefix: str) -> list[int]:
 
 def counterfoil(given: Servers, count: int, *, processes: int) -> dict[str, float]:
     """`counterfoil ingest`, as many times as said, into a new store."""
-    with _store(given) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+    with new_store(given) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
 
         def stored() -> int:
             return _number(connection, "SELECT coalesce(sum(next_offset), -1) FROM counterfoil.ingest_offset")
@@ -201,7 +201,7 @@ def _keep_rows(given: Servers, connection: psycopg.Connection[tuple[object, ...]
 
 def copy_from_file(given: Servers, count: int) -> dict[str, float]:
     """Binary COPY of the rows that `counterfoil ingest` made, into the same tables, in one transaction."""
-    with _store(given) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+    with new_store(given) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT counterfoil.open_partitions('standard', 13, 2)")
         meter = _Meter(given)
         with connection.transaction():
@@ -343,7 +343,7 @@ def emit_to_row(given: Servers, seconds: int) -> dict[str, float]:
     looks: list[tuple[float, dict[int, int]]] = []
     ended = threading.Event()
     with (
-        _store(given) as dsn,
+        new_store(given) as dsn,
         psycopg.connect(dsn, autocommit=True) as connection,
         _ingesting(given, dsn, prefix, 1) as workers,
         ExitStack() as threads,
@@ -422,7 +422,8 @@ def _database(given: Servers) -> Iterator[str]:
 
 
 @contextmanager
-def _store(given: Servers) -> Iterator[str]:
+def new_store(given: Servers) -> Iterator[str]:
+    """A migrated store of its own; its DSN is that of the superuser."""
     with _database(given) as dsn:
         for _ in migrate(dsn):
             pass

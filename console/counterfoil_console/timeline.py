@@ -1,10 +1,9 @@
 """A task's events in the order in which they can have happened, and what the target says of its writes.
 
-Order: causation, then (producer, seq), then occurred_at; log order is only a hint (DESIGN.md section 7).
+The view `timeline` of the store gives them in that order: causation, then (producer, seq), then occurred_at
+(DESIGN.md section 7).
 """
 
-import datetime as dt
-import heapq
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -55,9 +54,9 @@ def read_timeline(store: Connection, name: str, tenant: str | None = None) -> Ti
     task = find_task(store, name, tenant)
     named = queries("console")
     where = {"tenant": task["tenant"], "task_id": task["task_id"]}
-    events = store.execute(named["task_events"], where).fetchall()
+    events = store.execute(queries("forensic")["timeline"], where).fetchall()
     effects = store.execute(named["task_effects"], where).fetchall()
-    return Timeline(task, tuple(in_order(events)), {effect["effect_id"]: effect for effect in effects})
+    return Timeline(task, tuple(events), {effect["effect_id"]: effect for effect in effects})
 
 
 def find_task(store: Connection, name: str, tenant: str | None = None) -> dict[str, Any]:
@@ -89,69 +88,6 @@ def find_task(store: Connection, name: str, tenant: str | None = None) -> dict[s
         found = ", ".join(f"{task['task_id'].hex} of {task['tenant']}" for task in tasks)
         raise TaskNotFound(f"{name!r} means several tasks: {found}; give more digits of the id, or --tenant")
     return tasks[0]
-
-
-def in_order(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Merge the producers' sequences by time, never showing an event before its cause.
-
-    Causes that wait for each other can't be true; the earliest of such a circle is shown rather than hidden.
-    """
-    lanes = _lanes(events)
-    lane_of = {event["event_id"]: lane_id for lane_id, lane in lanes.items() for event in lane}  # of those not shown
-    ordered: list[dict[str, Any]] = []
-    waiting: defaultdict[uuid.UUID, set[uuid.UUID]] = defaultdict(set)  # by cause: the lanes that wait for it
-    ready: list[tuple[dt.datetime, uuid.UUID, uuid.UUID]] = []
-
-    def offer(lane_id: uuid.UUID) -> None:
-        lane = lanes[lane_id]
-        if not lane:
-            return
-        if lane[-1]["causation_id"] in lane_of:
-            waiting[lane[-1]["causation_id"]].add(lane_id)
-        else:
-            heapq.heappush(ready, (*_moment(lane), lane_id))
-
-    for lane_id in lanes:
-        offer(lane_id)
-    while lane_of:
-        if ready:
-            lane_id = heapq.heappop(ready)[2]
-        else:
-            lane_id = _first_of_a_circle(lanes, lane_of)
-            waiting[lanes[lane_id][-1]["causation_id"]].discard(lane_id)
-        event = lanes[lane_id].pop()
-        ordered.append(event)
-        del lane_of[event["event_id"]]
-        for released in waiting.pop(event["event_id"], ()):
-            offer(released)
-        offer(lane_id)
-    return ordered
-
-
-def _lanes(events: Iterable[dict[str, Any]]) -> dict[uuid.UUID, list[dict[str, Any]]]:
-    """The events of each producer, its next one at the end."""
-    lanes: defaultdict[uuid.UUID, list[dict[str, Any]]] = defaultdict(list)
-    for event in events:
-        lanes[event["producer_id"]].append(event)
-    for lane in lanes.values():
-        lane.sort(key=lambda event: (event["seq"], event["event_id"]), reverse=True)
-    return dict(lanes)
-
-
-def _moment(lane: list[dict[str, Any]]) -> tuple[dt.datetime, uuid.UUID]:
-    return lane[-1]["occurred_at"], lane[-1]["event_id"]
-
-
-def _first_of_a_circle(
-    lanes: Mapping[uuid.UUID, list[dict[str, Any]]], lane_of: Mapping[uuid.UUID, uuid.UUID]
-) -> uuid.UUID:
-    """The earliest of some lanes of which each waits for the next one, where every lane waits."""
-    lane_id = min((lane_id for lane_id, lane in lanes.items() if lane), key=lambda lane_id: _moment(lanes[lane_id]))
-    path: list[uuid.UUID] = []
-    while lane_id not in path:
-        path.append(lane_id)
-        lane_id = lane_of[lanes[lane_id][-1]["causation_id"]]
-    return min(path[path.index(lane_id) :], key=lambda lane_id: _moment(lanes[lane_id]))
 
 
 def as_json(timeline: Timeline) -> dict[str, Any]:

@@ -23,6 +23,8 @@ PROJECTIONS: Mapping[str, tuple[str, ...]] = {
     "task": ("tenant", "task_id"),
     "producer": ("tenant", "producer_id", "task_id"),
     "producer_claim": ("tenant", "producer_id", "task_id"),
+    "retrieval_source": ("tenant", "source", "event_id", "place"),
+    "task_cost": ("tenant", "task_id", "model", "currency"),
 }
 _ALSO = {"event": ("event_astray",)}
 _FETCHED = 50_000

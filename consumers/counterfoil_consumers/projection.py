@@ -26,6 +26,7 @@ from counterfoil_consumers.store import Connection, fetch_one, queries
 from counterfoil_consumers.suspicion import Suspicion
 
 _ASTRAY = "event_astray_all"
+_TEXTS = ("message", "completion", "task_started")  # whose words can be searched
 _CLAIMS = ("producer_beat", "producer_closed", "gap")
 # SQLSTATE classes that say the data is at fault: data exception, integrity, program limit.
 _PERMANENT = ("22", "23", "54")
@@ -264,6 +265,9 @@ def fold(connection: Connection, source: Source, rows: Sequence[Row], *, are_cou
         "fold_effect": of_effects,
         "fold_effect_resource": [row for row in verdicts if row.effect_id is not None],
         "fold_target_change": [row for row in verdicts if row.effect_id is None],
+        "fold_retrieval_source": [row for row in rows if row.kind == "retrieval" and row.is_read],
+        "fold_task_cost": [row for row in rows if row.kind == "completion" and row.is_read],
+        "put_text_waiting": [row for row in rows if row.kind in _TEXTS and row.is_read],
     }
     for name, its in folds.items():
         if its:

@@ -52,7 +52,8 @@ _INT4, _INT8, _TIMESTAMPTZ = map(oid, (binary_copy.INTEGER, binary_copy.BIGINT, 
 _FOLDED: Mapping[str, tuple[str, ...]] = {
     "task_started": ("title",),
     "task_ended": ("status",),
-    "completion": ("input_tokens", "output_tokens", "cost"),
+    "completion": ("model", "input_tokens", "output_tokens", "cached_tokens", "cost", "currency"),
+    "retrieval": ("sources",),
     "tool_intent": ("tool", "target", "step", "args", "expect"),
     "tool_result": ("outcome", "result", "deadline"),
     "verdict": (

@@ -44,6 +44,12 @@ VERDICTS = st.fixed_dictionaries(
         "evidence": st.sampled_from(["{}", "[1]", "null", ""]),
     }
 )
+SOURCES = st.lists(
+    st.fixed_dictionaries(
+        {"id": TEXT, "version": st.none() | TEXT, "as_of": st.none() | st.integers(-(2**63), 2**63 - 1)}
+    ),
+    max_size=3,
+)
 SEQS = st.integers(0, 9) | st.sampled_from([-1, 2**63 - 1, 2**63 - 2, -(2**63)])
 CLAIMS = st.lists(st.fixed_dictionaries({"task_id": st.sampled_from(TASKS), "last_seq": SEQS}), max_size=3)
 ARGS = st.sampled_from(['{"a":1}', "[]", "null", "{oops"])
@@ -54,8 +60,19 @@ BODIES: dict[str, tuple[bool, st.SearchStrategy[Any]]] = {
     "task_ended": (False, st.fixed_dictionaries({"status": st.sampled_from(["completed", "failed"])})),
     "completion": (
         False,
-        st.fixed_dictionaries({"text": TEXT, "input_tokens": TOKENS, "output_tokens": TOKENS, "cost": COSTS}),
+        st.fixed_dictionaries(
+            {
+                "text": TEXT,
+                "input_tokens": TOKENS,
+                "output_tokens": TOKENS,
+                "cached_tokens": TOKENS,
+                "cost": COSTS,
+                "model": st.none() | TEXT,
+                "currency": st.none() | TEXT,
+            }
+        ),
     ),
+    "retrieval": (False, st.fixed_dictionaries({"query": TEXT, "sources": SOURCES})),
     "producer_opened": (
         False,
         st.fixed_dictionaries({"host": TEXT, "pid": st.just(1), "client": TEXT, "beat_interval": st.integers(1, 9)}),
@@ -97,6 +114,7 @@ BODIES: dict[str, tuple[bool, st.SearchStrategy[Any]]] = {
 # Few kinds to a history, so that events meet in one row.
 THEMES = [
     ["task_started", "task_suspended", "task_ended", "completion"],
+    ["completion", "retrieval"],
     ["producer_opened", "producer_beat", "producer_closed", "gap"],
     ["tool_intent", "tool_result"],
     ["tool_result"],
@@ -176,7 +194,10 @@ def store(ingester: Connection, source: Source, read: Reader, records: list[Reco
 def folded(operator: Connection, tenant: str) -> dict[str, list[Any]]:
     """All rows of a tenant but its name; an offset of a repetition counts as the first one's."""
     found: dict[str, list[Any]] = {}
-    for table in ("task", "effect", "producer", "producer_claim", "completeness", "effect_resource", "target_change"):
+    for table in (
+        *("task", "effect", "producer", "producer_claim", "completeness", "effect_resource", "target_change"),
+        *("retrieval_source", "task_cost"),
+    ):
         query = f"SELECT to_jsonb(t) - 'tenant' AS row FROM {table} AS t WHERE tenant = %s"
         rows = [row["row"] for row in operator.execute(query, [tenant])]
         for row in rows:

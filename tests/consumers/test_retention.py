@@ -67,7 +67,7 @@ def test_a_leaf_past_its_time_is_dropped_and_its_hashes_stay(database: str, oper
     assert {(one.outcome, one.held) for one in dropped} == {("dropped", 0)}
     assert [one.events for one in dropped if one.relation == name_of(8)] == [2]
     assert leaves(operator) == [name_of(months) for months in range(6, -3, -1)]
-    assert ids(operator, "stored_event") == {young.event_id}
+    assert ids(operator, "every_event") == {young.event_id}
     assert ids(operator, "event_hash") == {old.event_id, done.event_id}
     assert (ids_of_tasks(operator), operator.execute("SELECT FROM effect").rowcount) == ({TASK}, 1)
     [told] = operator.execute("SELECT * FROM retention_drop WHERE events > 0").fetchall()
@@ -102,7 +102,7 @@ def test_what_was_dropped_does_not_come_back(database: str, operator: Connection
     keep(operator, 24)  # the months that were dropped are not made again
     assert store(database, [old]).stored == 0
     assert name_of(8) not in leaves(operator)
-    assert old.event_id not in ids(operator, "stored_event")
+    assert old.event_id not in ids(operator, "every_event")
     [task] = operator.execute("SELECT events FROM task").fetchall()
     assert task["events"] == 2
 
@@ -111,12 +111,12 @@ def test_what_is_held_stays_readable_until_it_is_released(database: str, operato
     operator.execute("INSERT INTO tenant (tenant) VALUES ('acme')")
     held, other = event_of(months_ago(8), subject_ref="order-17"), event_of(months_ago(8), subject_ref="order-18")
     store(database, [held, other])
-    before = operator.execute("SELECT * FROM stored_event WHERE subject_ref = 'order-17'").fetchall()
+    before = operator.execute("SELECT * FROM every_event WHERE subject_ref = 'order-17'").fetchall()
     keep(operator, 6)
     hold = place_hold(operator, Scope("acme", subject_ref="order-17"), "a claim", "dana")
     [told] = [one for one in run_retention(database) if one.events]
     assert (told.events, told.held) == (2, 1)
-    assert operator.execute("SELECT * FROM stored_event").fetchall() == before
+    assert operator.execute("SELECT * FROM every_event").fetchall() == before
     [row] = operator.execute("SELECT hold_ids FROM event_held").fetchall()
     assert row["hold_ids"] == [hold]
     assert store(database, [held]).repeated == 1
@@ -131,7 +131,7 @@ def test_what_is_held_stays_readable_until_it_is_released(database: str, operato
     keep(operator, 6)
     [told] = run_retention(database)
     assert (told.relation, told.outcome, told.events) == ("event_held", "dropped", 1)
-    assert ids(operator, "stored_event") == set()
+    assert ids(operator, "every_event") == set()
     assert ids(operator, "event_hash") == {held.event_id, other.event_id}
     with pytest.raises(UsageError, match=rf"no hold {hold} that could be released"):
         release_hold(operator, hold, "again", "dana")
@@ -160,7 +160,7 @@ def test_a_hold_covers_what_has_all_that_it_names(database: str, operator: Conne
     store(database, [*covered, *left])
     keep(operator, 6)
     run_retention(database)
-    assert ids(operator, "stored_event") == {one.event_id for one in covered}
+    assert ids(operator, "every_event") == {one.event_id for one in covered}
     with pytest.raises(UsageError, match="no tenant 'acm'"):
         place_hold(operator, Scope("acm"), "mistyped", "dana")
     with pytest.raises(UsageError, match="ends after it begins"):
@@ -215,7 +215,7 @@ def test_what_was_astray_and_has_a_leaf_by_now_does_not_come_back(database: str,
     assert (told.relation, told.events) == ("event_astray", 1)
     again = store(database, [astray])
     assert (again.stored, again.repeated) == (0, 1)
-    assert astray.event_id not in ids(operator, "stored_event")
+    assert astray.event_id not in ids(operator, "every_event")
 
 
 def test_held_events_have_every_column_of_events(operator: Connection) -> None:
@@ -225,7 +225,7 @@ def test_held_events_have_every_column_of_events(operator: Connection) -> None:
     )
     held, plain, view = (
         [(row["name"], row["type"]) for row in operator.execute(query, [table])]
-        for table in ("event_held", "event", "stored_event")
+        for table in ("event_held", "event", "every_event")
     )
     assert held[:2] == [("hold_ids", "bigint[]"), ("held_at", "timestamp with time zone")]
     assert held[2:] == plain == view
@@ -284,7 +284,7 @@ def test_a_tenant_sees_its_own_holds_and_what_is_left_of_its_own_events(
         place_hold(operator, Scope(tenant), "a claim", "dana")
     keep(operator, 6)
     run_retention(database)
-    tables = ("event_held", "event_hash", "hold", "stored_event", "astray")
+    tables = ("event_held", "event_hash", "hold", "every_event", "astray")
     with psycopg.connect(admin_dsn, autocommit=True) as admin:
         admin.execute("CREATE ROLE reader_of_acme LOGIN PASSWORD 'only-on-loopback' IN ROLE counterfoil_auditor")
         try:

@@ -81,7 +81,7 @@ def test_what_is_left_is_what_is_held_or_younger(
         )
         store(database, [one], [took])
         model.leaves.setdefault(months_ago(made[0], 1), []).append((one, took))
-    stored = ids(operator, "stored_event")
+    stored = ids(operator, "every_event")
     for of_tenant, of_workflow, begins in holds:
         scope = Scope(of_tenant, of_workflow, from_at=None if begins is None else months_ago(*begins))
         model.holds[place_hold(operator, scope, "a claim", "dana")] = scope
@@ -93,10 +93,10 @@ def test_what_is_left_is_what_is_held_or_younger(
         model.run(kept_since(operator, name))
         of_class = {
             row["event_id"].bytes
-            for row in operator.execute("SELECT event_id FROM stored_event WHERE retention_class = %s", [name])
+            for row in operator.execute("SELECT event_id FROM every_event WHERE retention_class = %s", [name])
         }
         assert of_class == model.left()
-        gone = ids(operator, "event_hash") | ids(operator, "stored_event")
+        gone = ids(operator, "event_hash") | ids(operator, "every_event")
         assert stored <= gone
     for hold in model.holds:
         release_hold(operator, hold, "all is settled", "dana")

@@ -50,7 +50,7 @@ def leaf(months: int) -> str:
 def everything(operator: Connection) -> tuple[set[bytes], set[bytes], int]:
     """Ids that are stored, ids of hashes, and what was dropped."""
     drops = operator.execute("SELECT FROM retention_drop WHERE events > 0").rowcount
-    return ids(operator, "stored_event"), ids(operator, "event_hash"), drops
+    return ids(operator, "every_event"), ids(operator, "event_hash"), drops
 
 
 IN_USE = "kept: in use, left to the next run"
@@ -184,7 +184,7 @@ def test_ingest_goes_on_while_its_leaves_are_dropped(
         sent = [event_of(months_ago(months)) for months in (0, 9, 8)]
         for one in sent:
             produce(encode(one), key_of(one))
-        wait_until(lambda: len(ids(operator, "stored_event")) == 3)
+        wait_until(lambda: len(ids(operator, "every_event")) == 3)
         assert ids(operator, "event_astray") == set()
         with psycopg.connect(database, autocommit=True) as owner:  # as if the brokers had taken them then
             owner.execute("SET ROLE counterfoil_owner")
@@ -197,7 +197,7 @@ def test_ingest_goes_on_while_its_leaves_are_dropped(
         late = [event_of(months_ago(9)), event_of(months_ago(0)), sent[1]]
         for one in late:
             produce(encode(one), key_of(one))
-        wait_until(lambda: ids(operator, "stored_event") == {one.event_id for one in (sent[0], *late[:2])})
+        wait_until(lambda: ids(operator, "every_event") == {one.event_id for one in (sent[0], *late[:2])})
         wait_until(lambda: operator.execute("SELECT FROM duplicate").rowcount == 1)
     finally:
         stopping.set()
@@ -276,8 +276,8 @@ def test_what_comes_for_a_leaf_while_it_is_dropped_is_folded_once_and_not_lost(
     for writer in writers:
         writer.join()
     assert failures == []
-    assert ids(operator, "stored_event") | ids(operator, "event_hash") == {one.event_id for one in sent}
-    assert operator.execute("SELECT FROM stored_event").rowcount == len(ids(operator, "stored_event"))
+    assert ids(operator, "every_event") | ids(operator, "event_hash") == {one.event_id for one in sent}
+    assert operator.execute("SELECT FROM every_event").rowcount == len(ids(operator, "every_event"))
     [task] = operator.execute("SELECT events FROM task").fetchall()
     assert task["events"] == len(sent)
     assert operator.execute("SELECT FROM retention_drop WHERE events > 0").rowcount > 0

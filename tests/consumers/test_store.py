@@ -175,6 +175,7 @@ def test_no_function_with_the_owner_s_rights_is_for_everybody(operator: Connecti
     functions = {
         "open_partitions", "current_tenant", "admit_tenants", "skip_offsets", "retire_topics", "add_signed_tenant",
         "rotate_tenant_key", "drop_leaf", "drop_astray", "drop_released", "count_set_apart", "release_hold",
+        "index_texts", "find_texts",
     }  # fmt: skip
     assert {row["name"] for row in rows} == functions
     for row in rows:

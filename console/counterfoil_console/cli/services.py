@@ -22,6 +22,7 @@ from counterfoil_console.monitoring import Heart, Monitoring
 from counterfoil_console.settings import Settings, load
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.outbox import Relay, relay_now
+from counterfoil_consumers.texts import TextIndexer, index_texts_now
 from counterfoil_consumers.topics import admin_client
 from counterfoil_consumers.topics import check as check_topic
 from counterfoil_reconcilers.checking import Policy
@@ -63,17 +64,20 @@ def ingest(
             ends = worker.end_offsets()
             worker.run(stopping, until=ends)
             relay_now(settings.dsn, "ingester", settings.kafka)
+            index_texts_now(settings.dsn)
             if not stopping.is_set():
                 typer.echo(f"the log is ingested up to its end, {sum(ends)} records in all")
             return
         heart = Heart(_PATIENCE_SECONDS)
-        relay = Relay(settings.dsn, "ingester", settings.kafka)
+        relay, texts = Relay(settings.dsn, "ingester", settings.kafka), TextIndexer(settings.dsn)
         with monitored(settings, heart):
             relay.start()
+            texts.start()
             try:
                 worker.run(stopping, beat=heart.beat)
             finally:
                 relay.stop()
+                texts.stop()
 
 
 def reconcile(

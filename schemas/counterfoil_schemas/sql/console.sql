@@ -50,11 +50,6 @@ FROM counterfoil.event
 WHERE kind = 'gap' AND NOT unread AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
 ORDER BY event_id DESC LIMIT %(limit)s
 
--- name: task_events
-SELECT event_id, kind, agent, release, principal, on_behalf_of, mode, effect_id, attempt, causation_id, producer_id, seq,
-       occurred_at, appended_at, unread, body, partition, "offset"
-FROM counterfoil.stored_event WHERE tenant = %(tenant)s AND task_id = %(task_id)s
-
 -- name: task_effects
 SELECT s.effect_id, s.tool, s.target, s.step, s.args, s.intents, s.outcome, s.verdict, s.drift, s.means, s.verdict_reason,
        s.verdict_at, s.evidence, s.given_up, s.contract_version

@@ -237,6 +237,48 @@ FROM unnest(%(facts)s::counterfoil.fact[]) AS i, json_array_elements(i.body -> '
 WHERE i.kind = 'verdict' AND i.effect_id IS NULL AND NOT i.unread
 ON CONFLICT DO NOTHING
 
+-- name: fold_retrieval_source
+INSERT INTO retrieval_source (tenant, source, event_id, place, task_id, version, as_of, digest, retrieved_at)
+SELECT i.tenant, left(s.source ->> 'id', 500), i.event_id, s.place, i.task_id, s.source ->> 'version',
+       CASE WHEN s.source ->> 'as_of' IS NOT NULL
+            THEN to_timestamp(least(greatest((s.source ->> 'as_of')::bigint, -62e15), 253e15) / 1e6) END,
+       s.source ->> 'digest', i.occurred_at
+FROM unnest(%(facts)s::counterfoil.fact[]) AS i,
+     json_array_elements(i.body -> 'sources') WITH ORDINALITY AS s (source, place)
+WHERE i.kind = 'retrieval' AND NOT i.unread
+ON CONFLICT DO NOTHING
+
+-- name: fold_task_cost
+WITH told AS (
+    SELECT i.tenant, i.task_id, left(coalesce(i.body ->> 'model', ''), 200) AS model,
+           left(coalesce(i.body ->> 'currency', ''), 200) AS currency, (i.body ->> 'input_tokens')::numeric AS input_tokens,
+           (i.body ->> 'output_tokens')::numeric AS output_tokens, (i.body ->> 'cached_tokens')::numeric AS cached_tokens,
+           CASE WHEN i.body ->> 'cost' ~ '^-?[0-9]{1,20}(\.[0-9]{1,20})?$' THEN (i.body ->> 'cost')::numeric END AS cost
+    FROM unnest(%(facts)s::counterfoil.fact[]) AS i
+    WHERE i.kind = 'completion' AND NOT i.unread
+)
+INSERT INTO task_cost AS t (
+    tenant, task_id, model, currency, completions, unpriced, input_tokens, output_tokens, cached_tokens, cost)
+SELECT tenant, task_id, model, currency, count(*), count(*) FILTER (WHERE cost IS NULL), coalesce(sum(input_tokens), 0),
+       coalesce(sum(output_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(cost), 0)
+FROM told
+GROUP BY tenant, task_id, model, currency
+ORDER BY tenant, task_id, model, currency
+ON CONFLICT (tenant, task_id, model, currency) DO UPDATE SET
+    completions = t.completions + excluded.completions,
+    unpriced = t.unpriced + excluded.unpriced,
+    input_tokens = t.input_tokens + excluded.input_tokens,
+    output_tokens = t.output_tokens + excluded.output_tokens,
+    cached_tokens = t.cached_tokens + excluded.cached_tokens,
+    cost = t.cost + excluded.cost
+
+-- name: put_text_waiting
+INSERT INTO text_waiting (tenant, event_id, appended_at)
+SELECT tenant, event_id, appended_at FROM unnest(%(facts)s::counterfoil.fact[])
+
+-- name: index_texts
+SELECT counterfoil.index_texts(%(most)s) AS indexed
+
 -- name: set_aside
 -- The letters, and their way to the topic of dead letters. Those that stand already were read before, by another consumer
 -- or before the offset was set back.

@@ -97,7 +97,7 @@ CREATE INDEX outbox_waiting ON outbox (outbox_id) WHERE relayed_at IS NULL;
 
 -- What one does at a time, by a lock on its row. Not an advisory lock: any login may hold those, a tenant's, too.
 CREATE TABLE turn (name text PRIMARY KEY);
-INSERT INTO turn VALUES ('relay'), ('open_partitions'), ('retention'), ('tenant_key');
+INSERT INTO turn VALUES ('relay'), ('open_partitions'), ('retention'), ('tenant_key'), ('texts');
 
 -- Who may judge one tenant's effects on one target now.
 CREATE TABLE check_lease (

@@ -225,6 +225,11 @@ BEGIN
     outcome := 'would be dropped';
     IF is_rehearsal THEN RETURN NEXT; RETURN; END IF;
 
+    PERFORM FROM turn WHERE name = 'texts' FOR UPDATE;
+    EXECUTE format('DELETE FROM event_text AS t USING %I AS e
+        WHERE t.tenant = e.tenant AND t.event_id = e.event_id AND NOT EXISTS (
+            SELECT FROM event_held AS h WHERE h.tenant = e.tenant AND h.event_id = e.event_id)', of_leaf);
+
     LOOP -- what was copied stays; readers of the class go first
         BEGIN
             EXECUTE format('LOCK TABLE ONLY %I, %I IN ACCESS EXCLUSIVE MODE', this.parent, of_leaf);
@@ -283,6 +288,10 @@ BEGIN
     INSERT INTO task_cut SELECT DISTINCT e.tenant, e.task_id
     FROM event_astray_all AS e WHERE e.retention_class = of_class AND e.appended_at <= cutoff
     ON CONFLICT DO NOTHING;
+    PERFORM FROM turn WHERE name = 'texts' FOR UPDATE;
+    DELETE FROM event_text AS t USING event_astray_all AS e
+    WHERE e.retention_class = of_class AND e.appended_at <= cutoff AND t.tenant = e.tenant AND t.event_id = e.event_id
+      AND NOT EXISTS (SELECT FROM event_held AS h WHERE h.tenant = e.tenant AND h.event_id = e.event_id);
     DELETE FROM event_astray_all AS e WHERE e.retention_class = of_class AND e.appended_at <= cutoff;
     GET DIAGNOSTICS events = ROW_COUNT;
     INSERT INTO retention_drop (relation, retention_class, events, held, keep_months, dropped_by)
@@ -310,10 +319,14 @@ BEGIN
         WHERE covers(h, e.tenant, e.workflow, e.agent, e.task_id, e.subject_ref, e.occurred_at, e.appended_at));
     outcome := CASE WHEN events = 0 THEN 'kept' WHEN is_rehearsal THEN 'would be dropped' ELSE 'dropped' END;
     IF outcome = 'dropped' THEN
-        DELETE FROM event_held AS e
-        WHERE e.retention_class = of_class AND e.appended_at <= rule.kept_since AND NOT EXISTS (
-            SELECT FROM hold AS h
-            WHERE covers(h, e.tenant, e.workflow, e.agent, e.task_id, e.subject_ref, e.occurred_at, e.appended_at));
+        PERFORM FROM turn WHERE name = 'texts' FOR UPDATE;
+        WITH gone AS (
+            DELETE FROM event_held AS e
+            WHERE e.retention_class = of_class AND e.appended_at <= rule.kept_since AND NOT EXISTS (
+                SELECT FROM hold AS h
+                WHERE covers(h, e.tenant, e.workflow, e.agent, e.task_id, e.subject_ref, e.occurred_at, e.appended_at))
+            RETURNING e.tenant, e.event_id)
+        DELETE FROM event_text AS t USING gone AS g WHERE t.tenant = g.tenant AND t.event_id = g.event_id;
         INSERT INTO retention_drop (relation, retention_class, events, held, keep_months, dropped_by)
         VALUES ('event_held', of_class, drop_released.events, 0, rule.keep_months, who);
     END IF;

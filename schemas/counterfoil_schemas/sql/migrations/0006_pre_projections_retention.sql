@@ -1,13 +1,13 @@
 -- Every event that the store still has, wherever it stands.
-CREATE VIEW stored_event WITH (security_invoker) AS
-SELECT * FROM event
+CREATE VIEW every_event WITH (security_invoker) AS
+SELECT *, false AS is_astray FROM event
 UNION ALL
-SELECT * FROM event_astray
+SELECT *, true FROM event_astray
 UNION ALL
 SELECT tenant, event_id, retention_class, kind, workflow, environment, mode, task_id, task_ref, parent_task_id,
        conversation_id, subject_ref, agent, release, principal, on_behalf_of, effect_id, attempt, causation_id, trace_id,
        span_id, producer_id, seq, occurred_at, redaction, body_schema, unread, body, source_id, partition, "offset",
-       appended_at, value, value_sha256
+       appended_at, value, value_sha256, false
 FROM counterfoil.event_held;
 
 -- What is astray, and why.
@@ -16,4 +16,4 @@ SELECT tenant, event_id, retention_class, task_id, occurred_at, appended_at,
        counterfoil.astray_reason(retention_class, event_id, appended_at) AS reason
 FROM event_astray;
 
-GRANT SELECT ON stored_event, astray TO counterfoil_auditor, counterfoil_operator;
+GRANT SELECT ON every_event, astray TO counterfoil_auditor, counterfoil_operator;

@@ -1,0 +1,97 @@
+-- Named queries of forensics, over the views of migration 0005 (docs/queries.md). They run as counterfoil_operator or as a
+-- tenant's own login, which sees its own rows whatever `tenant` says. Every parameter is named; where NULL is allowed it means all.
+
+-- name: timeline
+-- tenant, task_id
+SELECT * FROM counterfoil.timeline WHERE tenant = %(tenant)s AND task_id = %(task_id)s
+ORDER BY place
+
+-- name: effects_open
+-- tenant or NULL, target or NULL, limit
+SELECT * FROM counterfoil.effects_open
+WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND (%(target)s::text IS NULL OR target = %(target)s)
+ORDER BY heard_at, tenant, effect_id LIMIT %(limit)s
+
+-- name: task_tool_calls
+-- tenant, task_id
+SELECT * FROM counterfoil.tool_calls WHERE tenant = %(tenant)s AND task_id = %(task_id)s
+ORDER BY begun_at, intent_event_id, result_event_id
+
+-- name: tool_calls
+-- tenant or NULL, tool or NULL, outcome or NULL, since (a moment), limit
+SELECT * FROM counterfoil.tool_calls
+WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND (%(tool)s::text IS NULL OR tool = %(tool)s)
+  AND (%(outcome)s::text IS NULL OR outcome = %(outcome)s)
+  AND intent_event_id >= counterfoil.first_id(%(since)s::timestamptz)
+ORDER BY intent_event_id DESC, result_event_id LIMIT %(limit)s
+
+-- name: retrievals_by_source
+-- tenant or NULL, source, limit
+SELECT * FROM counterfoil.retrievals_by_source
+WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND source = %(source)s
+ORDER BY last_retrieved_at DESC, tenant, task_id, version LIMIT %(limit)s
+
+-- name: source_reach
+-- tenant, source, version or NULL, limit: the writes of the tasks that read a document, and of their child tasks to the tenth
+-- generation, from the first reading on. hops: 0 where the task read it itself.
+WITH RECURSIVE reached AS (
+    SELECT r.tenant, r.task_id, 0 AS hops, min(r.retrieved_at) AS read_at
+    FROM counterfoil.retrieval_source AS r
+    WHERE r.tenant = %(tenant)s AND r.source = %(source)s AND (%(version)s::text IS NULL OR r.version = %(version)s)
+    GROUP BY r.tenant, r.task_id
+    UNION
+    SELECT t.tenant, t.task_id, r.hops + 1, r.read_at
+    FROM reached AS r
+    JOIN counterfoil.task AS t ON t.tenant = r.tenant AND t.parent_task_id = r.task_id AND t.last_at >= r.read_at
+    WHERE r.hops < 10
+), nearest AS (
+    SELECT tenant, task_id, min(hops) AS hops, min(read_at) AS read_at FROM reached GROUP BY tenant, task_id
+)
+SELECT n.tenant, n.task_id, t.task_ref, t.title, n.hops, n.read_at, s.effect_id, s.tool, s.target, s.args, s.intent_at,
+       s.outcome, s.verdict, s.drift,
+       CASE WHEN s.verdict IN ('applied', 'partial', 'duplicated', 'mismatched') THEN true
+            WHEN s.verdict = 'not_applied' THEN false END AS landed
+FROM nearest AS n
+JOIN counterfoil.task AS t USING (tenant, task_id)
+LEFT JOIN counterfoil.effect_state AS s
+    ON s.tenant = n.tenant AND s.task_id = n.task_id AND s.mode = 'live' AND s.intent_at >= n.read_at
+ORDER BY n.read_at, n.hops, n.task_id, s.intent_at, s.effect_id LIMIT %(limit)s
+
+-- name: denials
+-- tenant or NULL, since (a moment), limit
+SELECT * FROM counterfoil.denials
+WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND occurred_at >= %(since)s
+ORDER BY occurred_at DESC, event_id LIMIT %(limit)s
+
+-- name: cross_tenant_suspects
+-- limit
+SELECT * FROM counterfoil.cross_tenant_suspects ORDER BY last_at DESC NULLS LAST, suspicion, shared LIMIT %(limit)s
+
+-- name: retry_storms
+-- tenant or NULL, since (a moment), limit
+SELECT * FROM counterfoil.retry_storms
+WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND minute >= %(since)s
+ORDER BY minute DESC, retries DESC, tenant, tool LIMIT %(limit)s
+
+-- name: cost_by_task
+-- tenant or NULL, since (a moment), limit: the dearest first, of each currency
+SELECT * FROM counterfoil.cost_by_task
+WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND last_at >= %(since)s
+ORDER BY currency, cost DESC, tenant, task_id, model LIMIT %(limit)s
+
+-- name: search_texts
+-- tenant or NULL, words (as a web search: "a phrase", or, -not), limit: the latest first, with an excerpt
+SELECT f.tenant, f.task_id, t.task_ref, f.event_id, f.kind, e.agent, f.occurred_at,
+       ts_headline('pg_catalog.simple', counterfoil.searched(counterfoil.text_of(e.kind, e.body)),
+                   websearch_to_tsquery('pg_catalog.simple', counterfoil.searched(%(words)s)),
+                   'StartSel=«, StopSel=», MaxFragments=2, MaxWords=20, MinWords=5') AS excerpt
+FROM counterfoil.find_texts(%(tenant)s::text, %(words)s, %(limit)s) AS f
+JOIN counterfoil.task AS t USING (tenant, task_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM counterfoil.every_event AS v WHERE v.tenant = f.tenant AND v.event_id = f.event_id LIMIT 1) AS e
+ORDER BY f.occurred_at DESC, f.event_id DESC
+
+-- name: texts_waiting
+-- For operators: how many texts can't be found yet, and how old the oldest of them is.
+SELECT count(*) AS texts, coalesce(extract(epoch FROM now() - min(appended_at)), 0)::float8 AS oldest_seconds
+FROM counterfoil.text_waiting
