@@ -15,7 +15,9 @@ from psycopg.conninfo import make_conninfo
 
 from counterfoil import Recorder
 from counterfoil.codec import encode
+from counterfoil.ids import new_id
 from counterfoil_consumers.store import Connection
+from counterfoil_consumers.texts import index_texts_now
 from tests.consumers.made import event, intent, key_of
 from tests.fix_log import Produce
 
@@ -85,11 +87,15 @@ def filled(
     recorder: Recorder,
     produce: Produce,
     ingest_all: Callable[[], None],
+    database: str,
 ) -> Connection:
     """A store in which both tenants have what ingest makes of events; read as the operator."""
     for tenant in TENANTS:
         args = {"of": hidden_of(tenant)}
         with recorder.task("t", tenant=tenant) as task, task.effect("refund", target="pay", args=args) as one:
+            task.retrieval(hidden_of(tenant), [{"id": f"document of {tenant}"}])
+            task.completion(hidden_of(tenant), model="m", usage={"input_tokens": 1}, cost="1", currency="EUR")
+            task.denial(by=tenant, about="refund", reason=hidden_of(tenant))
             one.ok()
         verdict = {
             "target": "pay",
@@ -104,11 +110,15 @@ def filled(
         found = event("verdict", verdict, tenant=tenant, task_id=task.task_id)
         stray = event(tenant=tenant, retention_class="legal")
         clash = intent(tenant=tenant, event_id=judged.event_id, task_id=task.task_id)
-        for made in (judged, judged, found, stray, clash):
+        storm = [
+            intent(tenant=tenant, task_id=task.task_id, attempt=attempt, effect_id=new_id()) for attempt in range(2, 12)
+        ]
+        for made in (judged, judged, found, stray, clash, *storm):
             produce(encode(made), key_of(made))
     produce(b"of nobody", b"key")
     recorder.close()
     ingest_all()
+    index_texts_now(database)
     for tenant in TENANTS:
         operator.execute("UPDATE tenant SET login_role = %s WHERE tenant = %s", [login_roles[tenant], tenant])
     return operator

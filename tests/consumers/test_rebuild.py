@@ -68,7 +68,8 @@ def varied(recorder: Recorder, produce: Produce, ingest_all: Callable[[], None])
     """A store with something in every projection, and letters of records beside them."""
     for number in range(20):
         with recorder.task("refunds", task_ref=f"R-{number}") as task:
-            task.review(by="dana")
+            task.retrieval("how much", [{"id": f"policy-{number}"}, {"id": "prices", "version": "3"}])
+            task.completion("so much", model="m", usage={"input_tokens": number}, cost="0.25", currency="EUR")
             with task.effect("refund", target="pay", args={"number": number}) as one:
                 one.ok({"id": number})
     judged = event("verdict", VERDICT, task_id=task.task_id, effect_id=one.effect_id)

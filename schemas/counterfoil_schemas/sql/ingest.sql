@@ -159,7 +159,7 @@ WITH told AS (
             FILTER (WHERE f.said IS NOT NULL AND f.body ->> 'result' IS NOT NULL))[1] AS replied,
            -- Held within what a Python datetime holds: Postgres would store the year 148000, and no reader of ours could.
            max(to_timestamp(least(greatest((f.body ->> 'deadline')::bigint, -62e15), 253e15) / 1e6))
-           FILTER (WHERE f.said = 'accepted') AS accept_deadline,
+           FILTER (WHERE f.said = 'accepted' AND f.body ->> 'deadline' IS NOT NULL) AS accept_deadline,
            max(CASE WHEN f.is_verdict OR f.kind = 'dead_lettered' THEN '-infinity' ELSE f.appended_at END) AS last_appended_at,
            (array_agg(f.fact ORDER BY (f.body ->> 'check_seq')::bigint DESC, f.event_id DESC)
             FILTER (WHERE f.is_verdict))[1] AS judged,

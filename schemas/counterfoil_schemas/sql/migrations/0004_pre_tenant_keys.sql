@@ -18,6 +18,7 @@ ALTER TABLE counterfoil.tenant_key ENABLE ROW LEVEL SECURITY;
 ALTER TABLE counterfoil.tenant_key FORCE ROW LEVEL SECURITY;
 CREATE POLICY owner_rows ON counterfoil.tenant_key TO counterfoil_owner USING (true) WITH CHECK (true);
 CREATE POLICY readers ON counterfoil.tenant_key FOR SELECT TO counterfoil_ingester, counterfoil_operator USING (true);
+CALL counterfoil.keep_no_statistics('counterfoil.tenant_key');
 
 -- 256 bits of randomness or more (three UUIDs of version 4 have 366); made here, so that no log of statements holds them.
 CREATE FUNCTION counterfoil.put_tenant_key(of_tenant text, since timestamptz) RETURNS counterfoil.tenant_key

@@ -6,7 +6,7 @@ CREATE INDEX event_call ON event (tenant, event_id) WHERE kind = 'tool_intent';
 CREATE INDEX event_answer ON event (tenant, causation_id) WHERE kind = 'tool_result';
 CREATE INDEX event_retry ON event (tenant, occurred_at) WHERE kind = 'tool_intent' AND attempt > 1;
 CREATE INDEX event_denial ON event (tenant, occurred_at) WHERE kind = 'denial';
-CREATE INDEX event_trace ON event (trace_id, tenant) WHERE kind = 'task_started' AND trace_id IS NOT NULL;
+CREATE INDEX event_trace ON event (tenant, trace_id) WHERE kind = 'task_started' AND trace_id IS NOT NULL;
 CREATE INDEX task_parent ON task (tenant, parent_task_id) WHERE parent_task_id IS NOT NULL;
 
 -- One row per document that a retrieval read. Equality of text may be looked up before row-level security has spoken, which
