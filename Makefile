@@ -36,6 +36,7 @@ soak: $(INSTALLED) ## the longer proofs: ten minutes without brokers, 10,000 dam
 	COUNTERFOIL_TEST_OUTAGE_SECONDS=600 COUNTERFOIL_TEST_DAMAGES=10000 COUNTERFOIL_TEST_ORDERS=300 \
 	  $(BIN)/python -m pytest -s --timeout 2400 \
 	  tests/events/test_memory.py tests/events/test_spool.py tests/events/test_halt_reach.py
+	COUNTERFOIL_TEST_OLDEST_POSTGRES=1 $(BIN)/python -m pytest -n 2 -m oldest_postgres_in_soak
 	COUNTERFOIL_TEST_CRASHES=500 COUNTERFOIL_TEST_CRASH_EVENTS=1000000 COUNTERFOIL_TEST_CHURN_SECONDS=600 \
 	  COUNTERFOIL_TEST_STORE_KILLS=50 COUNTERFOIL_TEST_BACKENDS_ENDED=500 \
 	  COUNTERFOIL_TEST_BAD_AMONG=100000 \

@@ -71,6 +71,11 @@ SELECT tenant, (substr(counterfoil.first_id(now())::text, 1, 13) || tail)::uuid,
        1, 0, n, now(), convert_to(repeat(tail, 20), 'UTF8'), '\\x01'
 FROM of
 """
+_TASKS_OF = """
+INSERT INTO counterfoil.task (tenant, task_id, workflow, agent, first_event_id, first_at, last_at, events)
+SELECT tenant, task_id, 'support', 'a', min(event_id::text)::uuid, min(occurred_at), max(occurred_at), count(*)
+FROM counterfoil.event GROUP BY tenant, task_id
+"""
 _POLICY = """
 INSERT INTO counterfoil.tenant (tenant, login_role)
 SELECT 't' || t, 'reader_' || t FROM generate_series(0, %(tenants)s - 1) AS t
@@ -138,6 +143,7 @@ def _store(given: Servers, plan: Plan) -> str:
         amounts = {"tenants": plan.tenants, "tasks": _TASKS, "events": plan.events}
         admin.execute(_POLICY, amounts)
         admin.execute(_FILL, amounts)
+        admin.execute(_TASKS_OF)
         admin.execute("VACUUM ANALYZE")
     return where
 
@@ -211,7 +217,7 @@ def _measure(given: Servers, plan: Plan, contender: Contender, tenants: int) -> 
 
 def _read(use: Use, plan: Plan, tenants: int, client: int) -> list[float]:
     """One client's reads; how many milliseconds each took."""
-    dice, query, taken = random.Random(client), queries("console")["task_events"], []
+    dice, query, taken = random.Random(client), queries("forensic")["timeline"], []
     for _ in range(plan.reads // _CLIENTS):
         number = dice.randrange(client, tenants, _CLIENTS)
         name = f"{number}/{dice.randrange(_TASKS)}"

@@ -20,6 +20,7 @@ from counterfoil_console.stack.ports import HOST, pick
 from counterfoil_console.stack.postgres import answers
 
 OLDEST = "15"
+IS_SOAK = "COUNTERFOIL_TEST_OLDEST_POSTGRES" in os.environ
 PROGRAMS = Path("/usr/lib/postgresql") / OLDEST / "bin"
 SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "shared_buffers=32MB", "fsync=off")
 NewPgBouncer = Callable[..., AbstractContextManager[str]]
@@ -27,8 +28,10 @@ NewPgBouncer = Callable[..., AbstractContextManager[str]]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what is marked so on the newest and on the oldest server."""
+    postgres = ("admin_dsn", ("postgres-18", f"postgres-{OLDEST}"))
     for mark, fixture, names in (
-        ("oldest_postgres_too", "admin_dsn", ("postgres-18", f"postgres-{OLDEST}")),
+        ("oldest_postgres_too", *postgres),
+        *([("oldest_postgres_in_soak", *postgres)] if IS_SOAK else []),
         ("oldest_kafka_too", "kafka", ("kafka-4.4", "kafka-3.3")),
     ):
         if metafunc.definition.get_closest_marker(mark) and fixture in metafunc.fixturenames:

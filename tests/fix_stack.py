@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from counterfoil_console.stack import LocalStack, StackState, default_directories
+from counterfoil_console.stack.postgres import PostgresOptions
 from counterfoil_consumers.topics import admin_client, create_missing
 from counterfoil_schemas import topics
 
+# It is never cut off here: tests that end a server end one of their own, which keeps what it has promised.
+NO_POWER_CUT = {"fsync": "off", "full_page_writes": "off"}
 Outage = Callable[[], AbstractContextManager[None]]
 
 
@@ -26,7 +29,8 @@ def stack() -> Iterator[StackState]:
     """
     with tempfile.TemporaryDirectory(prefix="counterfoil-") as folder:
         own = default_directories(os.environ)
-        with LocalStack(Path(folder) / "data", own.cache, os.environ.get("PATH")).running() as state:
+        data, quick = Path(folder) / "data", PostgresOptions(settings=NO_POWER_CUT)
+        with LocalStack(data, own.cache, os.environ.get("PATH"), postgres=quick).running() as state:
             yield state
 
 

@@ -69,9 +69,13 @@ class Assignment:
         gone = [partition.partition for partition in partitions]
         store.execute(queries("ingest")["leave_offsets"], {**self._where, "partitions": gone})
 
+    def place_of(self, partition: int) -> Mapping[str, object]:
+        """By which names the store knows a partition's offset."""
+        return {**self._where, "partition": partition}
+
     def clear_suspects(self, store: Connection, partition: int) -> None:
         """Say that what was put down of it is decoded."""
-        store.execute(queries("ingest")["clear_suspects"], {**self._where, "partition": partition})
+        store.execute(queries("ingest")["clear_suspects"], self.place_of(partition))
 
     def claim_at_once(self) -> None:
         """There is nobody to make room for."""

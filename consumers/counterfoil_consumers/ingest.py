@@ -22,22 +22,19 @@ from psycopg.errors import QueryCanceled, UndefinedTable
 from counterfoil.errors import RegistryError
 from counterfoil.failpoints import pass_by
 from counterfoil.framing import SINGLE_OBJECT, Framing
-from counterfoil.ids import OPERATORS
 from counterfoil.kafka import client_config
 from counterfoil_consumers import metrics
 from counterfoil_consumers.assignment import Assignment
-from counterfoil_consumers.errors import BadRecord, BrokersAway, Fenced, IngestStopped, StoreAway
+from counterfoil_consumers.decoding import Decoder
+from counterfoil_consumers.errors import BrokersAway, Fenced, IngestStopped, StoreAway
 from counterfoil_consumers.letters import Refused
 from counterfoil_consumers.log_reader import CONSUMER, poll, record_of
 from counterfoil_consumers.migrations import refuse_unfit
 from counterfoil_consumers.projection import Claim, Gap, Move, Written, write_batch
-from counterfoil_consumers.records import Reader, Record, Row
-from counterfoil_consumers.signatures import Signatures, TenantKeys
+from counterfoil_consumers.records import Record, Row
 from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, fetch_one, queries
-from counterfoil_consumers.suspicion import MOST_TRIES, Suspicion
 from counterfoil_consumers.topics import admin_client, check, cluster_id, end_offsets
-from counterfoil_consumers.window import open_window
 from counterfoil_schemas import topics
 
 logger = logging.getLogger("counterfoil.ingest")
@@ -106,7 +103,6 @@ class Ingest:
         self._declared = topics(profile, topic_prefix)
         self._topic = self._declared["events"]
         self._group = topic_prefix + consumer
-        self._tenants: set[str] = set()
         self._group_protocol = group_protocol
         self._batch_size = _BATCH
         self._has_failed = False
@@ -194,8 +190,8 @@ class Ingest:
             self._assignment.give_up_claims(consumer)
             self._reconnect(consumer, stopping)
         except UndefinedTable as error:
-            if not self._has_closed_leaf():
-                raise
+            if not self._decoder.open_window():
+                raise  # it was decoded for leaves that are there
             logger.warning("the window is opened anew, a leaf was dropped: %s", str(error).splitlines()[0])
             self._assignment.give_up_claims(consumer)
         except RegistryError as error:
@@ -283,34 +279,9 @@ class Ingest:
         self._assignment.take_away(consumer, partitions)
 
     def _decode(self, records: Sequence[Record], gaps: list[Gap]) -> _Batch:
-        rows: list[Row] = []
-        refused: list[Refused] = []
         if records:
             pass_by("ingest.after_poll")
-        self._signatures.begin_batch()
-        suspected: int | None = None
-        for record in records:
-            claim = self._assignment.claims[record.partition]
-            if suspected is not None and suspected != record.partition:  # else it would be blamed for this one
-                self._clear(suspected)
-                suspected = None
-            try:
-                if claim.suspicion is not None:
-                    suspected = record.partition
-                    self._put_down(record, claim, claim.suspicion)
-                rows.append(self._reader.row(record))
-            except BadRecord as reason:
-                refused.append(Refused(record, reason))
-                self._beat()  # a registry may have been asked about each of thousands
-        if suspected is not None:
-            self._clear(suspected)
-        strangers = {row.tenant for row in rows} - self._tenants
-        if strangers:
-            rows, foreign = self._meet(strangers, rows)
-            refused += foreign
-        for one in refused:
-            if one.reason.tenant not in self._tenants:
-                one.reason.tenant = None  # only claimed: for operators alone
+        rows, refused = self._decoder.decode(records)
         if records:
             pass_by("ingest.after_decode")
         last = {record.partition: record for record in records}
@@ -318,49 +289,10 @@ class Ingest:
         ends = {partition: claims[partition].read_offset for partition in last.keys() | {gap.partition for gap in gaps}}
         return _Batch(rows, refused, gaps, ends, last)
 
-    def _put_down(self, record: Record, claim: Claim, suspicion: Suspicion) -> None:
-        """Before a record is decoded that may end this process; raises BadRecord where it has ended too many."""
-        self._wait_for_writer()
-        where = {**self._where, "partition": record.partition}
-        if suspicion.is_guilty(self._store, where, claim.epoch, record.offset):
-            claim.suspicion = None
-            raise BadRecord(f"ingest ended {MOST_TRIES} times while it decoded this record alone")
-        if not suspicion.left:
-            claim.suspicion = None
-
-    def _clear(self, partition: int) -> None:
-        """What was put down of it is decoded; what comes next is put down anew."""
-        self._assignment.clear_suspects(self._store, partition)
-        suspicion = self._assignment.claims[partition].suspicion
-        if suspicion is not None:
-            suspicion.put_down = -1
-
     def _wait_for_writer(self) -> None:
         """The store is the other thread's until then."""
         if self._in_flight is not None:
             wait([self._in_flight[1]])
-
-    def _meet(self, strangers: set[str], rows: list[Row]) -> tuple[list[Row], list[Refused]]:
-        """Look for tenants not met before; their rows that may be stored stay, the others are foreign."""
-        self._wait_for_writer()
-        if self._admit:
-            self._store.execute(queries("ingest")["admit_tenants"], {"names": sorted(strangers)})
-        self._tenants = _known_tenants(self._store)
-        self._signatures.read_again()  # after the tenants: whoever is known as signed is known with the keys
-        met: list[Row] = []
-        foreign: list[Refused] = []
-        for row in rows:
-            if row.tenant not in self._tenants:
-                foreign.append(Refused(row.record, _foreign(row), row))
-                continue
-            try:
-                if row.tenant in strangers:
-                    self._signatures.check(row.record)
-            except BadRecord as reason:
-                foreign.append(Refused(row.record, reason))
-            else:
-                met.append(row)
-        return met, foreign
 
     @staticmethod
     def _count(written: Written, rows: Sequence[Row]) -> None:
@@ -420,22 +352,18 @@ class Ingest:
             dead_letters_topic=self._declared["dead_letters"].name,
             fact_oid=found["fact_oid"],
         )
-        self._tenants = _known_tenants(connection)
-        self._signatures = Signatures(lambda: self._read_keys(connection))
-        self._reader = Reader(found["source_id"], open_window(connection), self._framing, self._signatures)
-
-    def _read_keys(self, connection: Connection) -> TenantKeys:
-        self._wait_for_writer()
-        return TenantKeys.of_rows(connection.execute(queries("ingest")["find_tenant_keys"]))
+        self._decoder = Decoder(
+            connection,
+            self._assignment,
+            found["source_id"],
+            self._framing,
+            admit=self._admit,
+            wait=self._wait_for_writer,
+            beat=self._beat,
+        )
 
     def _open_window(self) -> None:
-        self._reader.window = open_window(self._store)
-
-    def _has_closed_leaf(self) -> bool:
-        """Whether the window has changed, so that what was decoded for a leaf of the former one is to be read again."""
-        before = self._reader.window
-        self._open_window()
-        return self._reader.window != before
+        self._decoder.open_window()
 
     def _refuse_other_topic(self, connection: Connection) -> None:
         others = connection.execute(queries("ingest")["find_other_topic_ids"], self._where).fetchall()
@@ -501,7 +429,7 @@ class Ingest:
 class _Chore:
     """Something to do now and then."""
 
-    def __init__(self, every_seconds: float, do: Callable[[], None]) -> None:
+    def __init__(self, every_seconds: float, do: Callable[[], object]) -> None:
         self._every_seconds = every_seconds
         self._do = do
         self._due = time.monotonic() + every_seconds
@@ -520,14 +448,3 @@ def _sha256_before(end: int, last: Record | None) -> bytes | None:
     if last is None or last.offset + 1 < end:
         return None
     return hashlib.sha256(last.value or b"").digest()
-
-
-def _foreign(row: Row) -> BadRecord:
-    return BadRecord(
-        f"the tenant {row.tenant!r} is not registered; run `counterfoil tenant add {row.tenant}`", "foreign"
-    )
-
-
-def _known_tenants(store: Connection) -> set[str]:
-    """Those that are registered, and the reserved one."""
-    return {OPERATORS} | {row["tenant"] for row in store.execute(queries("ingest")["find_tenants"])}

@@ -71,7 +71,7 @@ def test_there_are_more_than_forty_kinds() -> None:
     assert len(BAD) > 40
 
 
-@pytest.mark.oldest_postgres_too
+@pytest.mark.oldest_postgres_in_soak
 @pytest.mark.timeout(900)
 def test_bad_records_among_good_ones(
     kafka: dict[str, str], topic_prefix: str, database: str, operator: Connection, records_of: RecordsOf

@@ -131,7 +131,7 @@ def in_threads(*works: Callable[[], None]) -> None:
         raise failure
 
 
-@pytest.mark.oldest_postgres_too
+@pytest.mark.oldest_postgres_in_soak
 @pytest.mark.timeout(3600)
 def test_crashes_at_every_step(
     recorder: Recorder,

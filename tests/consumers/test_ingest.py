@@ -16,7 +16,7 @@ from counterfoil_consumers.store import Connection
 from tests.consumers.made import TASK, attempted, event, intent, key_of, noise, result
 from tests.fix_log import Logged, Produce, RecordsOf
 
-pytestmark = pytest.mark.oldest_postgres_too
+pytestmark = pytest.mark.oldest_postgres_in_soak
 
 _RESUMED = """
 from counterfoil import Recorder

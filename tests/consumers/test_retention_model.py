@@ -62,7 +62,7 @@ def kept_since(operator: Connection, name: str) -> dt.datetime | None:
     return found
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EVENTS, HOLDS, RULES)
 def test_what_is_left_is_what_is_held_or_younger(
     database: str,
