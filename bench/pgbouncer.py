@@ -27,9 +27,9 @@ _STOP_SECONDS = 15.0
 
 
 @contextmanager
-def folder_of_servers() -> Iterator[tuple[Path, RunAs]]:
+def folder_of_servers(within: str | None = None) -> Iterator[tuple[Path, RunAs]]:
     """A folder for servers' files, and the way to start their programs as the user whose folder it is."""
-    with tempfile.TemporaryDirectory(prefix="counterfoil-") as name:
+    with tempfile.TemporaryDirectory(prefix="counterfoil-", dir=within) as name:
         folder = Path(name)
         user = account(Layout(folder))
         ends_with_us = ["setpriv", "--pdeathsig", "INT"]

@@ -18,6 +18,7 @@ from counterfoil_console.stack import LocalStack, StackState, default_directorie
 from counterfoil_console.stack.jars import read_lock
 from counterfoil_console.stack.ports import HOST, pick
 from counterfoil_console.stack.postgres import answers
+from tests.fix_stack import memory_folder
 
 OLDEST = "15"
 IS_SOAK = "COUNTERFOIL_TEST_OLDEST_POSTGRES" in os.environ
@@ -41,7 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def oldest_kafka() -> Iterator[StackState]:
     """A stack with the oldest Kafka that we support: the first whose KRaft was ready for production."""
-    with tempfile.TemporaryDirectory(prefix="counterfoil-") as folder:
+    with tempfile.TemporaryDirectory(prefix="counterfoil-", dir=memory_folder()) as folder:
         cache = default_directories(os.environ).cache
         jars = read_lock(Path(__file__).with_name("kafka-3.3.lock.toml"))
         with LocalStack(Path(folder) / "data", cache, os.environ.get("PATH"), locked_jars=jars).running() as state:
@@ -58,7 +59,7 @@ def need(program: Path, package: str) -> None:
 def oldest_postgres() -> Iterator[str]:
     """The administrator's DSN of the oldest Postgres that we support."""
     need(PROGRAMS / "initdb", f"postgresql-{OLDEST}")
-    with folder_of_servers() as (folder, run_as):
+    with folder_of_servers(memory_folder()) as (folder, run_as):
         (folder / "password").write_text(PASSWORD)
         data, port = folder / "data", pick(None, ())
         making = run_as(PROGRAMS / "initdb", "-D", data, "-U", "postgres", "--pwfile", folder / "password",

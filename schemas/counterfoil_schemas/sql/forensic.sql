@@ -1,4 +1,4 @@
--- Named queries of forensics, over the views of migration 0005 (docs/queries.md). They run as counterfoil_operator or as a
+-- Named queries of forensics, over its views (docs/queries.md). They run as counterfoil_operator or as a
 -- tenant's own login, which sees its own rows whatever `tenant` says. Every parameter is named; where NULL is allowed it means all.
 
 -- name: timeline
