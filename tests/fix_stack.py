@@ -23,7 +23,7 @@ Outage = Callable[[], AbstractContextManager[None]]
 
 
 def memory_folder() -> str | None:
-    """Where files are held in memory, if there is room: the hundreds of files of each test's store take half its time."""
+    """Where files are held in memory, if there is room: the hundreds of a store take half the time of its test."""
     try:
         return _MEMORY if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM else None
     except OSError:

@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from counterfoil_console.stack import StackState
 from counterfoil_consumers.migrations import migrate
 from counterfoil_consumers.store import Connection, connect
+from counterfoil_consumers.window import open_window
 
 MIGRATOR = "test_migrator"
 _PASSWORD = "only-on-loopback"
@@ -44,9 +45,11 @@ def empty_database(admin_dsn: str) -> str:
 
 @pytest.fixture(scope="session")
 def store_template(empty_database: str) -> str:
-    """The migrator's DSN of the template, migrated."""
+    """The migrator's DSN of the template, migrated, with the partitions that ingest makes at its start."""
     for _ in migrate(empty_database):
         pass
+    with closing(connect(empty_database, "ingester", application="test")) as ingester:
+        open_window(ingester)
     return empty_database
 
 

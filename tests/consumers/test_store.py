@@ -183,9 +183,10 @@ def test_no_function_with_the_owner_s_rights_is_for_everybody(operator: Connecti
         assert any(setting.startswith("search_path=") for setting in row["config"])
 
 
-def test_partitions_are_opened_once_and_without_holes(database: str) -> None:
+def test_partitions_are_opened_once_and_without_holes(bare_database: str) -> None:
+    list(migrate(bare_database))
     months = {"months_back": 13, "months_ahead": 2}
-    with closing(connect(database, "ingester", application="test")) as connection:
+    with closing(connect(bare_database, "ingester", application="test")) as connection:
         first = fetch_one(connection, queries("ingest")["open_window"], months)
         again = fetch_one(connection, queries("ingest")["open_window"], months)
     assert (first["made"], again["made"]) == (16, 0)
@@ -193,7 +194,7 @@ def test_partitions_are_opened_once_and_without_holes(database: str) -> None:
 
 def test_partitions_are_opened_beside_a_reader_that_does_not_end(database: str, operator: Connection) -> None:
     """It would wait for the reader, and every other reader for it."""
-    months = {"months_back": 1, "months_ahead": 1}
+    months = {"months_back": 16, "months_ahead": 2}
     with operator.transaction(), closing(connect(database, "ingester", application="test", lock_timeout="1s")) as own:
         operator.execute("SELECT FROM event")
         assert fetch_one(own, queries("ingest")["open_window"], months)["made"] == 3

@@ -39,31 +39,37 @@ ON CONFLICT DO NOTHING -- read before, by another consumer or before its offset 
 
 -- name: fold_task
 -- Events that were stored unread have been counted then.
-WITH summed AS (
+WITH told AS (
+    SELECT i.*, i.kind = 'task_started' AND NOT i.unread AS starts,
+           i.kind IN ('task_started', 'task_suspended', 'task_ended') AND NOT i.unread AS turns,
+           CASE WHEN i.kind = 'completion' THEN i.body::jsonb END AS spent -- read once, not once a field
+    FROM unnest(%(facts)s::counterfoil.fact[]) AS i
+    OFFSET 0
+), summed AS (
     SELECT i.tenant, i.task_id, max(i.task_ref) AS task_ref, max(i.parent_task_id::text)::uuid AS parent_task_id,
            max(i.conversation_id) AS conversation_id, max(i.subject_ref) AS subject_ref,
-           (array_agg(i ORDER BY i.event_id))[1] AS first,
-           (array_agg(i ORDER BY i.event_id) FILTER (WHERE i.kind = 'task_started' AND NOT i.unread))[1] AS started,
-           (array_agg(i ORDER BY i.event_id DESC)
-            FILTER (WHERE i.kind IN ('task_started', 'task_suspended', 'task_ended') AND NOT i.unread))[1] AS latest,
+           (array_agg(i.event_id ORDER BY i.event_id))[1] AS first_event_id,
+           (array_agg(i.workflow ORDER BY i.event_id))[1] AS workflow, (array_agg(i.agent ORDER BY i.event_id))[1] AS agent,
+           (array_agg(i.event_id ORDER BY i.event_id) FILTER (WHERE i.starts))[1] AS start_event_id,
+           (array_agg(i.body ->> 'title' ORDER BY i.event_id) FILTER (WHERE i.starts))[1] AS title,
+           array_agg(i.event_id ORDER BY i.event_id) FILTER (WHERE i.turns) AS turn_event_ids,
+           array_agg(CASE i.kind WHEN 'task_started' THEN 'open' WHEN 'task_suspended' THEN 'suspended'
+                                 ELSE i.body ->> 'status' END ORDER BY i.event_id) FILTER (WHERE i.turns) AS statuses,
            min(i.occurred_at) AS first_at, max(i.occurred_at) AS last_at,
            CASE WHEN %(are_counted)s THEN 0 ELSE count(*) END AS events,
-           sum((i.body ->> 'input_tokens')::numeric) FILTER (WHERE i.kind = 'completion') AS input_tokens,
-           sum((i.body ->> 'output_tokens')::numeric) FILTER (WHERE i.kind = 'completion') AS output_tokens,
-           sum(CASE WHEN i.body ->> 'cost' ~ '^-?[0-9]{1,20}(\.[0-9]{1,20})?$' THEN (i.body ->> 'cost')::numeric END)
-           FILTER (WHERE i.kind = 'completion') AS cost
-    FROM unnest(%(facts)s::counterfoil.fact[]) AS i
+           sum((i.spent ->> 'input_tokens')::numeric) AS input_tokens,
+           sum((i.spent ->> 'output_tokens')::numeric) AS output_tokens,
+           sum(CASE WHEN i.spent ->> 'cost' ~ '^-?[0-9]{1,20}(\.[0-9]{1,20})?$' THEN (i.spent ->> 'cost')::numeric END) AS cost
+    FROM told AS i
     GROUP BY i.tenant, i.task_id
 )
 INSERT INTO task AS t (
     tenant, task_id, task_ref, parent_task_id, conversation_id, subject_ref, workflow, agent, first_event_id,
     start_event_id, title, end_event_id, status, first_at, last_at, events, input_tokens, output_tokens, cost)
 SELECT
-    tenant, task_id, task_ref, parent_task_id, conversation_id, subject_ref, (first).workflow, (first).agent,
-    (first).event_id, (started).event_id, (started).body ->> 'title', (latest).event_id,
-    CASE (latest).kind WHEN 'task_started' THEN 'open' WHEN 'task_suspended' THEN 'suspended'
-                       ELSE (latest).body ->> 'status' END,
-    first_at, last_at, events, coalesce(input_tokens, 0), coalesce(output_tokens, 0), coalesce(cost, 0)
+    tenant, task_id, task_ref, parent_task_id, conversation_id, subject_ref, workflow, agent, first_event_id, start_event_id,
+    title, turn_event_ids[cardinality(turn_event_ids)], statuses[cardinality(statuses)], first_at, last_at, events,
+    coalesce(input_tokens, 0), coalesce(output_tokens, 0), coalesce(cost, 0)
 FROM summed
 ORDER BY tenant, task_id
 ON CONFLICT (tenant, task_id) DO UPDATE SET
@@ -249,13 +255,17 @@ WHERE i.kind = 'retrieval' AND NOT i.unread
 ON CONFLICT DO NOTHING
 
 -- name: fold_task_cost
-WITH told AS (
+WITH spent AS (
+    SELECT i.tenant, i.task_id, i.body::jsonb AS body -- read once, not once a field
+    FROM unnest(%(facts)s::counterfoil.fact[]) AS i
+    WHERE i.kind = 'completion' AND NOT i.unread
+    OFFSET 0
+), told AS (
     SELECT i.tenant, i.task_id, left(coalesce(i.body ->> 'model', ''), 200) AS model,
            left(coalesce(i.body ->> 'currency', ''), 200) AS currency, (i.body ->> 'input_tokens')::numeric AS input_tokens,
            (i.body ->> 'output_tokens')::numeric AS output_tokens, (i.body ->> 'cached_tokens')::numeric AS cached_tokens,
            CASE WHEN i.body ->> 'cost' ~ '^-?[0-9]{1,20}(\.[0-9]{1,20})?$' THEN (i.body ->> 'cost')::numeric END AS cost
-    FROM unnest(%(facts)s::counterfoil.fact[]) AS i
-    WHERE i.kind = 'completion' AND NOT i.unread
+    FROM spent AS i
 )
 INSERT INTO task_cost AS t (
     tenant, task_id, model, currency, completions, unpriced, input_tokens, output_tokens, cached_tokens, cost)
