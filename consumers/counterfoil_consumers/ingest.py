@@ -79,6 +79,8 @@ class _Batch:
 class Ingest:
     """One member of the consumer group `consumer`. Run it in one thread; it writes in a second one.
 
+    `is_behind` says whether more waits in the log than a batch holds.
+
     `admit_tenants` registers tenants at first sight; otherwise the records of an unknown one are foreign. `framing`
     knows the schemas behind ids; it is of this thread, and closed at the end. All members of a group have the same
     `group_protocol` (consumer is KIP-848's, for brokers from 4.0).
@@ -104,6 +106,7 @@ class Ingest:
         self._topic = self._declared["events"]
         self._group = topic_prefix + consumer
         self._group_protocol = group_protocol
+        self.is_behind = False
         self._batch_size = _BATCH
         self._has_failed = False
         self._may_all_be_new = True
@@ -165,15 +168,12 @@ class Ingest:
 
     def _step(self, consumer: Consumer, messages: list[Message], stopping: threading.Event) -> None:
         """A full batch says that more waits: it is written while the next one is read and decoded."""
+        self.is_behind = len(messages) == self._batch_size
         try:
             batch = self._decode(*self._next_records(messages))
             self._settle(consumer)
             self._begin(batch)
-            if (
-                len(messages) < self._batch_size
-                or self._assignment.may_claim()
-                or any(chore.is_due for chore in self._chores)
-            ):
+            if not self.is_behind or self._assignment.may_claim() or any(chore.is_due for chore in self._chores):
                 self._settle(consumer)
                 self._assignment.claim_given(consumer, self._store)
                 for chore in self._chores:

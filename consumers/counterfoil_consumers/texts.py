@@ -6,6 +6,7 @@ Ingest only notes which texts wait; making their words costs more than all else 
 
 import logging
 import threading
+from collections.abc import Callable
 
 import psycopg
 
@@ -14,16 +15,21 @@ from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 500
+_BATCH = 100  # so that no batch of events waits long for a core
 _PAUSE_SECONDS = 1.0
+_BEHIND_SECONDS = 5.0
 _BACKOFF_SECONDS = 5.0
 
 
 class TextIndexer:
-    """Puts down the words of waiting texts, from a thread of its own. Several, in several processes, share the work."""
+    """Puts down the words of waiting texts, from a thread of its own. Several, in several processes, share the work.
 
-    def __init__(self, dsn: str) -> None:
+    While `is_behind` says that events wait to be stored, it does little: words cost more than all else of an event.
+    """
+
+    def __init__(self, dsn: str, is_behind: Callable[[], bool] = lambda: False) -> None:
         self._dsn = dsn
+        self._is_behind = is_behind
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="counterfoil-texts", daemon=True)
 
@@ -43,6 +49,8 @@ class TextIndexer:
                     while not self._stopping.is_set():
                         if index_batch(connection) == 0:
                             self._stopping.wait(_PAUSE_SECONDS)
+                        elif self._is_behind():
+                            self._stopping.wait(_BEHIND_SECONDS)
             except (StoreAway, StoreError, psycopg.Error) as error:
                 logger.warning("texts wait for their words, next try in %g s: %s", _BACKOFF_SECONDS, error)
                 self._stopping.wait(_BACKOFF_SECONDS)
@@ -61,5 +69,5 @@ def index_texts_now(dsn: str) -> int:
 
 
 def index_batch(connection: Connection) -> int:
-    """Put down the words of up to 500 waiting texts; returns their number, 0 where none waits for us."""
+    """Put down the words of up to 100 waiting texts; returns their number, 0 where none waits for us."""
     return int(fetch_one(connection, queries("ingest")["index_texts"], {"most": _BATCH})["indexed"])

@@ -415,13 +415,13 @@ def test_several_put_down_words_at_once(store: Store, database: str, operator: C
         with closing(connect(database, "ingester", application="test")) as writer:
             source = source_of(writer)
             read = reader(writer, source)
-            rows = [read.row(record(message(f'"needle {n}"', seq=n), 0, n)) for n in range(700)]
+            rows = [read.row(record(message(f'"needle {n}"', seq=n), 0, n)) for n in range(150)]
             write_batch(writer, source, rows, (), {})
         with one.transaction():
-            assert index_batch(one) == 500
-            assert index_batch(other) == 200
+            assert index_batch(one) == 100
+            assert index_batch(other) == 50
         assert index_batch(one) == 0
-    assert fetch_one(operator, sql.SQL("SELECT count(*) AS texts FROM event_text"))["texts"] == 700
+    assert fetch_one(operator, sql.SQL("SELECT count(*) AS texts FROM event_text"))["texts"] == 150
 
 
 def test_a_long_name_of_a_document_or_model_stops_nothing(store: Store, operator: Connection) -> None:
