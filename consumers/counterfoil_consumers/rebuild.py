@@ -4,12 +4,11 @@ Events come from the log, and from the bytes that the store keeps where the log 
 reader and the same folds as ingest. Records are read, and never touched: what is a dead letter stays one.
 """
 
-import itertools
 import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -28,9 +27,9 @@ from counterfoil_consumers.projection import Claim, Move, move_offsets, project
 from counterfoil_consumers.records import Reader, Record, Window, stored_record
 from counterfoil_consumers.shadow import CONSUMER, LIVE, SHADOW, Shadow
 from counterfoil_consumers.source import Source
-from counterfoil_consumers.store import Connection, connect, fetch_one, queries, snapshot
+from counterfoil_consumers.store import Connection, batches, connect, fetch_one, queries, snapshot
 from counterfoil_consumers.topics import admin_client, check, cluster_id, start_offsets
-from counterfoil_consumers.window import open_window
+from counterfoil_consumers.window import read_window
 from counterfoil_schemas import Topic
 
 Origin = Literal["both", "log", "store"]
@@ -150,7 +149,7 @@ class Rebuild:
                 ) as self._writer,
             ):
                 shadow.prepare()
-                self._introduce(open_window(self._writer))
+                self._introduce(read_window(self._writer))
                 yield shadow
 
     @contextmanager
@@ -161,7 +160,6 @@ class Rebuild:
     def _introduce(self, window: Window) -> None:
         """Claim every partition that was ever ingested, for what is rebuilt of it."""
         owner = f"{platform.node()}:{os.getpid()}:{time.monotonic_ns()}"
-        fact_oid = fetch_one(self._writer, _named("find_fact"))["oid"]
         self._sources: dict[int, Source] = {}
         self._readers: dict[int, Reader] = {}
         self._unreading: dict[int, Reader] = {}  # for what was kept unread, and is no body of its schema either
@@ -169,7 +167,9 @@ class Rebuild:
         for row in self._writer.execute(_named("read_places"), {"rebuild": CONSUMER}).fetchall():
             self._claim(row, owner)
             source_id = row["source_id"]
-            self._sources[source_id] = Source(CONSUMER, row["cluster_id"], row["topic_id"], source_id, "", fact_oid)
+            self._sources[source_id] = Source(
+                CONSUMER, row["cluster_id"], row["topic_id"], source_id, "", row["fact_oid"]
+            )
             self._readers[source_id] = Reader(source_id, window, self._framing)
             self._unreading[source_id] = Reader(source_id, window, self._framing, reads_bodies=False)
 
@@ -240,7 +240,7 @@ class Rebuild:
         with live.cursor("archive") as cursor:
             cursor.itersize = _BATCH
             cursor.execute(_named("read_archive"), params)
-            for rows in _batches(cursor):
+            for rows in batches(cursor, _BATCH):
                 if self._origin == "log":
                     row = rows[0]
                     raise RebuildStopped(
@@ -341,12 +341,6 @@ def _as_params(ranges: Mapping[_Place, _Range]) -> dict[str, list[int]]:
         "first_offsets": [one.first_offset for one in ranges.values()],
         "next_offsets": [one.next_offset for one in ranges.values()],
     }
-
-
-def _batches(rows: Iterable[DictRow]) -> Iterator[list[DictRow]]:
-    left = iter(rows)
-    while batch := list(itertools.islice(left, _BATCH)):
-        yield batch
 
 
 def _refuse(late: Sequence[Refused]) -> None:

@@ -4,8 +4,9 @@ Every limit here is below the consumer group's session timeout, so that a zombie
 transaction is ended by Postgres before another owner has to wait for it (DESIGN.md section 9).
 """
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, LiteralString, cast
@@ -96,6 +97,13 @@ def _prepare(connection: Connection, role: str, limits: dict[str, str]) -> None:
         found = connection.execute("SELECT to_regnamespace('counterfoil') IS NOT NULL AS found").fetchone()
         if found is None or not found["found"]:
             raise StoreError(f"the database {connection.info.dbname} holds no store; run `counterfoil migrate`")
+
+
+def batches(rows: Iterable[DictRow], size: int) -> Iterator[list[DictRow]]:
+    """The rows, at most so many at a time."""
+    left = iter(rows)
+    while batch := list(itertools.islice(left, size)):
+        yield batch
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Reads what an older ingest stored unread, once this version knows its kind and its body, and folds it."""
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -16,7 +15,7 @@ from counterfoil_consumers.errors import BadRecord
 from counterfoil_consumers.projection import fold
 from counterfoil_consumers.records import Reader, Row, Window, stored_record
 from counterfoil_consumers.source import Source
-from counterfoil_consumers.store import Connection, connect, queries, snapshot
+from counterfoil_consumers.store import Connection, batches, connect, queries, snapshot
 
 _BATCH = 1_000
 
@@ -45,8 +44,7 @@ def fold_unread(dsn: str, framing: Framing, tell: Callable[[int], None] = lambda
         sources = _sources(writer)
         readers = {source_id: Reader(source_id, Window({}), framing) for source_id in sources}
         cursor.itersize = _BATCH
-        found = iter(cursor.execute(queries("unread")["find_unread"]))
-        while batch := list(itertools.islice(found, _BATCH)):
+        for batch in batches(cursor.execute(queries("unread")["find_unread"]), _BATCH):
             read += _fold_batch(writer, sources, readers, batch)
             looked_at += len(batch)
             tell(looked_at)

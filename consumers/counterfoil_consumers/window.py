@@ -14,6 +14,11 @@ def open_window(connection: Connection) -> Window:
     A month that is past its time, or was dropped, is not made.
     """
     make_partitions(connection)
+    return read_window(connection)
+
+
+def read_window(connection: Connection) -> Window:
+    """What ids the partitions hold that stand, newest first."""
     leaves: defaultdict[str, list[Leaf]] = defaultdict(list)
     for row in connection.execute(queries("ingest")["find_leaves"]):
         leaves[row["retention_class"]].append(Leaf(row["first_id"].bytes, row["next_id"].bytes, row["leaf"]))

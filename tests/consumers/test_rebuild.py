@@ -472,6 +472,18 @@ def test_what_retention_dropped_stays_folded_and_does_not_come_back(
     assert fetch_one(operator, "SELECT count(*)::int AS n FROM every_event")["n"] == 7  # type: ignore[arg-type]
 
 
+def test_a_class_whose_partitions_ingest_has_not_made_yet(
+    varied: None, rebuild: Of, operator: Connection, digest_now: Callable[[], Digest], ingest_all: Callable[[], None]
+) -> None:
+    """Its events are astray until ingest makes them, in both schemas."""
+    keep(operator, None, "legal")
+    before, made = digest_now(), catalogue(operator)
+    rebuild().run()
+    assert (digest_now(), catalogue(operator)) == (before, made)
+    ingest_all()
+    assert operator.execute("SELECT FROM event_leaves() WHERE retention_class = 'legal'").rowcount > 0
+
+
 def test_partitions_dropped_meanwhile_are_not_swapped_in(
     produce: Produce,
     ingest_all: Callable[[], None],

@@ -32,16 +32,12 @@ ORDER BY t.level, c.relname
 
 -- name: read_places
 -- How far each partition of each log is ingested, by whichever consumer.
-SELECT s.source_id, s.cluster_id, s.topic_id, s.topic, o.partition, max(o.next_offset) AS next_offset
+SELECT s.source_id, s.cluster_id, s.topic_id, s.topic, o.partition, max(o.next_offset) AS next_offset,
+       'counterfoil.fact'::regtype::oid AS fact_oid
 FROM counterfoil.ingest_offset AS o JOIN counterfoil.log_source AS s USING (cluster_id, topic_id)
 WHERE o.consumer <> %(rebuild)s
 GROUP BY s.source_id, s.cluster_id, s.topic_id, s.topic, o.partition
 ORDER BY s.source_id, o.partition
-
--- name: read_own_places
-SELECT s.source_id, o.partition, o.next_offset
-FROM counterfoil.ingest_offset AS o JOIN counterfoil.log_source AS s USING (cluster_id, topic_id)
-WHERE o.consumer = %(rebuild)s
 
 -- name: forget_places
 DELETE FROM counterfoil.ingest_offset WHERE consumer = %(rebuild)s
@@ -152,6 +148,3 @@ WHERE g.schema = 'counterfoil' AND to_regclass(format('counterfoil_rebuild.%I', 
       SELECT FROM granted AS o WHERE o.schema = 'counterfoil_rebuild' AND o.name = g.name AND o.grantee = g.grantee
       AND o.column IS NOT DISTINCT FROM g.column AND o.privilege_type = g.privilege_type AND o.is_grantable >= g.is_grantable)
 ORDER BY g.name, role, privilege
-
--- name: find_fact
-SELECT 'counterfoil.fact'::regtype::oid AS oid
