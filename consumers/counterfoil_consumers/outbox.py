@@ -5,7 +5,6 @@ One relay works at a time, whoever has the turn.
 """
 
 import json
-import logging
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,15 +16,13 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from counterfoil.failpoints import pass_by
 from counterfoil.kafka import new_producer
 from counterfoil_consumers import metrics
+from counterfoil_consumers.background import Background
 from counterfoil_consumers.errors import BrokersAway, StoreAway
 from counterfoil_consumers.store import Connection, connect, fetch_one, queries
-
-logger = logging.getLogger("counterfoil.outbox")
 
 _BATCH = 500
 _DELIVERY_SECONDS = 8.0  # below idle_in_transaction_session_timeout
 _PAUSE_SECONDS = 0.1
-_BACKOFF_SECONDS = 2.0
 Headers = Sequence[tuple[str, bytes | None]]
 
 
@@ -59,36 +56,26 @@ def headers_from_json(headers: Sequence[Sequence[str | None]]) -> list[tuple[str
     return [(str(name), None if value is None else bytes.fromhex(value)) for name, value in headers]
 
 
-class Relay:
+class Relay(Background):
     """Sends waiting outbox rows to Kafka, from a thread or one pass at a time."""
 
+    name = "relay"
+    waits = "the outbox waits for its relay"
+    retried = (StoreAway, BrokersAway, psycopg.Error)
+    backoff_seconds = 2.0
+
     def __init__(self, dsn: str, role: str, kafka: Mapping[str, str]) -> None:
+        super().__init__()
         self._dsn = dsn
         self._role = role
         self._kafka = kafka
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="counterfoil-relay", daemon=True)
 
-    def start(self) -> None:
-        """Relay in a thread of its own until `stop`."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop after the batch in hand; waiting rows stay for the next relay."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                with connect(self._dsn, self._role, application="relay") as connection:
-                    producer = new_producer(self._kafka, "counterfoil-relay")
-                    while not self._stopping.is_set():
-                        if relay_batch(connection, producer) == 0:
-                            self._stopping.wait(_PAUSE_SECONDS)
-            except (StoreAway, BrokersAway, psycopg.Error) as error:
-                logger.warning("the relay tries again in %g s: %s", _BACKOFF_SECONDS, error)
-                self._stopping.wait(_BACKOFF_SECONDS)
+    def _work(self, stopping: threading.Event) -> None:
+        with connect(self._dsn, self._role, application="relay") as connection:
+            producer = new_producer(self._kafka, "counterfoil-relay")
+            while not stopping.is_set():
+                if relay_batch(connection, producer) == 0:
+                    stopping.wait(_PAUSE_SECONDS)
 
 
 def relay_now(dsn: str, role: str, kafka: Mapping[str, str]) -> int:

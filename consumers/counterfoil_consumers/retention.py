@@ -24,6 +24,8 @@ logger = logging.getLogger("counterfoil.retention")
 LEAST_MONTHS = 6  # EU AI Act, articles 19(1) and 26(6)
 LONGEST_PASS = dt.timedelta(hours=6)  # that a leaf's hashes may take to be copied
 LIMITS = {"statement_timeout": f"{LONGEST_PASS.total_seconds():.0f}s"}
+# Of who sets a rule or places a hold: a run that drops a large partition lets them wait, and they come after it.
+PATIENCE = {"lock_timeout": "10min", "statement_timeout": "10min"}
 _IN_USE = "kept: in use, left to the next run"
 
 

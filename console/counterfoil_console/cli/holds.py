@@ -8,20 +8,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from counterfoil_console.cli.output import AsJson, Tenant, console, open_store, print_json, user_of_this_shell
+from counterfoil_console.cli.output import AsJson, By, Tenant, console, open_store, print_json, user_of_this_shell
 from counterfoil_console.hostile import shown
 from counterfoil_console.settings import load
 from counterfoil_console.timeline import find_task, plain
-from counterfoil_consumers.retention import Scope, place_hold, release_hold
+from counterfoil_consumers.retention import PATIENCE, Scope, place_hold, release_hold
 from counterfoil_consumers.store import queries
 
 _LONGEST_TEXT = 200
-# A run that drops a large partition lets a hold wait, and is honoured or comes before.
-_PATIENCE = {"lock_timeout": "10min", "statement_timeout": "10min"}
 _FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; it stands beside the hold for good.", show_default=False)]
-By = Annotated[str | None, typer.Option("--by", help="Who decides it; the user of this shell if not given.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -56,7 +53,7 @@ def add(
     Example: counterfoil hold add --tenant acme --subject order-17 --reason "claim 2026/118, counsel asked"
     """
     settings, person = load(), by or user_of_this_shell()
-    with open_store(settings, **_PATIENCE) as store:
+    with open_store(settings, **PATIENCE) as store:
         task_id = find_task(store, task, tenant)["task_id"] if task else None
         scope = Scope(tenant, workflow, agent, task_id, subject, _utc(from_at), _utc(until_at))
         hold_id = place_hold(store, scope, reason, person)
@@ -100,7 +97,7 @@ def release(
     Example: counterfoil hold release 7 --reason "claim 2026/118 is settled"
     """
     settings, person = load(), by or user_of_this_shell()
-    with open_store(settings, **_PATIENCE) as store:
+    with open_store(settings, **PATIENCE) as store:
         release_hold(store, hold_id, reason, person)
     if as_json:
         print_json({"released": hold_id})

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from counterfoil.errors import UsageError
-from counterfoil_console.cli.output import AsJson, console, open_store, print_json, user_of_this_shell
+from counterfoil_console.cli.output import AsJson, By, console, open_store, print_json, user_of_this_shell
 from counterfoil_console.hostile import shown
 from counterfoil_console.offsets import Offsets, Place, read_offsets
 from counterfoil_console.offsets import retire as retire_topics
@@ -18,7 +18,6 @@ from counterfoil_console.timeline import plain
 _LONGEST_TEXT = 200
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; it stands beside the gap for good.", show_default=False)]
-By = Annotated[str | None, typer.Option("--by", help="Who decides it; the user of this shell if not given.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 

@@ -18,6 +18,7 @@ from counterfoil_consumers.migrations import refuse_unfit
 from counterfoil_consumers.store import Connection, connect
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+By = Annotated[str | None, typer.Option("--by", help="Who decides it; the user of this shell if not given.")]
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant.")]
 
 _PIPED_WIDTH = 120

@@ -47,7 +47,8 @@ def rebuild(
     settings = load()
     with open_store(settings):
         pass
-    work = new_rebuild(settings, origin, _progress())
+    say = _now_and_then()
+    work = new_rebuild(settings, origin, lambda done, total: say(f"rebuilt {done:,} of at most {total:,} events", done))
     done = work.compare() if compare else work.run()
     if as_json:
         print_json(_as_json(done))
@@ -67,7 +68,10 @@ def fold(as_json: AsJson = False) -> None:
     settings = load()
     with open_store(settings):
         pass
-    done = fold_unread(settings.dsn, framing_of(settings))
+    say = _now_and_then()
+    done = fold_unread(
+        settings.dsn, framing_of(settings), lambda seen: say(f"looked at {seen:,} events that were kept unread", seen)
+    )
     if as_json:
         print_json({"read": done.read, "unread": done.unread})
     else:
@@ -112,16 +116,16 @@ def new_rebuild(
     )
 
 
-def _progress() -> Callable[[int, int], None]:
-    """Says now and then how far it has come, on stderr."""
+def _now_and_then() -> Callable[[str, int], None]:
+    """Says on stderr how far it has come, where the last time is a while ago: a sentence, and of how many it tells."""
     begun = said = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def tell(sentence: str, done: int) -> None:
         nonlocal said
         now = time.monotonic()
         if now - said >= _TELL_EVERY_SECONDS:
             said = now
-            typer.echo(f"rebuilt {done:,} of at most {total:,} events, {done / (now - begun):,.0f} a second", err=True)
+            typer.echo(f"{sentence}, {done / (now - begun):,.0f} a second", err=True)
 
     return tell
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from counterfoil.errors import UsageError
-from counterfoil_console.cli.output import AsJson, console, open_store, print_json, user_of_this_shell
+from counterfoil_console.cli.output import AsJson, By, console, open_store, print_json, user_of_this_shell
 from counterfoil_console.cli.services import monitored, stopping_on_signals
 from counterfoil_console.hostile import shown
 from counterfoil_console.logs import set_up_logs
@@ -21,14 +21,12 @@ from counterfoil_console.monitoring import Heart
 from counterfoil_console.retention import Overview, read_overview, run_every
 from counterfoil_console.settings import load
 from counterfoil_console.timeline import plain
-from counterfoil_consumers.retention import LIMITS, LONGEST_PASS, Dropped, set_rule
+from counterfoil_consumers.retention import LIMITS, LONGEST_PASS, PATIENCE, Dropped, set_rule
 from counterfoil_consumers.retention import run as run_once
 
 _LONGEST_TEXT = 200
-_PATIENCE = {"lock_timeout": "10min", "statement_timeout": "10min"}
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; it stands beside the rule for good.", show_default=False)]
-By = Annotated[str | None, typer.Option("--by", help="Who decides it; the user of this shell if not given.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -76,7 +74,7 @@ def set_retention(
     if (keep_months is None) is not for_ever:
         raise UsageError("say either --keep-months or --for-ever")
     settings, person = load(), by or user_of_this_shell()
-    with open_store(settings, **_PATIENCE) as store:
+    with open_store(settings, **PATIENCE) as store:
         set_rule(store, retention_class, keep_months, reason, person, is_short)
     if as_json:
         print_json({"retention_class": retention_class, "keep_months": keep_months})
