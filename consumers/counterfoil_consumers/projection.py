@@ -149,6 +149,7 @@ def project(
             if not _is_permanent(error):
                 raise
     with connection.transaction():
+        _lock_leaves(connection, rows)
         landed, late = _land_apart(connection, source, rows, _known(connection, rows))
         finish(late)
     return Written(landed, len(rows) - landed - len(late), tuple(late))
@@ -159,6 +160,14 @@ def _may_be_new(connection: Connection, rows: Sequence[Row]) -> bool:
     if len({row.identity for row in rows}) < len(rows) or any(row.leaf is None for row in rows):
         return False
     return not fetch_one(connection, queries("ingest")["has_astray"])["found"]
+
+
+def _lock_leaves(connection: Connection, rows: Iterable[Row]) -> None:
+    """Who looks first and asks to write then may deadlock with a run of retention that is dropping the leaf."""
+    leaves = sorted({row.leaf or _ASTRAY for row in rows})
+    if leaves:
+        named = sql.SQL(", ").join(map(sql.Identifier, leaves))
+        connection.execute(queries("ingest")["lock_leaves"].format(leaves=named))
 
 
 def _land_apart(

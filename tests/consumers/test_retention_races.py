@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Any
 
@@ -16,7 +17,7 @@ from counterfoil import Event
 from counterfoil.codec import encode
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.retention import Scope, connect_eraser, place_hold, release_hold
-from counterfoil_consumers.store import Connection, connect
+from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 from counterfoil_consumers.window import open_window
 from tests.consumers.made import key_of
 from tests.consumers.past import event_of, ids, keep, months_ago, run_retention, store
@@ -56,6 +57,7 @@ def everything(operator: Connection) -> tuple[set[bytes], set[bytes], int]:
 IN_USE = "kept: in use, left to the next run"
 HAS_LOCK = "SELECT FROM pg_locks WHERE relation = 'hold'::regclass AND mode = %s AND granted = %s"
 WAITS_FOR_LEAF = "SELECT FROM pg_locks WHERE relation = %s::regclass AND mode = 'RowExclusiveLock' AND NOT granted"
+WAITS_FOR_ME = "SELECT FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
 END_WAITING = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'counterfoil-retention' "
     "AND datname = current_database() AND wait_event_type = 'Lock'"
@@ -249,38 +251,71 @@ def test_what_comes_for_a_leaf_while_it_is_dropped_is_folded_once_and_not_lost(
         open_window(ingester)
     keep(operator, None)
     sent: list[Event] = []
-    failures: list[BaseException] = []
-    gone = (psycopg.errors.UndefinedTable, psycopg.errors.LockNotAvailable)
+    is_over = threading.Event()
 
     def write() -> None:
-        for number in range(16):
-            batch = [event_of(months_ago(number % 4 + 3)), event_of(months_ago(0))]
+        for number in itertools.count():
+            if is_over.is_set():
+                break
+            batch = [event_of(months_ago(number % 5 + 2)), event_of(months_ago(0))]
             sent.extend(batch)
             for _ in range(2):
-                tries = itertools.count()
-                while next(tries) < 50:
-                    with suppress(*gone):
+                while True:
+                    with suppress(psycopg.errors.UndefinedTable):  # it was decoded for a leaf that is gone
                         store(database, batch)
                         break
-                else:
-                    failures.append(AssertionError("never stored"))
 
-    writers = [threading.Thread(target=write) for _ in range(2)]
-    for writer in writers:
-        writer.start()
-    runs = 0
-    while any(writer.is_alive() for writer in writers):
-        keep(operator, 6 - runs % 5)  # fewer months each time: leaf after leaf becomes due while it is written to
-        run_retention(database)
-        runs += 1
-    for writer in writers:
-        writer.join()
-    assert failures == []
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write) for _ in range(2)]
+        try:
+            for months in (7, 6, 5, 4, 3, 2):  # leaf after leaf becomes due while it is written to
+                keep(operator, months)
+                run_retention(database)
+        finally:
+            is_over.set()
+        for writer in writers:
+            writer.result()
     assert ids(operator, "every_event") | ids(operator, "event_hash") == {one.event_id for one in sent}
     assert operator.execute("SELECT FROM every_event").rowcount == len(ids(operator, "every_event"))
     [task] = operator.execute("SELECT events FROM task").fetchall()
     assert task["events"] == len(sent)
     assert operator.execute("SELECT FROM retention_drop WHERE events > 0").rowcount > 0
+
+
+def test_a_writer_that_waits_for_a_leaf_does_not_stand_in_the_way_of_its_drop(
+    database: str, operator: Connection, owner: psycopg.Connection[Any]
+) -> None:
+    """It looks for what is known, which reads every leaf: were that first, the two would wait for each other."""
+    store(database, [event_of(months_ago(30)), one := event_of(months_ago(8))])
+    with ThreadPoolExecutor(1) as pool, owner.transaction():
+        owner.execute(f"LOCK TABLE {leaf(8)} IN SHARE MODE")
+        writing = pool.submit(store, database, [one, event_of(months_ago(8)), event_of(months_ago(30))])
+        wait_until(lambda: owner.execute(WAITS_FOR_LEAF, [leaf(8)]).rowcount == 1)
+        owner.execute("SET LOCAL lock_timeout = '200ms'")
+        owner.execute(f"LOCK TABLE ONLY event_standard, {leaf(8)} IN ACCESS EXCLUSIVE MODE")
+    assert writing.result().stored == 2
+
+
+def test_a_month_that_is_dropped_while_partitions_are_made_is_not_made_again(
+    database: str, operator: Connection, owner: psycopg.Connection[Any]
+) -> None:
+    store(database, [event_of(months_ago(12))])
+    owner.execute(f"ALTER TABLE event_standard DETACH PARTITION {leaf(13)}")
+    owner.execute(f"DROP TABLE {leaf(13)}")
+    with (
+        ThreadPoolExecutor(1) as pool,
+        closing(connect(database, "ingester", application="test")) as ingester,
+        closing(connect_eraser(database)) as eraser,
+    ):
+        with owner.transaction(force_rollback=True):
+            owner.execute(f"CREATE TABLE {leaf(13)} ()")  # who makes it, too, waits
+            opening = pool.submit(open_window, ingester)
+            wait_until(lambda: owner.execute(WAITS_FOR_ME).rowcount == 1)
+            keep(operator, 11)
+            params = {"name": leaf(12), "by": "dana", "is_rehearsal": False}
+            assert fetch_one(eraser, queries("retention")["drop_leaf"], params)["outcome"] == "dropped"
+        made = {one.name for one in opening.result().leaves["standard"]}
+    assert (leaf(13) in made, leaf(12) in made) == (True, False)
 
 
 def test_two_runs_at_once_do_the_work_once(database: str, operator: Connection) -> None:

@@ -9,6 +9,9 @@ COPY {leaf} (
     appended_at, value, value_sha256
 ) FROM STDIN (FORMAT binary)
 
+-- name: lock_leaves
+LOCK TABLE {leaves} IN ROW EXCLUSIVE MODE
+
 -- name: has_astray
 -- Or was: then its hash alone stands, while its id may lie in a leaf of today.
 SELECT EXISTS (SELECT FROM event_astray)

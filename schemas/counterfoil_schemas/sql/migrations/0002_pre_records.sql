@@ -213,11 +213,11 @@ BEGIN
             interval '1 month') AS m
         WHERE m + interval '1 month' > coalesce(
             (SELECT r.kept_since FROM retention_rule AS r WHERE r.retention_class = class), '-infinity')
-          AND NOT EXISTS (
-            SELECT FROM retention_drop AS d WHERE d.retention_class = class AND d.first_id = first_id(m))
     LOOP
         leaf := format('%s_%s', parent, to_char(month, 'YYYY_MM'));
         CONTINUE WHEN to_regclass(format('%I.%I', of_schema, leaf)) IS NOT NULL;
+        CONTINUE WHEN EXISTS ( -- asked after that, for it may be dropped meanwhile
+            SELECT FROM retention_drop AS d WHERE d.retention_class = class AND d.first_id = first_id(month));
         EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.event INCLUDING ALL)', of_schema, leaf);
         EXECUTE format('ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I FOR VALUES FROM (%4$L) TO (%5$L)',
             of_schema, parent, leaf, first_id(month), first_id(month + interval '1 month'));
