@@ -79,8 +79,6 @@ class _Batch:
 class Ingest:
     """One member of the consumer group `consumer`. Run it in one thread; it writes in a second one.
 
-    `is_behind` says whether more waits in the log than a batch holds.
-
     `admit_tenants` registers tenants at first sight; otherwise the records of an unknown one are foreign. `framing`
     knows the schemas behind ids; it is of this thread, and closed at the end. All members of a group have the same
     `group_protocol` (consumer is KIP-848's, for brokers from 4.0).
@@ -106,7 +104,6 @@ class Ingest:
         self._topic = self._declared["events"]
         self._group = topic_prefix + consumer
         self._group_protocol = group_protocol
-        self.is_behind = False
         self._batch_size = _BATCH
         self._has_failed = False
         self._may_all_be_new = True
@@ -167,13 +164,12 @@ class Ingest:
         return end_offsets(admin_client(self._kafka), self._topic.name, self._topic.partitions)
 
     def _step(self, consumer: Consumer, messages: list[Message], stopping: threading.Event) -> None:
-        """A full batch says that more waits: it is written while the next one is read and decoded."""
-        self.is_behind = len(messages) == self._batch_size
+        """A batch is written while the next one is read and decoded."""
         try:
             batch = self._decode(*self._next_records(messages))
             self._settle(consumer)
-            self._begin(batch)
-            if not self.is_behind or self._assignment.may_claim() or any(chore.is_due for chore in self._chores):
+            self._begin(consumer, batch)
+            if not messages or self._assignment.may_claim() or any(chore.is_due for chore in self._chores):
                 self._settle(consumer)
                 self._assignment.claim_given(consumer, self._store)
                 for chore in self._chores:
@@ -225,12 +221,23 @@ class Ingest:
                 claim.read_offset = offset + 1
         return records, gaps
 
-    def _begin(self, batch: _Batch) -> None:
+    def _begin(self, consumer: Consumer, batch: _Batch) -> None:
         """Have it written by the other thread, which alone uses the store until `_settle`."""
         if batch.ends:
-            claims = self._assignment.claims
-            moves = {p: Move(claims[p], end, _sha256_before(end, batch.last.get(p))) for p, end in batch.ends.items()}
+            claims, waiting = self._assignment.claims, self._waiting(consumer)
+            moves = {
+                partition: Move(claims[partition], end, _sha256_before(end, batch.last.get(partition)), waiting)
+                for partition, end in batch.ends.items()
+            }
             self._in_flight = (batch, self._writer.submit(self._write, batch, moves))
+
+    def _waiting(self, consumer: Consumer) -> int:
+        """How many records of our partitions we have still to read, as far as the last fetches said."""
+        waiting = 0
+        for partition, claim in self._assignment.claims.items():
+            _, high = consumer.get_watermark_offsets(TopicPartition(self._topic.name, partition), cached=True)
+            waiting += max(0, int(high) - claim.read_offset)  # less than that where nothing was fetched yet
+        return waiting
 
     def _write(self, batch: _Batch, moves: Mapping[int, Move]) -> Written:
         with metrics.BATCH_SECONDS.time():

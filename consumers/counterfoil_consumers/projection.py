@@ -26,8 +26,6 @@ from counterfoil_consumers.store import Connection, fetch_one, queries
 from counterfoil_consumers.suspicion import Suspicion
 
 _ASTRAY = "event_astray_all"
-_TEXTS = ("message", "completion", "task_started")  # whose words can be searched
-_CLAIMS = ("producer_beat", "producer_closed", "gap")
 # SQLSTATE classes that say the data is at fault: data exception, integrity, program limit.
 _PERMANENT = ("22", "23", "54")
 _TRIES = 3
@@ -54,11 +52,15 @@ class Claim:
 
 
 class Move(NamedTuple):
-    """How far a claim's partition moves; `last_sha256` is of the value of the record before, if one stands there."""
+    """How far a claim's partition moves; `last_sha256` is of the value of the record before, if one stands there.
+
+    `waiting` is how many records its owner then has before it, of all its partitions.
+    """
 
     claim: Claim
     to_offset: int
     last_sha256: bytes | None
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,27 +263,13 @@ def _copy(connection: Connection, rows: Sequence[Row]) -> None:
 
 
 def fold(connection: Connection, source: Source, rows: Sequence[Row], *, are_counted: bool = False) -> None:
-    """Each fold gets the events that it reads; where a batch has none of them, it is left out.
+    """Fold `rows` into the projections.
 
     `are_counted` where the rows were stored, and folded as far as their envelopes go, before they could be read.
     """
-    of_effects = [row for row in rows if row.effect_id is not None and row.is_read]
-    verdicts = [row for row in rows if row.kind == "verdict" and row.is_read]
-    folds = {
-        "fold_task": rows,
-        "fold_producer": rows,
-        "fold_producer_claim": [row for row in rows if row.kind in _CLAIMS and row.is_read],
-        "fold_effect": of_effects,
-        "fold_effect_resource": [row for row in verdicts if row.effect_id is not None],
-        "fold_target_change": [row for row in verdicts if row.effect_id is None],
-        "fold_retrieval_source": [row for row in rows if row.kind == "retrieval" and row.is_read],
-        "fold_task_cost": [row for row in rows if row.kind == "completion" and row.is_read],
-        "put_text_waiting": [row for row in rows if row.kind in _TEXTS and row.is_read],
-    }
-    for name, its in folds.items():
-        if its:
-            facts = Items([row.fact for row in its], source.fact_oid)
-            connection.execute(queries("ingest")[name], {"facts": facts, "are_counted": are_counted})
+    if rows:
+        facts = Items([row.fact for row in rows], source.fact_oid)
+        connection.execute(queries("ingest")["fold"], {"facts": facts, "are_counted": are_counted})
 
 
 def _note_duplicates(connection: Connection, source: Source, rows: Sequence[Row]) -> None:
@@ -331,9 +319,10 @@ def move_offsets(connection: Connection, source: Source, moves: Mapping[int, Mov
         "to_offsets": [move.to_offset for move in moves.values()],
         "epochs": [move.claim.epoch for move in moves.values()],
         "last_sha256s": [move.last_sha256 for move in moves.values()],
+        "waiting": [move.waiting for move in moves.values()],
     }
     moved = {row["partition"] for row in connection.execute(queries("ingest")["move_offsets"], params)}
-    for partition, (claim, _, _) in moves.items():
+    for partition, (claim, *_) in moves.items():
         if partition not in moved:
             raise Fenced(
                 f"partition {partition} is no longer ours at offset {claim.next_offset} and epoch {claim.epoch}; "

@@ -7,12 +7,11 @@ kept as text. The exact bytes stand beside the JSON, so nothing is lost.
 import json
 import math
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 _MAX_DEPTH = 200
 _REFUSED = re.compile("[\x00\ud800-\udfff]")
-# What valid JSON may hold that is to be looked at: an escape, a long number, a high exponent, names that are no JSON.
-_TO_LOOK_AT = re.compile(r"\\u|[0-9]{17}|[eE][+-]?[0-9]{3}|NaN|Infinity")
+_ODD_NUMBER = re.compile("[0-9]{17}|[eE][+-]?[0-9]{3}")  # perhaps beyond what Postgres computes with
 _json = json.JSONEncoder(ensure_ascii=False).encode
 _quote = json.encoder.encode_basestring
 
@@ -24,12 +23,15 @@ def quoted(text: str) -> str:
 
 def json_text(text: str) -> str:
     """`text` itself where it is JSON that Postgres takes; else what can be kept of it, or a JSON string of it."""
-    if text.count("[") + text.count("{") <= _MAX_DEPTH and not _TO_LOOK_AT.search(text):
+    if text.count("[") + text.count("{") <= _MAX_DEPTH and "\\u" not in text:
         try:
-            json.loads(text)
+            _read_plain(text)
+        except _Odd:
+            pass
         except ValueError:
             return quoted(text)
-        return text
+        else:
+            return text
     try:
         return _json(_mended(json.loads(text, parse_constant=str, parse_float=_finite, parse_int=_integer), 0))
     except (ValueError, RecursionError):
@@ -39,6 +41,22 @@ def json_text(text: str) -> str:
 def mended_text(text: str) -> str:
     """`text` without what a Postgres text can't hold: NUL and lone surrogates become U+FFFD."""
     return text if not _REFUSED.search(text) else _REFUSED.sub("\ufffd", text)
+
+
+class _Odd(Exception):
+    """A number, or a name in place of one, that is to be looked at."""
+
+
+def _plain(digits: str) -> None:
+    if _ODD_NUMBER.search(digits):
+        raise _Odd
+
+
+def _no_number(name: str) -> NoReturn:
+    raise _Odd
+
+
+_read_plain = json.JSONDecoder(parse_int=_plain, parse_float=_plain, parse_constant=_no_number).decode
 
 
 def _finite(digits: str) -> float | str:

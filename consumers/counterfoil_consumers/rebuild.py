@@ -200,7 +200,7 @@ class Rebuild:
     def _catch_up(self) -> None:
         """Come to where the live projections are, from the log alone: the live ones may be locked."""
         ranges = self._left(self._writer)
-        if any(self._of_store(place, one).size for place, one in ranges.items()):
+        if any(self._gone_from_log(place, one).size for place, one in ranges.items()):
             raise RebuildStopped("events that the log no longer has were ingested meanwhile; run it again")
         self._read_log(ranges)
 
@@ -217,8 +217,9 @@ class Rebuild:
 
     def _of_store(self, place: _Place, one: _Range) -> _Range:
         """The part of it that is to be read from the store: the log has it no more, or it is asked for."""
-        if self._origin == "store" and one.first_offset == 0:
-            return one
+        return one if self._origin == "store" and one.first_offset == 0 else self._gone_from_log(place, one)
+
+    def _gone_from_log(self, place: _Place, one: _Range) -> _Range:
         log = self._log()
         if place.source_id != log.source_id:
             return one

@@ -5,7 +5,6 @@ Ingest only notes which texts wait; making their words costs more than all else 
 """
 
 import threading
-from collections.abc import Callable
 
 import psycopg
 
@@ -16,12 +15,13 @@ from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 _BATCH = 100  # so that no batch of events waits long for a core
 _PAUSE_SECONDS = 1.0
 _BEHIND_SECONDS = 5.0
+_MANY_EVENTS = 5_000  # that wait to be stored: a large batch
 
 
 class TextIndexer(Background):
     """Puts down the words of waiting texts, from a thread of its own. Several, in several processes, share the work.
 
-    While `is_behind` says that events wait to be stored, it does little: words cost more than all else of an event.
+    While events wait to be stored, by any member of the group, they do little: words cost more than all else.
     """
 
     name = "texts"
@@ -29,17 +29,16 @@ class TextIndexer(Background):
     retried = (StoreAway, StoreError, psycopg.Error)
     backoff_seconds = 5.0
 
-    def __init__(self, dsn: str, is_behind: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, dsn: str) -> None:
         super().__init__()
         self._dsn = dsn
-        self._is_behind = is_behind
 
     def _work(self, stopping: threading.Event) -> None:
         with connect(self._dsn, "ingester", application="texts") as connection:
             while not stopping.is_set():
                 if index_batch(connection) == 0:
                     stopping.wait(_PAUSE_SECONDS)
-                elif self._is_behind():
+                elif _is_behind(connection):
                     stopping.wait(_BEHIND_SECONDS)
 
 
@@ -53,6 +52,10 @@ def index_texts_now(dsn: str) -> int:
         while indexed := index_batch(connection):
             total += indexed
         return total
+
+
+def _is_behind(connection: Connection) -> bool:
+    return bool(fetch_one(connection, queries("ingest")["is_behind"], {"many": _MANY_EVENTS})["found"])
 
 
 def index_batch(connection: Connection) -> int:

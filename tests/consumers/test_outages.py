@@ -167,7 +167,7 @@ def test_a_batch_that_takes_too_long_is_cut_down(
     logged: Logged,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each task's row takes 20 ms, and a statement may take 600: a batch of 150 tasks can never be stored as it is."""
+    """Each task's row takes 20 ms, and a statement may take 2 s: a batch of 150 tasks can never be stored as it is."""
     new_ingest().run(threading.Event(), until=[0] * 24)  # it makes the partitions, which takes its time
     for _ in range(150):
         with recorder.task("t") as task:
@@ -182,7 +182,7 @@ def test_a_batch_that_takes_too_long_is_cut_down(
         migrator.execute(
             "CREATE TRIGGER dawdle BEFORE INSERT ON counterfoil.task FOR EACH ROW EXECUTE FUNCTION counterfoil.dawdle()"
         )
-    monkeypatch.setitem(ingest_module._LIMITS, "statement_timeout", "600ms")
+    monkeypatch.setitem(ingest_module._LIMITS, "statement_timeout", "2s")
     monkeypatch.setattr("counterfoil_consumers.assignment._BACKOFF_SECONDS", (0.1,))
     before, ingest = metrics.STORE_RETRIES._value.get(), new_ingest()
     ingest.run(threading.Event(), until=ingest.end_offsets())

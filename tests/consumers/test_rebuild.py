@@ -484,6 +484,31 @@ def test_a_class_whose_partitions_ingest_has_not_made_yet(
     assert operator.execute("SELECT FROM event_leaves() WHERE retention_class = 'legal'").rowcount > 0
 
 
+def test_what_begins_a_partition_of_the_log_meanwhile_is_read_from_there(
+    produce: Produce,
+    ingest_all: Callable[[], None],
+    rebuild: Of,
+    digest_now: Callable[[], Digest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rebuilt from the store: of a partition that had no event then, all comes from the log, which has it."""
+    produce(encode(one := event_of(months_ago(0))), key_of(one))
+    ingest_all()
+    analyze = Shadow.analyze
+
+    def ingest_first(self: Shadow) -> None:
+        for _ in range(50):
+            other = event_of(months_ago(0), task_id=new_id())
+            produce(encode(other), key_of(other))
+        ingest_all()
+        analyze(self)
+
+    monkeypatch.setattr(Shadow, "analyze", ingest_first)
+    done = rebuild("store").run()
+    assert (done.from_store, done.from_log) == (1, 50)
+    assert digest_now().tables["event"].rows == 51
+
+
 def test_partitions_dropped_meanwhile_are_not_swapped_in(
     produce: Produce,
     ingest_all: Callable[[], None],

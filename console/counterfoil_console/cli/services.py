@@ -69,10 +69,7 @@ def ingest(
                 typer.echo(f"the log is ingested up to its end, {sum(ends)} records in all")
             return
         heart = Heart(_PATIENCE_SECONDS)
-        relay, texts = (
-            Relay(settings.dsn, "ingester", settings.kafka),
-            TextIndexer(settings.dsn, lambda: worker.is_behind),
-        )
+        relay, texts = Relay(settings.dsn, "ingester", settings.kafka), TextIndexer(settings.dsn)
         with monitored(settings, heart):
             relay.start()
             texts.start()

@@ -25,6 +25,7 @@ CREATE TABLE ingest_offset (
     last_sha256 bytea, -- of the value of the record before it, NULL where none is known: a restored log may hold another
     epoch       bigint NOT NULL CHECK (epoch > 0),
     owner       text NOT NULL,
+    waiting     bigint NOT NULL DEFAULT 0, -- records that its owner still had before it when it was moved, of all its partitions
     updated_at  timestamptz NOT NULL DEFAULT now(),
     retired_at  timestamptz, -- the topic was made anew, and a person said to go on with the new one
     -- How often it was claimed since it last moved or was given back; which records, [offset, end), were then decoded by
