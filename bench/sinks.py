@@ -34,6 +34,7 @@ from counterfoil_schemas import topics
 _TEXT = "The customer asks for a refund of the second box, which came broken. " * 10
 _A_TASK = 20  # events
 _LOOK_SECONDS = 0.1
+_LOOK_AT_ROWS_SECONDS = 0.004  # it takes part of the processors, so no oftener
 _PATIENCE_SECONDS = 300
 _WARM_UP_EVENTS = 100_000
 _QUIX = ("quixstreams[postgresql]==3.28.1",)
@@ -350,7 +351,7 @@ def emit_to_row(given: Servers, seconds: int) -> dict[str, float]:
     ):
 
         def look() -> None:
-            while not ended.wait(0.001):
+            while not ended.wait(_LOOK_AT_ROWS_SECONDS):
                 rows = connection.execute("SELECT partition, next_offset FROM counterfoil.ingest_offset").fetchall()
                 looks.append((time.time(), {int(str(row[0])): int(str(row[1])) for row in rows}))
 

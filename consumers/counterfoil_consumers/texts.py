@@ -5,6 +5,7 @@ Ingest only notes which texts wait; making their words costs more than all else 
 """
 
 import threading
+import time
 
 import psycopg
 
@@ -36,10 +37,13 @@ class TextIndexer(Background):
     def _work(self, stopping: threading.Event) -> None:
         with connect(self._dsn, "ingester", application="texts") as connection:
             while not stopping.is_set():
+                begun = time.monotonic()
                 if index_batch(connection) == 0:
                     stopping.wait(_PAUSE_SECONDS)
                 elif _is_behind(connection):
                     stopping.wait(_BEHIND_SECONDS)
+                else:
+                    stopping.wait(time.monotonic() - begun)  # half of a core is for others
 
 
 def index_texts_now(dsn: str) -> int:

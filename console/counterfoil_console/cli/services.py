@@ -4,6 +4,7 @@ import datetime as dt
 import gc
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ from counterfoil_schemas import topics as declared_topics
 _PATIENCE_SECONDS = 60.0
 # A batch makes thousands of rows and no cycles; at 700, the default, they were looked through all the time.
 _ALLOCATIONS_A_COLLECTION = 50_000
+# The thread that writes takes the interpreter back after each wait; at 5 ms, the default, decoding kept it waiting.
+_SWITCH_SECONDS = 0.0005
 _LARGEST_TEXT_BYTES = 32 * 1024**2  # of arguments that are compared
 
 
@@ -59,6 +62,7 @@ def ingest(
     _refuse_unready(settings, "ingester")
     worker = new_ingest(settings)
     gc.set_threshold(_ALLOCATIONS_A_COLLECTION)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with stopping_on_signals() as stopping:
         if once:
             ends = worker.end_offsets()
