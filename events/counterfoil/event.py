@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from counterfoil.ids import Id
+from counterfoil.ids import STANDARD, Id
 
 Outcome = Literal["ok", "accepted", "failed", "unknown", "partial", "denied"]
 Mode = Literal["live", "shadow", "replay"]
@@ -28,7 +28,7 @@ class Event:
     producer_id: Id
     seq: int
     occurred_at: int
-    retention_class: str = "standard"
+    retention_class: str = STANDARD
     environment: str = "production"
     mode: str = "live"
     task_ref: str | None = None

@@ -9,6 +9,8 @@ Id = bytes
 
 OPERATORS = "_operators"  # has what concerns every tenant, such as a halt of everything; no tenant may be named so
 _TENANT = re.compile(r"[a-z0-9_-]{1,40}")
+_RETENTION_CLASS = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+STANDARD = "standard"  # the retention class of what names no other
 # The namespace of every task id: UUIDv5(NAMESPACE_URL, "https://counterfoil/task").
 _TASKS = uuid.uuid5(uuid.NAMESPACE_URL, "https://counterfoil/task")
 
@@ -27,6 +29,11 @@ def task_id_of(tenant: str, task_ref: str) -> Id:
 def is_tenant(name: str) -> bool:
     """Whether `name` is a tenant's name: `[a-z0-9_-]{1,40}`, and not the operators' reserved one."""
     return _TENANT.fullmatch(name) is not None and name != OPERATORS
+
+
+def is_retention_class(name: str) -> bool:
+    """Whether `name` is a retention class's: `[a-z][a-z0-9_-]{0,39}`; it names partitions of the store."""
+    return _RETENTION_CLASS.fullmatch(name) is not None
 
 
 def partition_key(tenant: str, task_id: Id) -> bytes:

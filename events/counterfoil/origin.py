@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from counterfoil.errors import UsageError
 from counterfoil.folder import TenantOrigin
-from counterfoil.ids import Id, task_id_of
+from counterfoil.ids import STANDARD, Id, is_retention_class, task_id_of
 
 # What a name may have: names stand in indexes of the store.
 MAX_NAME_CHARACTERS = 500
@@ -20,6 +20,7 @@ class Origin:
     agent: str
     environment: str
     mode: str
+    retention_class: str = STANDARD
     task_ref: str | None = None
     parent_task_id: Id | None = None
     conversation_id: str | None = None
@@ -36,6 +37,11 @@ class Origin:
                 raise UsageError(
                     f"{name} has {len(value)} characters, and {MAX_NAME_CHARACTERS} are the most: {value[:40]!r}…"
                 )
+        if not is_retention_class(self.retention_class):
+            raise UsageError(
+                f"the retention class {self.retention_class[:60]!r} is not [a-z][a-z0-9_-]{{0,39}}; "
+                "pass retention_class= or set COUNTERFOIL_RETENTION_CLASS"
+            )
 
 
 SHARED = tuple(field.name for field in fields(Origin))

@@ -120,11 +120,13 @@ class Recorder:
         principal: str | None = None,
         on_behalf_of: str | None = None,
         mode: Mode = "live",
+        retention_class: str | None = None,
         given: Any = None,
     ) -> Task:
         """A task to enter. With `task_ref` any process can reopen it, today or on another day.
 
-        `given` is what the task starts from. Raises UsageError when the tenant is missing or ill-named.
+        `given` is what the task starts from. Raises UsageError when the tenant is missing or ill-named, or the
+        retention class is.
         """
         span = current_span()
         name = tenant or self.settings.tenant
@@ -138,6 +140,7 @@ class Recorder:
             agent=agent or self.settings.agent,
             environment=self.settings.environment,
             mode=mode,
+            retention_class=retention_class or self.settings.retention_class,
             conversation_id=conversation_id,
             subject_ref=subject_ref,
             release=release or self.settings.release,

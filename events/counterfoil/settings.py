@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from counterfoil.errors import SettingsError
+from counterfoil.ids import STANDARD
 from counterfoil.redaction_policy import RedactionPolicy, StorePrompts, WorkflowPolicy
 
 SETTINGS_FILE = Path("counterfoil.toml")
@@ -93,6 +94,9 @@ class RecorderSettings(BaseSettings):
     agent: str = Field("agent", description="The agent of tasks that name none.")
     release: str | None = Field(None, description="Version of the agent's code, prompt and policy.")
     environment: str = Field("production", description="production, staging, ...")
+    retention_class: str = Field(
+        STANDARD, description="How long the store keeps the events of tasks that name no class (docs/retention.md)."
+    )
     identity_key: SecretStr | None = Field(
         None, description="Key of the HMAC behind every effect_id and token; the same in every process of a tenant."
     )

@@ -23,7 +23,7 @@ from counterfoil.completion_stream import CompletionStream
 from counterfoil.errors import Halted, UsageError
 from counterfoil.event import Mode
 from counterfoil.identity import effect_id_of
-from counterfoil.ids import Id, new_id, task_id_of
+from counterfoil.ids import STANDARD, Id, new_id, task_id_of
 from counterfoil.jsontext import error_text, to_json_text, to_text
 from counterfoil.origin import MAX_NAME_CHARACTERS, NOTHING, About, Origin
 from counterfoil.scope import Acting
@@ -327,6 +327,7 @@ class Task:
             "subject_ref": own.subject_ref,
             "on_behalf_of": own.on_behalf_of,
             "mode": own.mode,
+            "retention_class": own.retention_class,
         }
         headers = {TASK_HEADER: json.dumps({name: value for name, value in passed.items() if value is not None})}
         if own.trace_id is not None:
@@ -428,6 +429,7 @@ class _Passed(BaseModel):
     subject_ref: str | None = None
     on_behalf_of: str | None = None
     mode: Mode = "live"
+    retention_class: str = STANDARD
 
 
 def origin_from_headers(
@@ -456,6 +458,7 @@ def origin_from_headers(
         subject_ref=passed.subject_ref,
         on_behalf_of=passed.on_behalf_of,
         mode=passed.mode,
+        retention_class=passed.retention_class,
         agent=agent,
         release=release,
         environment=environment,

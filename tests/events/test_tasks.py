@@ -221,6 +221,29 @@ def test_headers_carry_a_task_to_another_service(recorder_settings: RecorderSett
     assert {(event.task_ref, event.on_behalf_of) for event in events} == {(ref, "dana")}
 
 
+def test_a_retention_class_is_the_task_s_its_children_s_and_goes_with_it(
+    recorder_settings: RecorderSettings, logged: Logged
+) -> None:
+    """By default the setting's; a service that goes on with the task keeps the task's."""
+    settings = recorder_settings.model_copy(update={"retention_class": "chats"})
+    with Recorder(settings) as here, Recorder(recorder_settings) as there:
+        with (
+            here.task("t") as plain,
+            here.task("refund", retention_class="payments-7y") as paid,
+            paid.child("sub") as child,
+            there.continue_task(paid.headers()) as continued,
+        ):
+            continued.approval(by="policy", about="it")
+        with pytest.raises(UsageError, match="the retention class '7 years' is not"):
+            here.task("t", retention_class="7 years")
+    found = {(event.task_id, event.retention_class) for event in logged() if not event.kind.startswith("producer")}
+    assert found == {
+        (plain.task_id, "chats"),
+        (paid.task_id, "payments-7y"),
+        (child.task_id, "payments-7y"),
+    }
+
+
 GOOD = {"tenant": "acme", "workflow": "w", "task_id": "00" * 16}
 
 
@@ -242,6 +265,7 @@ GOOD = {"tenant": "acme", "workflow": "w", "task_id": "00" * 16}
         json.dumps(GOOD | {"workflow": 7}),
         json.dumps(GOOD | {"task_ref": {}}),
         json.dumps(GOOD | {"mode": "wild"}),
+        json.dumps(GOOD | {"retention_class": "Two Words"}),
     ],
 )
 def test_headers_that_hold_no_task_are_refused(recorder: Recorder, header: str | None) -> None:

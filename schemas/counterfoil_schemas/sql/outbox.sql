@@ -17,5 +17,3 @@ WHERE place <= %(limit)s ORDER BY outbox_id
 -- name: mark_relayed
 UPDATE counterfoil.outbox SET relayed_at = now() WHERE outbox_id = ANY(%(outbox_ids)s)
 
--- name: count_waiting
-SELECT count(*) AS waiting FROM counterfoil.outbox WHERE relayed_at IS NULL
