@@ -1,11 +1,12 @@
-"""The benchmark of queries runs whole, on a small store; the plan of a timeline is the one that grows well."""
+"""The benchmark of queries runs whole, on a small store; the plans of one task's questions are those that grow well."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from bench import queries
+from bench import histories, queries
 
 
 def test_every_query_is_measured_as_operator_and_as_tenant(
@@ -29,6 +30,9 @@ def test_every_query_is_measured_as_operator_and_as_tenant(
     for login in ("operator", "tenant"):
         plan = (tmp_path / "plans" / f"20000-timeline-{login}.txt").read_text()
         _assert_looked_up(plan)
+        calls = (tmp_path / "plans" / f"20000-task_tool_calls-{login}.txt").read_text()
+        read = [float(rows) for rows in re.findall(r" rows=([0-9.]+) loops", calls)]
+        assert 38 <= max(read) <= histories.A_TASK, calls  # what is of the task, and not all calls of the tenant
 
 
 def _assert_looked_up(plan: str) -> None:

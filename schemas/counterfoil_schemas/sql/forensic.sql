@@ -14,16 +14,26 @@ ORDER BY heard_at, tenant, effect_id LIMIT %(limit)s
 
 -- name: task_tool_calls
 -- tenant, task_id
-SELECT * FROM counterfoil.tool_calls WHERE tenant = %(tenant)s AND task_id = %(task_id)s
-ORDER BY begun_at, intent_event_id, result_event_id
+SELECT c.*
+FROM (SELECT tenant, event_id FROM counterfoil.every_event
+      WHERE tenant = %(tenant)s AND task_id = %(task_id)s OFFSET 0) AS e,
+     LATERAL (SELECT * FROM counterfoil.tool_calls AS t
+              WHERE t.tenant = e.tenant AND t.intent_event_id = e.event_id OFFSET 0) AS c
+ORDER BY c.begun_at, c.intent_event_id, c.result_event_id
 
 -- name: tool_calls
 -- tenant or NULL, tool or NULL, outcome or NULL, since (a moment), limit
-SELECT * FROM counterfoil.tool_calls
-WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND (%(tool)s::text IS NULL OR tool = %(tool)s)
-  AND (%(outcome)s::text IS NULL OR outcome = %(outcome)s)
-  AND intent_event_id >= counterfoil.first_id(%(since)s::timestamptz)
-ORDER BY intent_event_id DESC, result_event_id LIMIT %(limit)s
+SELECT * FROM (
+    SELECT c.*
+    FROM (SELECT tenant, event_id FROM counterfoil.every_event
+          WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s) AND kind = 'tool_intent' AND NOT unread
+            AND event_id >= counterfoil.first_id(%(since)s::timestamptz)
+          ORDER BY event_id DESC OFFSET 0) AS e, -- from the latest back, until there are enough
+         LATERAL (SELECT * FROM counterfoil.tool_calls AS t
+                  WHERE t.tenant = e.tenant AND t.intent_event_id = e.event_id OFFSET 0) AS c
+    WHERE (%(tool)s::text IS NULL OR c.tool = %(tool)s) AND (%(outcome)s::text IS NULL OR c.outcome = %(outcome)s)
+    LIMIT %(limit)s) AS latest
+ORDER BY intent_event_id DESC, result_event_id
 
 -- name: retrievals_by_source
 -- tenant or NULL, source, limit

@@ -2,7 +2,7 @@
 -- prompts and outputs.
 
 -- Few rows each, so that ingest hardly pays for them (docs/decisions/0016).
-CREATE INDEX event_call ON event (tenant, event_id) WHERE kind = 'tool_intent';
+CREATE INDEX event_call ON event (tenant, event_id) WHERE kind = 'tool_intent' AND NOT unread; -- found without a look at the rows
 CREATE INDEX event_answer ON event (tenant, causation_id) WHERE kind = 'tool_result';
 CREATE INDEX event_retry ON event (tenant, occurred_at) WHERE kind = 'tool_intent' AND attempt > 1;
 CREATE INDEX event_denial ON event (tenant, occurred_at) WHERE kind = 'denial';
@@ -48,7 +48,9 @@ CREATE TABLE text_waiting (
 );
 
 -- ---------------------------------------------------------------------------------------------------
--- Timelines.
+-- Timelines, and other views. OFFSET 0 keeps a look-up one of the index that it is written for: the planner knows nothing of the
+-- columns (docs/decisions/0019), so to it all indexes that begin with the tenant find as few rows, and it may read a whole
+-- tenant's to find those of one task.
 
 -- The places of a task's events: causation, then (producer, seq), then occurred_at (DESIGN.md section 7). What is given is in
 -- the order of producers and their numbers. Producers' sequences are merged by time, no event before its cause; causes that
@@ -144,7 +146,9 @@ SELECT i.tenant, i.task_id, i.event_id AS intent_event_id, r.event_id AS result_
        r.body ->> 'error_type' AS error_type, r.body ->> 'error_message' AS error_message, i.occurred_at AS begun_at,
        r.occurred_at AS ended_at, (r.body ->> 'duration')::bigint AS duration_micros
 FROM every_event AS i
-LEFT JOIN every_event AS r ON r.tenant = i.tenant AND r.causation_id = i.event_id AND r.kind = 'tool_result' AND NOT r.unread
+LEFT JOIN LATERAL (
+    SELECT * FROM every_event AS e
+    WHERE e.tenant = i.tenant AND e.causation_id = i.event_id AND e.kind = 'tool_result' AND NOT e.unread OFFSET 0) AS r ON true
 WHERE i.kind = 'tool_intent' AND NOT i.unread;
 
 -- Which tasks a document reached, and which of their writes landed after it was read. Whether one landed is what its target
@@ -176,7 +180,7 @@ SELECT r.tenant, r.task_id, r.event_id, r.kind, r.mode, r.workflow, r.agent, r.r
        r.effect_id, r.attempt, r.causation_id, s.tool, s.target, r.body ->> 'tool', NULL, r.body ->> 'error_message',
        r.body -> 'result', r.occurred_at
 FROM effect AS s
-JOIN every_event AS r ON r.tenant = s.tenant AND r.effect_id = s.effect_id
+CROSS JOIN LATERAL (SELECT * FROM every_event AS e WHERE e.tenant = s.tenant AND e.effect_id = s.effect_id OFFSET 0) AS r
 WHERE s.denied > 0 AND r.kind = 'tool_result' AND NOT r.unread AND r.body ->> 'outcome' = 'denied';
 
 -- Five or more second or later attempts at one tool and target of a tenant within a minute of the agents' clocks.
@@ -189,7 +193,8 @@ SELECT i.tenant, i.body ->> 'tool' AS tool, i.body ->> 'target' AS target,
        count(DISTINCT i.effect_id) FILTER (WHERE s.verdict = 'duplicated') AS effects_duplicated,
        min(i.occurred_at) AS first_at, max(i.occurred_at) AS last_at
 FROM every_event AS i
-LEFT JOIN effect_state AS s ON s.tenant = i.tenant AND s.effect_id = i.effect_id
+LEFT JOIN LATERAL (
+    SELECT * FROM effect_state AS e WHERE e.tenant = i.tenant AND e.effect_id = i.effect_id OFFSET 0) AS s ON true
 WHERE i.kind = 'tool_intent' AND i.attempt > 1 AND NOT i.unread
 GROUP BY 1, 2, 3, 4
 HAVING count(*) >= 5;
