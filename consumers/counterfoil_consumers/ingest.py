@@ -409,7 +409,7 @@ class Ingest:
         """Whether the store has reached these end offsets, by whichever member of the group."""
         if self.has_reached(until):
             return True
-        if not self._assignment.joined:
+        if not self._assignment.joined or self._in_flight is not None:  # else the store is the other thread's
             return False
         rows = self._store.execute(queries("ingest")["read_offsets"], self._where).fetchall()
         stored = {row["partition"]: row["next_offset"] for row in rows}

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
-from psycopg.errors import UniqueViolation
+from psycopg.errors import LockNotAvailable, UniqueViolation
 
 from counterfoil.failpoints import pass_by
 from counterfoil_consumers.binary_copy import HEADER, ID_FIELD, TEXT, TRAILER, UUID, Items
@@ -147,12 +147,14 @@ def project(
                 fold(connection, source, rows)
                 finish(())
             return Written(len(rows), 0, ())
+        except LockNotAvailable:  # a leaf is being dropped: what only repeats need not wait for it
+            pass
         except psycopg.Error as error:
             if not _is_permanent(error):
                 raise
+    known = _known(connection, rows)  # by itself: it reads every leaf, and whoever drops one waits for its readers
     with connection.transaction():
-        _lock_leaves(connection, rows)
-        landed, late = _land_apart(connection, source, rows, _known(connection, rows))
+        landed, late = _land_apart(connection, source, rows, known)
         finish(late)
     return Written(landed, len(rows) - landed - len(late), tuple(late))
 
@@ -161,15 +163,7 @@ def _may_be_new(connection: Connection, rows: Sequence[Row]) -> bool:
     """Whether it is worth trying: no id twice, and none that might stand in the table where Postgres would not look."""
     if len({row.identity for row in rows}) < len(rows) or any(row.leaf is None for row in rows):
         return False
-    return not fetch_one(connection, queries("ingest")["has_astray"])["found"]
-
-
-def _lock_leaves(connection: Connection, rows: Iterable[Row]) -> None:
-    """Who looks first and asks to write then may deadlock with a run of retention that is dropping the leaf."""
-    leaves = sorted({row.leaf or _ASTRAY for row in rows})
-    if leaves:
-        named = sql.SQL(", ").join(map(sql.Identifier, leaves))
-        connection.execute(queries("ingest")["lock_leaves"].format(leaves=named))
+    return not fetch_one(connection, queries("ingest")["may_stand_elsewhere"])["found"]
 
 
 def _land_apart(
@@ -256,6 +250,9 @@ def _copy(connection: Connection, rows: Sequence[Row]) -> None:
     leaves: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         leaves[row.leaf or _ASTRAY].append(row)
+    if len(leaves) > 1:  # the first COPY may hold what whoever drops the leaf of the second waits for
+        named = sql.SQL(", ").join(map(sql.Identifier, sorted(leaves)))
+        connection.execute(queries("ingest")["lock_leaves"].format(leaves=named))
     for leaf, its in leaves.items():
         query = queries("ingest")["copy_events"].format(leaf=sql.Identifier(leaf))
         with connection.cursor() as cursor, cursor.copy(query) as copy:

@@ -14,7 +14,8 @@ from counterfoil_consumers.store import Connection, queries
 _CLAIMS = 3
 MOST_TRIES = 3
 _TOGETHER = 100
-_RECORDS = 5_000  # as many as a batch holds: what ended a process was in its first one
+# As many as two batches hold: what ended a process was in its first one, or in the second, before the first was stored.
+_RECORDS = 10_000
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ Id = bytes
 OPERATORS = "_operators"  # has what concerns every tenant, such as a halt of everything; no tenant may be named so
 _TENANT = re.compile(r"[a-z0-9_-]{1,40}")
 _RETENTION_CLASS = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+_NO_RETENTION_CLASS = re.compile(r"^(astray|held|hash|leaves)(_|$)|_[0-9]{4}_[0-9]{2}$")  # `event_` before it is taken
 STANDARD = "standard"  # the retention class of what names no other
 # The namespace of every task id: UUIDv5(NAMESPACE_URL, "https://counterfoil/task").
 _TASKS = uuid.uuid5(uuid.NAMESPACE_URL, "https://counterfoil/task")
@@ -32,8 +33,8 @@ def is_tenant(name: str) -> bool:
 
 
 def is_retention_class(name: str) -> bool:
-    """Whether `name` is a retention class's: `[a-z][a-z0-9_-]{0,39}`; it names partitions of the store."""
-    return _RETENTION_CLASS.fullmatch(name) is not None
+    """Whether `name` is a retention class's: `[a-z][a-z0-9_-]{0,39}`, and none that the store has a table of."""
+    return _RETENTION_CLASS.fullmatch(name) is not None and not _NO_RETENTION_CLASS.search(name)
 
 
 def partition_key(tenant: str, task_id: Id) -> bytes:

@@ -39,8 +39,8 @@ class Origin:
                 )
         if not is_retention_class(self.retention_class):
             raise UsageError(
-                f"the retention class {self.retention_class[:60]!r} is not [a-z][a-z0-9_-]{{0,39}}; "
-                "pass retention_class= or set COUNTERFOIL_RETENTION_CLASS"
+                f"the retention class {self.retention_class[:60]!r} is not [a-z][a-z0-9_-]{{0,39}}, or a name that "
+                "the store keeps for itself; pass retention_class= or set COUNTERFOIL_RETENTION_CLASS"
             )
 
 

@@ -160,6 +160,7 @@ class Recorder:
             agent=agent or self.settings.agent,
             release=self.settings.release,
             environment=self.settings.environment,
+            retention_class=self.settings.retention_class,
         )
         if not is_tenant(origin.tenant):
             raise UsageError(f"the headers name the tenant {origin.tenant!r}, which is no tenant's name")

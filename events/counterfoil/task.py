@@ -23,7 +23,7 @@ from counterfoil.completion_stream import CompletionStream
 from counterfoil.errors import Halted, UsageError
 from counterfoil.event import Mode
 from counterfoil.identity import effect_id_of
-from counterfoil.ids import STANDARD, Id, new_id, task_id_of
+from counterfoil.ids import Id, new_id, task_id_of
 from counterfoil.jsontext import error_text, to_json_text, to_text
 from counterfoil.origin import MAX_NAME_CHARACTERS, NOTHING, About, Origin
 from counterfoil.scope import Acting
@@ -429,11 +429,11 @@ class _Passed(BaseModel):
     subject_ref: str | None = None
     on_behalf_of: str | None = None
     mode: Mode = "live"
-    retention_class: str = STANDARD
+    retention_class: str | None = None
 
 
 def origin_from_headers(
-    headers: Mapping[str, str], *, agent: str, release: str | None, environment: str
+    headers: Mapping[str, str], *, agent: str, release: str | None, environment: str, retention_class: str
 ) -> tuple[str, Origin]:
     """Title and origin of the task that `headers` hand over.
 
@@ -458,7 +458,7 @@ def origin_from_headers(
         subject_ref=passed.subject_ref,
         on_behalf_of=passed.on_behalf_of,
         mode=passed.mode,
-        retention_class=passed.retention_class,
+        retention_class=passed.retention_class or retention_class,
         agent=agent,
         release=release,
         environment=environment,

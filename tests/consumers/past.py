@@ -35,9 +35,9 @@ def event_of(moment: dt.datetime, **changes: Any) -> Event:
     return event(**(at | {"seq": next(_OFFSETS)} | changes))
 
 
-def store(database: str, events: Iterable[Event], appended: Sequence[dt.datetime] = ()) -> Written:
+def store(database: str, events: Iterable[Event], appended: Sequence[dt.datetime] = (), **limits: str) -> Written:
     """Write them as one batch, with the brokers' times `appended` or their own."""
-    with closing(connect(database, "ingester", application="test")) as ingester:
+    with closing(connect(database, "ingester", application="test", **limits)) as ingester:
         source = source_of(ingester)
         read = reader(ingester, source)
         rows = []

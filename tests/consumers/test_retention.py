@@ -1,5 +1,6 @@
 """What is past its time goes, by policy alone; what is held or younger stays, and hashes outlive both."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from counterfoil.errors import UsageError
+from counterfoil.ids import is_retention_class
 from counterfoil_consumers.retention import Scope, connect_eraser, place_hold, release_hold, run, set_rule
 from counterfoil_consumers.store import Connection, connect, fetch_one
 from counterfoil_consumers.window import open_window
@@ -178,6 +180,31 @@ def test_a_class_gets_partitions_once_it_has_a_policy(database: str, operator: C
     assert ids(operator, "event") == {after.event_id}
     assert store(database, [before]).repeated == 1
     assert ids(operator, "event_astray") == {before.event_id}
+
+
+def test_an_id_that_stands_in_another_class_is_other_content(database: str, operator: Connection) -> None:
+    """Each class has leaves of its own, so no unique index sees both."""
+    keep(operator, 84, "legal-7")
+    store(database, [one := event_of(months_ago(0))])
+    written = store(database, [dataclasses.replace(one, retention_class="legal-7"), event_of(months_ago(0))])
+    assert (written.stored, [refused.reason.letter_class for refused in written.set_aside]) == (1, ["conflict"])
+    assert [row["events"] for row in operator.execute("SELECT events FROM task")] == [2]
+
+
+OTHER_NAMES = ("9x", "a" * 40, "a" * 41, "A", "", "with space")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["legal-7", "held", "held_2", "heldback", "astray", "hash_x", "leaves", "pay_2026_01", "pay_2026_1", *OTHER_NAMES],
+)
+def test_the_recorder_takes_what_a_rule_can_be_made_for(operator: Connection, name: str) -> None:
+    try:
+        keep(operator, 84, name)
+        can_be = True
+    except UsageError:
+        can_be = False
+    assert is_retention_class(name) is can_be
 
 
 def test_what_is_astray_says_why_and_goes_when_its_class_says(database: str, operator: Connection) -> None:

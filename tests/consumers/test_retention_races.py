@@ -296,6 +296,18 @@ def test_a_writer_that_waits_for_a_leaf_does_not_stand_in_the_way_of_its_drop(
     assert writing.result().stored == 2
 
 
+def test_what_only_repeats_waits_for_no_leaf(
+    database: str, operator: Connection, owner: psycopg.Connection[Any]
+) -> None:
+    """Hashes of a large month are copied for long; whoever reads it again, for an offset was set back, goes on."""
+    store(database, [one := event_of(months_ago(8))])
+    with ThreadPoolExecutor(1) as pool, owner.transaction():
+        owner.execute(f"LOCK TABLE {leaf(8)} IN SHARE MODE")
+        batch = [one, event_of(months_ago(0))]
+        written = pool.submit(store, database, batch, lock_timeout="200ms").result(30)
+    assert (written.stored, written.repeated) == (1, 1)
+
+
 def test_a_month_that_is_dropped_while_partitions_are_made_is_not_made_again(
     database: str, operator: Connection, owner: psycopg.Connection[Any]
 ) -> None:

@@ -234,8 +234,11 @@ def test_a_retention_class_is_the_task_s_its_children_s_and_goes_with_it(
             there.continue_task(paid.headers()) as continued,
         ):
             continued.approval(by="policy", about="it")
-        with pytest.raises(UsageError, match="the retention class '7 years' is not"):
-            here.task("t", retention_class="7 years")
+        for name in ("7 years", "held"):
+            with pytest.raises(UsageError, match=f"the retention class '{name}' is not"):
+                here.task("t", retention_class=name)
+        older = here.continue_task({"counterfoil-task": json.dumps(GOOD)})
+        assert older.origin.retention_class == "chats", "its sender named none"
     found = {(event.task_id, event.retention_class) for event in logged() if not event.kind.startswith("producer")}
     assert found == {
         (plain.task_id, "chats"),

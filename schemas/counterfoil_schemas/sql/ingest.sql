@@ -12,9 +12,11 @@ COPY {leaf} (
 -- name: lock_leaves
 LOCK TABLE {leaves} IN ROW EXCLUSIVE MODE
 
--- name: has_astray
--- Or was: then its hash alone stands, while its id may lie in a leaf of today.
-SELECT EXISTS (SELECT FROM event_astray)
+-- name: may_stand_elsewhere
+-- Whether an id that is new to its leaf may be known all the same: in the leaf of another class; astray; or it was astray, and its
+-- hash alone stands, while it lies in a leaf of today.
+SELECT (SELECT count(*) > 1 FROM counterfoil.retention_rule)
+    OR EXISTS (SELECT FROM event_astray)
     OR EXISTS (SELECT FROM counterfoil.event_hash
                WHERE may_return AND event_id < counterfoil.first_id(now() + interval '4 months')) AS found
 
@@ -285,7 +287,7 @@ WHERE i.kind IN ('message', 'completion', 'task_started') AND NOT i.unread
 -- name: is_behind
 -- Whether any member of the group, and not this process alone, has more to do than it can do in a moment.
 SELECT EXISTS (SELECT FROM counterfoil.ingest_offset
-               WHERE waiting > %(many)s AND updated_at > now() - interval '10 seconds') AS found
+               WHERE waiting > %(many)s AND updated_at > now() - interval '30 seconds') AS found
 
 -- name: index_texts
 SELECT counterfoil.index_texts(%(most)s) AS indexed
@@ -341,7 +343,7 @@ WHERE consumer = %(consumer)s AND cluster_id = %(cluster_id)s AND topic = %(topi
 INSERT INTO counterfoil.ingest_offset AS o (consumer, cluster_id, topic_id, partition, topic, next_offset, epoch, owner)
 VALUES (%(consumer)s, %(cluster_id)s, %(topic_id)s, %(partition)s, %(topic)s, %(start)s, 1, %(owner)s)
 ON CONFLICT (consumer, cluster_id, topic_id, partition) DO UPDATE
-SET epoch = o.epoch + 1, owner = excluded.owner, updated_at = now(),
+SET epoch = o.epoch + 1, owner = excluded.owner, updated_at = now(), waiting = 0,
     -- Who claims again lives: what it had in hand has not ended it.
     idle_claims = CASE WHEN o.owner = excluded.owner THEN 0 ELSE o.idle_claims + 1 END,
     suspect_tries = CASE WHEN o.owner = excluded.owner THEN 0 ELSE o.suspect_tries END
