@@ -227,7 +227,8 @@ def test_leftovers_of_a_killed_up_are_found(new_stack: NewStack, run_script: Run
     assert stack.status().overall == "broken"
     if "stack.up(report" in moment:
         assert stack.up().phase == "up"
-    assert stack.down() is True
+    has_ended_some = stack.down()
+    assert has_ended_some or "kafka.run" in moment  # half formatted: Postgres may not have been started yet
     assert not stray(stack)
 
 
