@@ -35,7 +35,7 @@ def test_writes_go_on_through_an_outage(settings: RecorderSettings, outage: Outa
         with outage():
             started = time.monotonic()
             refund(task, 1)
-            assert 0.4 < time.monotonic() - started < 3
+            assert time.monotonic() - started < 3  # less than its timeout where a beat has waited before it
             started = time.monotonic()
             for number in range(2, 22):
                 refund(task, number)
