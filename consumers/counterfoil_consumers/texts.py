@@ -40,7 +40,7 @@ class TextIndexer(Background):
                 begun = time.monotonic()
                 if index_batch(connection) == 0:
                     stopping.wait(_PAUSE_SECONDS)
-                elif _is_behind(connection):
+                elif is_behind(connection):
                     stopping.wait(_BEHIND_SECONDS)
                 else:
                     stopping.wait(time.monotonic() - begun)  # half of a core is for others
@@ -58,7 +58,8 @@ def index_texts_now(dsn: str) -> int:
         return total
 
 
-def _is_behind(connection: Connection) -> bool:
+def is_behind(connection: Connection) -> bool:
+    """Whether a member of the group lately had more events to read than a large batch holds."""
     return bool(fetch_one(connection, queries("ingest")["is_behind"], {"many": _MANY_EVENTS})["found"])
 
 

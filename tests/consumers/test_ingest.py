@@ -3,16 +3,21 @@
 import dataclasses
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from counterfoil import Event, Recorder
 from counterfoil.codec import decode, encode
+from counterfoil_consumers import ingest as ingest_module
+from counterfoil_consumers import projection
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.outbox import relay_now
-from counterfoil_consumers.store import Connection
+from counterfoil_consumers.projection import Move, Written
+from counterfoil_consumers.store import Connection, connect
+from counterfoil_consumers.texts import is_behind
 from tests.consumers.made import TASK, attempted, event, intent, key_of, noise, result
 from tests.fix_log import Logged, Produce, RecordsOf
 
@@ -359,3 +364,44 @@ def test_a_second_ingest_goes_on_where_the_first_stopped(
     assert count(operator, "event") == len(logged())
     offsets = operator.execute("SELECT max(epoch) AS epoch, count(*) AS n FROM ingest_offset").fetchone()
     assert offsets == {"epoch": 4, "n": 24}
+
+
+def test_what_a_member_has_still_to_read_stands_beside_its_offsets(
+    recorder: Recorder, new_ingest: Callable[[], Ingest], operator: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with recorder.task("t") as task:
+        for _ in range(60):
+            task.review(by="dana")
+    recorder.close()
+    waiting: list[int] = []
+    write = projection.write_batch
+
+    def watched(*given: Any, **named: Any) -> Written:
+        moves: Mapping[int, Move] = given[4]
+        waiting.append(max(move.waiting for move in moves.values()))
+        return write(*given, **named)
+
+    monkeypatch.setattr(ingest_module, "write_batch", watched)
+    monkeypatch.setattr(ingest_module, "_BATCH", 10)
+    ingest = new_ingest()
+    ingest.run(threading.Event(), until=ingest.end_offsets())
+    assert max(waiting) >= 40
+    assert waiting[-1] == 0
+    stored = operator.execute("SELECT waiting FROM ingest_offset WHERE next_offset > 0 ORDER BY updated_at")
+    assert stored.fetchall()[-1]["waiting"] == 0
+
+
+@pytest.mark.parametrize(
+    ("waiting", "ago", "expected"), [(5_001, "1 s", True), (5_000, "1 s", False), (5_001, "1 min", False)]
+)
+def test_any_member_that_lately_had_much_to_read_is_behind(
+    database: str, waiting: int, ago: str, expected: bool
+) -> None:
+    """Whoever puts down words goes by that, be it a member that has no partition."""
+    with closing(connect(database, "ingester", application="test")) as ingester:
+        ingester.execute(
+            "INSERT INTO ingest_offset (consumer, cluster_id, topic_id, partition, topic, next_offset, epoch, owner,"
+            " waiting, updated_at) VALUES ('c', 'k', 't', 0, 'events', 1, 1, 'another', %s, now() - %s::interval)",
+            [waiting, ago],
+        )
+        assert is_behind(ingester) is expected

@@ -46,11 +46,12 @@ ON CONFLICT DO NOTHING -- read before, by another consumer or before its offset 
 -- All that is folded of a batch, in one statement, so that its facts are taken apart once. No fold reads what another writes.
 -- Of events that were stored unread, and folded as far as their envelopes go, `are_counted` says that they were counted then.
 WITH given AS MATERIALIZED (
-    SELECT i.*,
-           CASE WHEN i.kind = 'completion' AND NOT i.unread THEN i.body::jsonb END AS spent, -- read once, not once a field
-           CASE WHEN i.effect_id IS NOT NULL AND NOT i.unread
-                 AND i.kind IN ('tool_intent', 'tool_result', 'verdict', 'dead_lettered') THEN i END AS fact
-    FROM unnest(%(facts)s::counterfoil.fact[]) AS i
+    SELECT f.*, (f.spent ->> 'input_tokens')::numeric AS input_tokens, (f.spent ->> 'output_tokens')::numeric AS output_tokens,
+           CASE WHEN f.spent ->> 'cost' ~ '^-?[0-9]{1,20}(\.[0-9]{1,20})?$' THEN (f.spent ->> 'cost')::numeric END AS cost
+    FROM (SELECT i.*, CASE WHEN i.kind = 'completion' AND NOT i.unread THEN i.body::jsonb END AS spent,
+                 CASE WHEN i.effect_id IS NOT NULL AND NOT i.unread
+                       AND i.kind IN ('tool_intent', 'tool_result', 'verdict', 'dead_lettered') THEN i END AS fact
+          FROM unnest(%(facts)s::counterfoil.fact[]) AS i OFFSET 0) AS f -- so that the JSON is read once, not once a field
 ), tasks AS (
     WITH told AS (
         SELECT i.*, i.kind = 'task_started' AND NOT i.unread AS starts,
@@ -68,9 +69,7 @@ WITH given AS MATERIALIZED (
                                      ELSE i.body ->> 'status' END ORDER BY i.event_id) FILTER (WHERE i.turns) AS statuses,
                min(i.occurred_at) AS first_at, max(i.occurred_at) AS last_at,
                CASE WHEN %(are_counted)s THEN 0 ELSE count(*) END AS events,
-               sum((i.spent ->> 'input_tokens')::numeric) AS input_tokens,
-               sum((i.spent ->> 'output_tokens')::numeric) AS output_tokens,
-               sum(CASE WHEN i.spent ->> 'cost' ~ '^-?[0-9]{1,20}(\.[0-9]{1,20})?$' THEN (i.spent ->> 'cost')::numeric END) AS cost
+               sum(i.input_tokens) AS input_tokens, sum(i.output_tokens) AS output_tokens, sum(i.cost) AS cost
         FROM told AS i
         GROUP BY i.tenant, i.task_id
     )
@@ -104,9 +103,8 @@ WITH given AS MATERIALIZED (
 ), costs AS (
     WITH told AS (
         SELECT i.tenant, i.task_id, left(coalesce(i.spent ->> 'model', ''), 200) AS model,
-               left(coalesce(i.spent ->> 'currency', ''), 200) AS currency, (i.spent ->> 'input_tokens')::numeric AS input_tokens,
-               (i.spent ->> 'output_tokens')::numeric AS output_tokens, (i.spent ->> 'cached_tokens')::numeric AS cached_tokens,
-               CASE WHEN i.spent ->> 'cost' ~ '^-?[0-9]{1,20}(\.[0-9]{1,20})?$' THEN (i.spent ->> 'cost')::numeric END AS cost
+               left(coalesce(i.spent ->> 'currency', ''), 200) AS currency, i.input_tokens, i.output_tokens,
+               (i.spent ->> 'cached_tokens')::numeric AS cached_tokens, i.cost
         FROM given AS i WHERE i.spent IS NOT NULL
     )
     INSERT INTO task_cost AS t (
