@@ -8,6 +8,7 @@ pytest_plugins = [
     "tests.fix_registry",
     "tests.fix_skips",
     "tests.fix_log",
+    "tests.fix_refusing_broker",
     "tests.fix_shop",
     "tests.fix_tls",
     "tests.fix_tenants",

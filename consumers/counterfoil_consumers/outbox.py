@@ -14,7 +14,7 @@ import psycopg
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from counterfoil.failpoints import pass_by
-from counterfoil.kafka import new_producer
+from counterfoil.kafka import delivery_error, new_producer
 from counterfoil_consumers import metrics
 from counterfoil_consumers.background import Background
 from counterfoil_consumers.errors import BrokersAway, StoreAway
@@ -123,11 +123,11 @@ def _send(producer: Producer, rows: Sequence[dict[str, Any]]) -> tuple[list[int]
     problems: list[str] = []
 
     def report(outbox_id: int) -> Any:
-        def reported(error: KafkaError | None, _message: Message) -> None:
-            if error is None:
-                acknowledged.append(outbox_id)
+        def reported(error: KafkaError | None, message: Message) -> None:
+            if problem := delivery_error(error, message):
+                problems.append(problem.str())
             else:
-                problems.append(error.str())
+                acknowledged.append(outbox_id)
 
         return reported
 

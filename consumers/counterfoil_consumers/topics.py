@@ -108,9 +108,11 @@ def create_missing(admin: AdminClient, declared: Sequence[Topic]) -> list[str]:
                 raise TopicsError(f"the brokers refuse to create {name}: {error.args[0].str()}") from error
     names = [topic.name for topic in missing]
     deadline = time.monotonic() + _TIMEOUT_SECONDS
-    # What the controller made, a broker knows a moment later.
+    # What the controller made, a broker knows a moment later, and leads a moment after that.
     while len(describe(admin, names)) < len(names) and time.monotonic() < deadline:
         time.sleep(_MOVING_PAUSE_SECONDS)
+    for topic in missing:
+        end_offsets(admin, topic.name, topic.partitions)
     return names
 
 

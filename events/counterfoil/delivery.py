@@ -3,7 +3,8 @@
 A message that `produce()` took is not a message in the log. Every event keeps its place in one order: the oldest are in
 the window, handed to librdkafka and not yet answered for; what does not fit there, or comes while no broker answers,
 waits behind them, on disk as soon as the disk has it. A window that stalls is written to disk too. So nothing is sent
-out of order, and an event is given up only when brokers, disk and memory are all at their end.
+out of order but what Kafka refused and librdkafka called taken (`kafka.delivery_error`), and an event is given up only
+when brokers, disk and memory are all at their end.
 """
 
 import asyncio

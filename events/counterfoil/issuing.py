@@ -19,7 +19,7 @@ from counterfoil.errors import ControlAway, UsageError
 from counterfoil.event import Event
 from counterfoil.ids import OPERATORS, new_id, partition_key, task_id_of
 from counterfoil.jsontext import to_text
-from counterfoil.kafka import new_producer
+from counterfoil.kafka import delivery_error, new_producer
 from counterfoil.orders import ACTION_HEADER, KIND, Order, StandingOrders, breaker_named, is_breaker
 from counterfoil.redaction import Redaction
 from counterfoil.scope import Scope
@@ -146,9 +146,9 @@ class OrderDesk:
             self._producer = new_producer(self._settings.kafka, "counterfoil-orders", limits)
         problems: list[str] = []
 
-        def delivered(error: KafkaError | None, _message: Message) -> None:
-            if error is not None:
-                problems.append(error.str())
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if problem := delivery_error(error, message):
+                problems.append(problem.str())
 
         try:
             for topic, key, value in records:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from counterfoil.home import Home
-from counterfoil.kafka import new_producer
+from counterfoil.kafka import delivery_error, new_producer
 from counterfoil.spool import Headers, Spooled
 from counterfoil.tally import Numbers
 
@@ -74,9 +74,9 @@ class Outgoing:
         """Bytes of memory, about."""
         return len(self.value) + _OVERHEAD_BYTES
 
-    def report(self, error: KafkaError | None, _message: Message) -> None:
+    def report(self, error: KafkaError | None, message: Message) -> None:
         """librdkafka's delivery report."""
-        self.reports.append((self, error))
+        self.reports.append((self, delivery_error(error, message)))
 
     def settle(self, error: Exception | None = None, *, of_spool: bool = False) -> None:
         """Whoever waits is told, if what the disk says is enough or the brokers said it."""
