@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, LiteralString, cast
 
@@ -75,7 +76,8 @@ def _twin_of(of: uuid.UUID, number: int) -> bytes:
 def fill(dsn: str, first: int, last: int, processes: int = 2) -> None:
     """Write the tasks of [first, last): below `INGESTED` by ingest with their words, else as twins of those."""
     ingested = [range(first + place, min(last, INGESTED), processes) for place in range(processes)]
-    with ProcessPoolExecutor(processes) as pool:
+    # Not by a fork: a child that collects another's Kafka clients crashes in librdkafka.
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         list(pool.map(_fill, [dsn] * processes, ingested))
     twins = range(max(1, -(-first // INGESTED)), -(-last // INGESTED))
     if not twins:
