@@ -65,7 +65,7 @@ class Workbench:
 
 @contextmanager
 def workbench(
-    settings: Mapping[str, Any], contracts: Contracts, target_dsns: Mapping[str, str], policy: Policy
+    settings: Mapping[str, Any], contracts: Contracts, target_settings: Mapping[str, Mapping[str, str]], policy: Policy
 ) -> Iterator[Workbench]:
     """The services on one stack; `settings` as `counterfoil_console.local.up` gives them."""
     kafka, dsn = settings["kafka"], settings["store"]["dsn"]
@@ -92,7 +92,7 @@ def workbench(
             kafka=kafka,
             dsn=dsn,
             contracts=contracts,
-            target_dsns=target_dsns,
+            target_settings=target_settings,
             redaction=Redaction(RecorderSettings(kafka=kafka, identity_key=settings["identity_key"])),
             profile="local",
             policy=policy,

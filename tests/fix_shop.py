@@ -211,7 +211,7 @@ def shop(
             kafka=recorder_settings.kafka,
             dsn=database,
             contracts=unset,
-            target_dsns={"shop": database},
+            target_settings={"shop": {"dsn": database}},
             profile="local",
             topic_prefix=recorder_settings.topic_prefix,
             redaction=Redaction(recorder_settings),

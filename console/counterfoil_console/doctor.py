@@ -24,8 +24,8 @@ from counterfoil_consumers import migrations, topics
 from counterfoil_consumers.errors import BrokersAway, StoreAway
 from counterfoil_consumers.store import connect, fetch_one, queries
 from counterfoil_reconcilers.contracts import Contracts, load
+from counterfoil_reconcilers.targets.opening import open_target, variable_of
 from counterfoil_reconcilers.targets.port import TargetUnavailable
-from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from counterfoil_schemas import topics as declared_topics
 
 Grade = Literal["good", "warning", "bad"]
@@ -245,22 +245,21 @@ def _contracts(settings: Settings) -> Iterator[Finding]:
 
 
 def _target(settings: Settings, contracts: Contracts, name: str) -> Iterator[Finding]:
-    variable = f"COUNTERFOIL_TARGETS__{name.upper().replace('-', '_')}__DSN"
-    dsn = settings.target_dsns([name]).get(name)
-    if dsn is None:
-        yield Finding("targets", "bad", f"nothing says how to reach {name}", f"set {variable}")
-        return
     try:
-        with PostgresTarget(contracts, name, dsn) as target:
+        with open_target(contracts, name, settings.target_settings([name])) as target:
             mistakes = target.check()
+    except SettingsError as error:
+        what, _, todo = str(error).rpartition(": ")
+        yield Finding("targets", "bad", what or str(error), todo if what else f"see {variable_of(name)}")
+        return
     except TargetUnavailable as error:
-        yield Finding("targets", "bad", str(error), f"check {variable} and that the target runs")
+        yield Finding("targets", "bad", str(error), f"check {variable_of(name)} and that the target runs")
         return
     for mistake in mistakes:
         what, _, hint = str(mistake).partition("; ")
         yield Finding("targets", "bad", what, f"mend the contract, or the target{f' ({hint})' if hint else ''}")
     if not mistakes:
-        yield Finding("targets", "good", f"{name} answers, and has every table and column of the contracts")
+        yield Finding("targets", "good", f"{name} answers, and has all that the contracts name")
 
 
 _CHECKS: tuple[tuple[str, tuple[str, ...], Callable[[Settings], Iterator[Finding]]], ...] = (

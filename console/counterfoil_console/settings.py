@@ -22,23 +22,16 @@ class StoreSettings(BaseModel):
     dsn: SecretStr | None = Field(None, description="libpq connection string of the services' login role.")
 
 
-class TargetSettings(BaseModel):
-    """How to reach one target of the contracts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dsn: SecretStr = Field(description="Connection string, of a role that may only read.")
-
-
 class Settings(RecorderSettings):
     """Settings of `counterfoil`; every field is `COUNTERFOIL_<NAME>`, nested ones with two underscores."""
 
     store: StoreSettings = Field(
         StoreSettings(dsn=None), description="COUNTERFOIL_STORE__DSN or COUNTERFOIL_STORE__DSN_FILE."
     )
-    targets: dict[str, TargetSettings] = Field(
+    targets: dict[str, dict[str, SecretStr]] = Field(
         default_factory=dict,
-        description="COUNTERFOIL_TARGETS__<NAME>__DSN (or …_DSN_FILE) for each target of the contracts.",
+        description="COUNTERFOIL_TARGETS__<NAME>__DSN (or …_DSN_FILE) for each target of the contracts; "
+        "other kinds than postgresql ask for other settings.",
     )
     contracts: Path = Field(Path("contracts.toml"), description="The contracts: a file, or a folder of *.toml.")
     consumer: str = Field("counterfoil-ingest", description="Name of the consumer group that ingests.")
@@ -76,18 +69,16 @@ class Settings(RecorderSettings):
             )
         return _readable(self.store.dsn, "COUNTERFOIL_STORE__DSN")
 
-    def target_dsns(self, names: Iterable[str]) -> dict[str, str]:
-        """Connection strings of those of the targets that have one.
+    def target_settings(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """How to reach those of the targets that something is said of.
 
-        A variable's name has neither capitals nor dashes, so `my_shop` serves the target My-Shop, too. Raises
-        SettingsError.
+        A variable's name has neither capitals nor dashes, so `my_shop` serves the target My-Shop, too.
         """
         found = {}
         for name in names:
-            variable = name.lower().replace("-", "_")
-            target = self.targets.get(name) or self.targets.get(variable)
-            if target is not None:
-                found[name] = _readable(target.dsn, f"COUNTERFOIL_TARGETS__{variable.upper()}__DSN")
+            said = self.targets.get(name) or self.targets.get(name.lower().replace("-", "_"))
+            if said is not None:
+                found[name] = {setting: value.get_secret_value() for setting, value in said.items()}
         return found
 
 

@@ -68,7 +68,7 @@ def _demo(out: Console, settings: Mapping[str, Any]) -> None:
     shop = Shop(target)
     shop.open(totals())
     policy = Policy(sweep_every=dt.timedelta(0), give_up_after=dt.timedelta(seconds=1))
-    with workbench(settings, load(_CONTRACTS), {"shop": target}, policy) as bench:
+    with workbench(settings, load(_CONTRACTS), {"shop": {"dsn": target}}, policy) as bench:
         _register(settings["store"]["dsn"])
         bench.pass_once()
         _say(out, "the shop as it is now is the baseline; the agent starts work")

@@ -72,7 +72,7 @@ def _run(
     rows = load_snapshot(target, options.data, recording.domains)
     _say(started, f"{rows} rows of the target loaded for {len(recording.domains)} tenants")
     policy = Policy(sweep_every=dt.timedelta(0), give_up_after=dt.timedelta(0))
-    with workbench(settings, contracts, dict.fromkeys(contracts.targets, target), policy) as bench:
+    with workbench(settings, contracts, {name: {"dsn": target} for name in contracts.targets}, policy) as bench:
         _register(settings["store"]["dsn"], recording.domains)
         bench.pass_once()
         _say(started, "the target as it was is the baseline")

@@ -12,6 +12,7 @@ import psycopg
 
 from counterfoil_consumers.store import Connection
 from counterfoil_reconcilers.contracts import Contracts
+from counterfoil_reconcilers.targets.postgresql import options_of
 from examples.trajectories.playing import Played
 from examples.trajectories.recording import json_lines
 
@@ -50,7 +51,7 @@ def report_lines(
             "evidence": state["evidence"],
         }
     for change in store.execute(_CHANGES):
-        table = contracts.resources[change["target"], change["resource"]].table
+        table = options_of(contracts.resources[change["target"], change["resource"]]).table
         key = json.loads(change["key"])
         yield {
             "tenant_id": change["tenant"],

@@ -102,7 +102,7 @@ def set_first_baseline(
 
 def _marks(target: Target) -> Iterator[tuple[str, Row]]:
     for name, resource in target.resources.items():
-        yield name, Row([resource.table, list(resource.key), resource.tenant, resource.doc])
+        yield name, Row([resource.options.model_dump(mode="json"), list(resource.key), resource.tenant])
 
 
 def set_baseline(

@@ -363,6 +363,7 @@ class Checker:
         known = self._contracts.tools.get(row["tool"])
         own = None if known is None else known.settle_seconds
         window = dt.timedelta(seconds=self._declared.settle_seconds if own is None else own)
+        window += self._declared.capabilities.read_lag
         return window if _claim(row["args"]) is None else max(window, _TEXT_ON_ITS_WAY)
 
     def _opened(self, row: dict[str, Any], tenant: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +23,9 @@ class ContractError(CounterfoilError):
     def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(message)
         self.line = line
+
+
+Options = TypeVar("Options", bound="Written")
 
 
 class Written(BaseModel):
@@ -49,19 +52,30 @@ class WrittenOutcomes(Written):
     failed: list[str] = []
 
 
-class WrittenResource(Written):
-    table: str
+class WithOptions(Written):
+    """A table that has keys of the target's kind besides its own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What its kind is to check."""
+        return self.model_extra or {}
+
+
+class WrittenResource(WithOptions):
     key: list[str] = Field(min_length=1)
     tenant: str | None = None
-    doc: str | None = None
     tolerance: float | int | None = Field(default=None, ge=0)
     fields: dict[str, WrittenFieldRule] = {}
 
 
-class WrittenTarget(Written):
+class WrittenTarget(WithOptions):
     kind: str
     writers: Literal["exclusive"] | WrittenOurs | None = None
     settle_seconds: float | int = Field(default=0, ge=0)
+    idempotent_for_seconds: float | int | None = Field(default=None, ge=0)
+    read_lag_seconds: float | int | None = Field(default=None, ge=0)
     tolerance: float | int | None = Field(default=None, ge=0)
     resources: dict[str, WrittenResource] = {}
     outcomes: WrittenOutcomes | None = None
@@ -137,12 +151,29 @@ def read(path: Path) -> tuple[dict[str, Any], Source]:
 
 def validate(tables: Mapping[str, Any], source: Source) -> WrittenContracts:
     """The tables as models, or a ContractError for the first thing that they may not say."""
+    return _validated(WrittenContracts, tables, source, ())
+
+
+def validate_options(model: type[Options], written: WithOptions, source: Source, at: Location) -> Options:
+    """The keys of a target's kind in the table at `at`, or a ContractError for the first that is wrong."""
+    return _validated(model, written.options, source, at, type(written).model_fields)
+
+
+def _validated(
+    model: type[Options], values: Mapping[str, Any], source: Source, at: Location, besides: Iterable[str] = ()
+) -> Options:
     try:
-        return WrittenContracts.model_validate(tables)
+        return model.model_validate(values)
     except pydantic.ValidationError as error:
-        first = min(error.errors(), key=lambda found: source.place(_real(found["loc"]))[1])
-        location = _real(first["loc"])
-        raise source.error(location, _sentence(first, location)) from error
+        # A key that is written wrong is lacking, too.
+        first = min(
+            error.errors(),
+            key=lambda found: (found["type"] == "missing", source.place((*at, *_real(found["loc"])))[1]),
+        )
+        inside = _real(first["loc"])
+        location = (*at, *inside)
+        known = _keys_at(location[:-1]) if not at else [*besides, *model.model_fields] if len(inside) == 1 else ()
+        raise source.error(location, _sentence(first, location, known)) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -180,15 +211,17 @@ def _real(location: Location) -> Location:
     return tuple(step for step in location if step not in ("WrittenOurs", "literal['exclusive']"))
 
 
-def _sentence(error: Any, location: Location) -> str:
+def _sentence(error: Any, location: Location, known: Iterable[str]) -> str:
     name = str(location[-1]) if location else "the file"
     where = ".".join(str(step) for step in location[:-1]) or "the top level"
     if error["type"] == "extra_forbidden":
-        return f"{where} has no key {name}{did_you_mean(name, _keys_at(location[:-1]))}"
+        return f"{where} has no key {name}{did_you_mean(name, known)}"
     if error["type"] == "missing":
         return f"{where} lacks the key {name}; add it"
     if location and location[-1] == "writers":
         return f'writers of {where} is "exclusive" or {{ ours = "SQL predicate on the row" }}'
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
     return f"{where}: {name} is wrong: {error['msg'].lower()}; write {name} as the contract reference shows it"
 
 

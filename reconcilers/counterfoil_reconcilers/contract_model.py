@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from counterfoil_reconcilers.contract_files import ContractError, Source
+from counterfoil_reconcilers.contract_files import ContractError, Source, Written
+from counterfoil_reconcilers.contract_kinds import Capabilities
 from counterfoil_reconcilers.expressions import Expression
 from counterfoil_reconcilers.toml_lines import Location
 from counterfoil_reconcilers.values import Path
@@ -32,14 +33,16 @@ class FieldRule:
 
 @dataclass(frozen=True)
 class Resource:
-    """One kind of row. `key` are columns; `doc` is the JSON column that holds the row, if one does."""
+    """One kind of row. `key` are its fields that name a row, `tenant` the one that says whose it is.
+
+    `options` is where such rows are found, in the words of the target's kind.
+    """
 
     name: str
-    table: str
     key: tuple[str, ...]
     tenant: str | None
-    doc: str | None
     tolerance: float
+    options: Written
     fields: tuple[tuple[tuple[str, ...], FieldRule], ...] = ()
 
     def rule(self, path: Path) -> FieldRule:
@@ -69,12 +72,18 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Target:
-    """A system written to. `writers` None: others write there too, and nobody said which rows are ours."""
+    """A system written to. `writers` None: others write there too, and nobody said which rows are ours.
+
+    `ours` is the predicate that says it, in the language of the kind; `is_ours` compiled, where that is CEL.
+    """
 
     name: str
     kind: str
+    capabilities: Capabilities
+    options: Written
     writers: Literal["exclusive", "ours"] | None
     ours: str | None
+    is_ours: Expression | None
     settle_seconds: float
     resources: Mapping[str, Resource]
     outcomes: Outcomes

@@ -3,10 +3,11 @@
 `load` turns files into contracts: every expression compiled, every name checked, every mistake with its line.
 """
 
+import datetime as dt
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,9 @@ from counterfoil_reconcilers.contract_files import (
     did_you_mean,
     read,
     validate,
+    validate_options,
 )
+from counterfoil_reconcilers.contract_kinds import Capabilities, KindDescription, KindMissing, find_kind
 from counterfoil_reconcilers.contract_model import (
     VARIABLES,
     Change,
@@ -48,8 +51,6 @@ __all__ = [
     "Write",
     "load",
 ]
-
-_TABLE = re.compile(r'^(?:[A-Za-z_]\w*|"[^"]+")(?:\.(?:[A-Za-z_]\w*|"[^"]+")){0,2}$')
 
 
 def load(path: Path | str) -> Contracts:
@@ -78,31 +79,45 @@ class _Compiler:
 
     def _target(self, name: str, written: WrittenTarget) -> Target:
         at: Location = ("targets", name)
-        if written.kind != "postgresql":
-            raise self._source.error(
-                (*at, "kind"), f"targets.{name}: there is no kind {written.kind}; write postgresql"
-            )
+        try:
+            kind = find_kind(written.kind)
+        except KindMissing as error:
+            raise self._source.error((*at, "kind"), f"targets.{name}: {error}") from error
+        options = validate_options(kind.target_options, written, self._source, at)
         resources = {
-            key: self._resource((*at, "resources", key), key, resource, written)
+            key: self._resource((*at, "resources", key), key, resource, written, kind)
             for key, resource in written.resources.items()
         }
         writers = written.writers
+        ours = writers.ours if writers is not None and not isinstance(writers, str) else None
+        if writers is not None and not kind.capabilities.lists:
+            raise self._source.error(
+                (*at, "writers"),
+                f"targets.{name}: no target of kind {written.kind} can list its rows, so none is swept for changes; "
+                "take writers out",
+            )
         return Target(
             name=name,
             kind=written.kind,
+            capabilities=_capabilities(kind.capabilities, written),
+            options=options,
             writers=writers if isinstance(writers, str) or writers is None else "ours",
-            ours=writers.ours if writers is not None and not isinstance(writers, str) else None,
+            ours=ours,
+            is_ours=self._is_ours((*at, "writers", "ours"), ours) if ours and kind.ours == "cel" else None,
             settle_seconds=float(written.settle_seconds),
             resources=resources,
             outcomes=_outcomes(self._written, written),
         )
 
-    def _resource(self, at: Location, name: str, written: WrittenResource, target: WrittenTarget) -> Resource:
-        if not _TABLE.match(written.table):
-            raise self._source.error(
-                (*at, "table"),
-                f"{written.table!r} is no table name; write it as schema.table, quoted parts in double quotes",
-            )
+    def _is_ours(self, at: Location, text: str) -> Expression:
+        try:
+            return compile_expression(text, {"row"})
+        except ExpressionError as error:
+            raise self._source.error(at, f"{error}; it may use row") from error
+
+    def _resource(
+        self, at: Location, name: str, written: WrittenResource, target: WrittenTarget, kind: KindDescription
+    ) -> Resource:
         default = float(next((t for t in (written.tolerance, target.tolerance) if t is not None), 0.0))
         rules = [
             (
@@ -118,7 +133,8 @@ class _Compiler:
             )
             for path, rule in written.fields.items()
         ]
-        return Resource(name, written.table, tuple(written.key), written.tenant, written.doc, default, tuple(rules))
+        options = validate_options(kind.resource_options, written, self._source, at)
+        return Resource(name, tuple(written.key), written.tenant, default, options, tuple(rules))
 
     def _tool(self, name: str, written: WrittenTool, targets: Mapping[str, Target]) -> Tool:
         at: Location = ("tools", name)
@@ -137,6 +153,12 @@ class _Compiler:
             self._write((*at, "writes", index), index, write, known, target)
             for index, write in enumerate(written.writes)
         )
+        for index, write in enumerate(writes):
+            if write.find and not target.capabilities.finds:
+                raise self._source.error(
+                    (*at, "writes", index, "find"),
+                    f"no target of kind {target.kind} can be searched for what a row holds; give the row's key instead",
+                )
         return Tool(
             name=name,
             target=written.target,
@@ -261,6 +283,16 @@ class _Compiler:
                     f"{did_you_mean(name, target.resources)}",
                 )
         return expression
+
+
+def _capabilities(kind: Capabilities, written: WrittenTarget) -> Capabilities:
+    """Those of the kind, with the windows that the contract says."""
+    window, lag = written.idempotent_for_seconds, written.read_lag_seconds
+    return replace(
+        kind,
+        idempotent_for=kind.idempotent_for if window is None else dt.timedelta(seconds=window),
+        read_lag=kind.read_lag if lag is None else dt.timedelta(seconds=lag),
+    )
 
 
 def _outcomes(contracts: WrittenContracts, target: WrittenTarget | None) -> Outcomes:

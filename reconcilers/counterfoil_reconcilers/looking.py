@@ -1,10 +1,12 @@
 """Reads from a target what the effects in hand touch: by key in a few rounds, or all of it for a sweep."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.contracts import Target as Declared
 from counterfoil_reconcilers.disclosure import Disclosure
+from counterfoil_reconcilers.expressions import Unevaluable
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.targets.port import Address, Target, TargetRow
 from counterfoil_reconcilers.touched import Touched, resources_of
@@ -33,13 +35,13 @@ def look(
         wanted = {key for one in touched for key in (*one.writes, *one.reads, *one.missing)} - set(rows)
         if not wanted:
             break
-        found = _by_key(
-            adapter.read(Address(_tenant(declared, key.resource, disclosure.tenant), key) for key in wanted)
-        )
+        addresses = (Address(_tenant(declared, key.resource, disclosure.tenant), key) for key in wanted)
+        found = _by_key(declared, adapter.read(addresses))
         rows.update(found)
         disclosure.learn(found.values())
     for search in [search for one in touched for search in one.searches]:
-        found = _by_key(adapter.find(_tenant(declared, search.resource, disclosure.tenant), [search], _MOST_FOUND))
+        tenant = _tenant(declared, search.resource, disclosure.tenant)
+        found = _by_key(declared, adapter.find(tenant, [search], _MOST_FOUND))
         rows.update(found)
         disclosure.learn(found.values())
     effects = [disclosure.opened(effect) for effect in noted]
@@ -53,7 +55,7 @@ def look_at_all(adapter: Target, declared: Declared, tenant: str) -> Rows:
     """
     rows: dict[RowKey, Row | None] = {}
     for name in declared.resources:
-        rows.update(_by_key(adapter.scan(name, _tenant(declared, name, tenant))))
+        rows.update(_by_key(declared, adapter.scan(name, _tenant(declared, name, tenant))))
     return Rows(rows, frozenset(declared.resources))
 
 
@@ -62,8 +64,18 @@ def touch(contracts: Contracts, effects: Sequence[Effect], baseline: Rows, obser
     return [resources_of(contracts, effect, baseline, observed) for effect in effects]
 
 
-def _by_key(found: Iterable[TargetRow]) -> Mapping[RowKey, Row | None]:
-    return {one.address.row: one.row for one in found}
+def _by_key(declared: Declared, found: Iterable[TargetRow]) -> Mapping[RowKey, Row | None]:
+    return {one.address.row: _with_ours(declared, one.row) for one in found}
+
+
+def _with_ours(declared: Declared, row: Row | None) -> Row | None:
+    """Whether a row is ours, where the target itself can't be asked."""
+    if declared.is_ours is None or row is None:
+        return row
+    try:
+        return replace(row, ours=declared.is_ours.evaluate({"row": row.doc}) is True)
+    except Unevaluable:
+        return replace(row, ours=False)
 
 
 def _tenant(declared: Declared, resource: str, tenant: str) -> str | None:

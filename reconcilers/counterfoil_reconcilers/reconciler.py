@@ -18,7 +18,6 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from counterfoil.blobs import BlobReader
-from counterfoil.errors import SettingsError
 from counterfoil.framing import SINGLE_OBJECT, Framing
 from counterfoil.redaction import Redaction
 from counterfoil.signing import NO_KEYS, SigningKeys
@@ -30,8 +29,8 @@ from counterfoil_reconcilers.checking import Checked, Checker, LeaseLost, Policy
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.emission import Emitter
 from counterfoil_reconcilers.log_progress import LogProgress
-from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
-from counterfoil_reconcilers.targets.postgresql import PostgresTarget
+from counterfoil_reconcilers.targets.opening import open_target
+from counterfoil_reconcilers.targets.port import TargetUnavailable
 from counterfoil_schemas import topics
 
 logger = logging.getLogger("counterfoil.reconcile")
@@ -46,7 +45,7 @@ class ReconcilerSettings:
     kafka: Mapping[str, str]
     dsn: str
     contracts: Contracts
-    target_dsns: Mapping[str, str] = field(repr=False)
+    target_settings: Mapping[str, Mapping[str, str]] = field(repr=False)
     redaction: Redaction = field(repr=False)
     profile: str = "production"
     topic_prefix: str = ""
@@ -91,7 +90,9 @@ class Reconciler:
         self._settings = settings
         settings.framing.connect()
         self._owner = f"{platform.node()}:{os.getpid()}:{time.monotonic_ns()}"
-        self._adapters = {name: _adapter(settings, name) for name in settings.contracts.targets}
+        self._adapters = {
+            name: open_target(settings.contracts, name, settings.target_settings) for name in settings.contracts.targets
+        }
         declared = topics(settings.profile, settings.topic_prefix)
         self._topic = declared["events"]
         self._admin = admin_client(settings.kafka)
@@ -239,14 +240,3 @@ class Reconciler:
             metrics.DRIFT.labels(row["tenant"], row["target"], row["verdict"]).set(row["changes"])
         for row in store.execute(named["measure_oldest"]):
             metrics.OLDEST_UNRESOLVED.labels(row["target"]).set(row["seconds"])
-
-
-def _adapter(settings: ReconcilerSettings, target: str) -> Target:
-    dsn = settings.target_dsns.get(target)
-    if dsn is None:
-        name = target.upper()
-        raise SettingsError(
-            f"the contracts name the target {target}, and nothing says how to reach it: "
-            f"set COUNTERFOIL_TARGETS__{name}__DSN or COUNTERFOIL_TARGETS__{name}__DSN_FILE"
-        )
-    return PostgresTarget(settings.contracts, target, dsn)

@@ -12,6 +12,7 @@ import pytest
 
 from counterfoil_reconcilers import contract_files as written
 from counterfoil_reconcilers.compare import agree
+from counterfoil_reconcilers.contract_kinds import NoOptions
 from counterfoil_reconcilers.contract_model import VARIABLES
 from counterfoil_reconcilers.contracts import ContractError, Contracts, FieldRule, Resource, load
 from counterfoil_reconcilers.expression_functions import FUNCTIONS
@@ -169,7 +170,7 @@ def test_the_language_gives_what_its_row_says(row: list[str]) -> None:
 def test_values_compare_as_the_page_says(row: list[str]) -> None:
     intended, observed = (plain(json.loads(code(cell)[0])) for cell in row[:2])
     rule = FieldRule(**tomllib.loads(code(row[2])[0] if row[2] else ""))
-    resource = Resource("r", "t", ("id",), None, None, 0.0, ((("f",), rule),))
+    resource = Resource("r", ("id",), None, 0.0, NoOptions(), ((("f",), rule),))
     assert agree(resource, intended, observed, ("f",)) is row[3].startswith("yes")
 
 

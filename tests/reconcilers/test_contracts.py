@@ -61,7 +61,8 @@ def test_a_contract_is_read_and_compiled(tmp_path: Path) -> None:
     target, tool = contracts.targets["shop"], contracts.tools["refund"]
     assert (contracts.version, target.writers, target.ours) == ("1", "ours", "updated_by = 'agent'")
     orders = target.resources["orders"]
-    assert (orders.table, orders.key, orders.tenant, orders.doc) == ("public.orders", ("id",), "tenant_id", None)
+    assert (orders.key, orders.tenant) == (("id",), "tenant_id")
+    assert orders.options.model_dump() == {"table": "public.orders", "doc": None}
     assert orders.rule(("lines", 3, "price")).tolerance == 0.005
     assert orders.rule(("total", "net")).tolerance == 1
     assert orders.rule(("note",)).ignore_case
@@ -102,6 +103,9 @@ def test_the_digest_is_of_what_a_contract_says_not_of_how_it_is_laid_out(tmp_pat
             "looks up order, which target shop does not have; did you mean orders?",
         ),
         ('kind = "postgresql"', 'kind = "postgres"', 0, "no kind postgres"),
+        ('table = "public.orders"', 'tabel = "public.orders"', 0, "no key tabel; did you mean table?"),
+        ('table = "public.orders"\n', "", 1, "lacks the key table"),
+        ("settle_seconds = 5", "settle_second = 5", 0, "no key settle_second; did you mean settle_seconds?"),
         ("{ ours = \"updated_by = 'agent'\" }", '"everyone"', 0, '"exclusive" or { ours ='),
         ("settle_seconds = 5", "settle_seconds = -5", 0, "greater than or equal to 0"),
         ("settle_seconds = 5", 'settle_seconds = "5"', 0, "valid number"),

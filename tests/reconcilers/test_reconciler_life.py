@@ -152,7 +152,7 @@ def test_it_stays_open_while_an_attempt_is_under_way(shop: Shop) -> None:
 
 def test_a_target_that_does_not_answer_is_skipped_and_says_nothing(shop: Shop) -> None:
     away = make_conninfo(shop.settings.dsn, port=1)
-    cut_off = shop.reconciler(target_dsns={"shop": away})
+    cut_off = shop.reconciler(target_settings={"shop": {"dsn": away}})
     effect = shop.act("set_status", "ok", order="A-1", status="paid")
     shop.recorder.close()
     for _ in range(3):
@@ -236,7 +236,7 @@ def test_a_contract_that_names_what_is_not_there_ends_in_a_sentence(
 
 def test_a_target_without_a_connection_string_is_refused_at_the_start(shop: Shop) -> None:
     with pytest.raises(SettingsError, match="COUNTERFOIL_TARGETS__SHOP__DSN"):
-        shop.reconciler(target_dsns={})
+        shop.reconciler(target_settings={})
 
 
 # -- leases ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.disclosure import Disclosure
 from counterfoil_reconcilers.judge import Effect, Judgement, RowKey, Rows, Unattributed, Verdict, judge, sweep
 from counterfoil_reconcilers.rows import Row, row_of
+from counterfoil_reconcilers.targets.postgresql import options_of
 from counterfoil_reconcilers.veil import NO_VEIL, Veil
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "trajectories"
@@ -82,7 +83,9 @@ def judge_all(
     snapshot: dict[str, dict[RowKey, Row | None]] = {}
     for file in sorted((data / "target_snapshot").glob("*.json.gz")):
         table = file.name.removesuffix(".json.gz")
-        resource = next((r.name for r in contracts.targets[target].resources.values() if r.table == table), None)
+        resource = next(
+            (r.name for r in contracts.targets[target].resources.values() if options_of(r).table == table), None
+        )
         if resource is not None:
             with gzip.open(file, "rt") as opened:
                 content = json.load(opened)
@@ -120,7 +123,7 @@ def _recorded(effect: Effect, redaction: Redaction) -> Effect:
 
 
 def _final_rows(contracts: Contracts, final: Path, target: str) -> dict[str, dict[RowKey, Row | None]]:
-    by_table = {r.table.partition("_")[2]: r.name for r in contracts.targets[target].resources.values()}
+    by_table = {options_of(r).table.partition("_")[2]: r.name for r in contracts.targets[target].resources.values()}
     rows: dict[str, dict[RowKey, Row | None]] = defaultdict(dict)
     for line in lines(final):
         key = RowKey(by_table[line["table"]], (line["key"],))

@@ -30,8 +30,8 @@ from counterfoil_reconcilers.checking import Policy
 from counterfoil_reconcilers.contracts import ContractError, Contracts
 from counterfoil_reconcilers.contracts import load as load_contracts
 from counterfoil_reconcilers.reconciler import Reconciler, ReconcilerSettings
+from counterfoil_reconcilers.targets.opening import open_target
 from counterfoil_reconcilers.targets.port import TargetUnavailable
-from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from counterfoil_schemas import topics as declared_topics
 
 _PATIENCE_SECONDS = 60.0
@@ -90,7 +90,8 @@ def reconcile(
 ) -> None:
     """Hold every intended write against its target, and say what drifts.
 
-    Reads the contracts from COUNTERFOIL_CONTRACTS and each target's COUNTERFOIL_TARGETS__NAME__DSN. One pass says what
+    Reads the contracts from COUNTERFOIL_CONTRACTS and each target's COUNTERFOIL_TARGETS__NAME__DSN
+    (or what its kind asks for, docs/targets.md). One pass says what
     may be said at first sight; absence takes a second sighting, so run it again, or without --once.
 
     Example: counterfoil reconcile --once
@@ -148,7 +149,7 @@ def new_reconciler(settings: Settings, contracts: Contracts) -> Reconciler:
             kafka=settings.kafka,
             dsn=settings.dsn,
             contracts=contracts,
-            target_dsns=settings.target_dsns(contracts.targets),
+            target_settings=settings.target_settings(contracts.targets),
             profile=settings.profile,
             topic_prefix=settings.topic_prefix,
             consumer=settings.consumer,
@@ -176,9 +177,10 @@ def _refuse_unready(settings: Settings, role: str) -> None:
 
 def _refuse_wrong_contracts(settings: Settings, contracts: Contracts) -> None:
     """Raises ContractError when a target lacks what the contracts name; a target that is away is tried again later."""
-    for name, dsn in settings.target_dsns(contracts.targets).items():
+    reached = settings.target_settings(contracts.targets)
+    for name in contracts.targets:
         try:
-            with PostgresTarget(contracts, name, dsn) as target:
+            with open_target(contracts, name, reached) as target:
                 mistakes = target.check()
         except TargetUnavailable:
             continue

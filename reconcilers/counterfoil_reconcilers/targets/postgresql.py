@@ -14,11 +14,14 @@ from typing import Any, Final, LiteralString, Self
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import Field, SecretStr, field_validator
 
-from counterfoil_reconcilers.contract_files import did_you_mean
+from counterfoil_reconcilers.contract_files import Written, did_you_mean
+from counterfoil_reconcilers.contract_kinds import Capabilities
 from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
 from counterfoil_reconcilers.rows import Row, RowKey
-from counterfoil_reconcilers.targets.port import Address, TargetRow, TargetUnavailable
+from counterfoil_reconcilers.targets.port import Address, Connection, Kind, TargetRow, TargetUnavailable, Trouble
 from counterfoil_reconcilers.touched import Search
 from counterfoil_reconcilers.values import Json, Unreadable, key_text, parse_json
 
@@ -42,7 +45,47 @@ _TABLES: LiteralString = """
 """
 
 
+_TABLE = re.compile(r'^(?:[A-Za-z_]\w*|"[^"]+")(?:\.(?:[A-Za-z_]\w*|"[^"]+")){0,2}$')
+# What the type of a column does not take, and a lone surrogate, which no encoding does.
+_REFUSED_VALUES = (psycopg.DataError, UnicodeEncodeError)
 _Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class PostgresResource(Written):
+    """Where rows are found: `doc` is the JSON column that holds the row, if one does."""
+
+    table: str
+    doc: str | None = None
+
+    @field_validator("table")
+    @classmethod
+    def _is_a_name(cls, table: str) -> str:
+        if not _TABLE.match(table):
+            raise ValueError(f"{table!r} is no table name; write it as schema.table, quoted parts in double quotes")
+        return table
+
+
+class PostgresConnection(Connection):
+    """How to reach a PostgreSQL database."""
+
+    dsn: SecretStr = Field(description="libpq connection string, of a role that may only read.")
+
+    @field_validator("dsn")
+    @classmethod
+    def _can_be_read(cls, dsn: SecretStr) -> SecretStr:
+        try:
+            conninfo_to_dict(dsn.get_secret_value())
+        except psycopg.ProgrammingError:  # its own words would quote the password
+            raise ValueError(
+                "is no connection string that libpq reads; write postgresql://user@host/database"
+            ) from None
+        return dsn
+
+
+def options_of(resource: Resource) -> PostgresResource:
+    """Where the rows of a resource of this kind are."""
+    assert isinstance(resource.options, PostgresResource)  # noqa: S101  # the kind of the resource's target says so
+    return resource.options
 
 
 @dataclass(frozen=True)
@@ -153,7 +196,7 @@ class PostgresTarget:
                 yield connection
         except psycopg.Error as error:
             self.close()
-            raise TargetUnavailable(self._name, _sentence(error)) from error
+            raise TargetUnavailable(self._name, _sentence(error), trouble=_trouble(error)) from error
 
     def _connected(self) -> _Connection:
         if self._connection is None or self._connection.closed:
@@ -172,10 +215,14 @@ class PostgresTarget:
         """The table's shape, asked for once; TargetUnavailable if it lacks what a look-up needs."""
         if resource.name not in self._shapes:
             shape = _read_shape(connection, resource)
-            needed = [*resource.key, *(name for name in (resource.tenant, resource.doc) if name)]
+            needed = [*resource.key, *(name for name in (resource.tenant, options_of(resource).doc) if name)]
             lacking = next((name for name in needed if shape is None or name not in shape.columns), None)
             if shape is None or lacking is not None:
-                what = f"column {lacking} in table {resource.table}" if shape else f"table {resource.table}"
+                what = (
+                    f"column {lacking} in table {options_of(resource).table}"
+                    if shape
+                    else f"table {options_of(resource).table}"
+                )
                 raise TargetUnavailable(
                     self._name, f"there is no {what}, or it may not be read; run the contract check"
                 )
@@ -185,7 +232,8 @@ class PostgresTarget:
     def _row(self, resource: Resource, shape: _Shape) -> sql.Composable:
         """The columns that make up a TargetRow: tenant, version, whether it is ours, size, document, key."""
         whole = sql.SQL("to_jsonb(t)::text")
-        document = sql.SQL("t.{}::text").format(sql.Identifier(resource.doc)) if resource.doc else whole
+        doc = options_of(resource).doc
+        document = sql.SQL("t.{}::text").format(sql.Identifier(doc)) if doc else whole
         # The predicate is the contract's own SQL, in a session that cannot write.
         predicate: Any = (self._target.ours or "NULL::bool").replace("%", "%%")
         ours = sql.SQL("({})").format(sql.SQL(predicate))
@@ -235,7 +283,7 @@ class PostgresTarget:
                     int(v[0]) - 1: self._target_row(resource, v[1:]).row or Row(None)
                     for v in connection.execute(query, columns)
                 }
-        except psycopg.DataError:
+        except _REFUSED_VALUES:
             if len(wanted) == 1:
                 return {}
             half = len(wanted) // 2
@@ -254,12 +302,11 @@ class PostgresTarget:
                 sql.SQL("t.{} = %s::{}").format(sql.Identifier(resource.tenant), _type(shape.columns[resource.tenant]))
             )
             values.append(tenant)
+        doc = options_of(resource).doc
         for name, value in search.fields:
             text = _text(value)
-            if resource.doc:
-                conditions.append(
-                    sql.SQL("t.{}::jsonb ->> {} = %s").format(sql.Identifier(resource.doc), sql.Literal(name))
-                )
+            if doc:
+                conditions.append(sql.SQL("t.{}::jsonb ->> {} = %s").format(sql.Identifier(doc), sql.Literal(name)))
             elif name in shape.columns:
                 conditions.append(sql.SQL("t.{} = %s::{}").format(sql.Identifier(name), _type(shape.columns[name])))
             else:
@@ -274,7 +321,7 @@ class PostgresTarget:
         try:
             with connection.transaction():
                 rows = connection.execute(query, values).fetchall()
-        except psycopg.DataError:
+        except _REFUSED_VALUES:
             return
         yield from (self._target_row(resource, row) for row in rows)
 
@@ -295,17 +342,19 @@ class PostgresTarget:
         at = ("targets", self._name, "resources", resource.name)
         shape = _read_shape(connection, resource)
         if shape is None:
-            qualified = "." in resource.table
+            qualified = "." in options_of(resource).table
             names = [f"{schema}.{table}" if qualified else table for schema, table in tables]
-            hint = did_you_mean(resource.table, names)
+            hint = did_you_mean(options_of(resource).table, names)
             yield self._contracts.error_at(
-                (*at, "table"), f"table {resource.table} does not exist in target {self._name}{hint}"
+                (*at, "table"), f"table {options_of(resource).table} does not exist in target {self._name}{hint}"
             )
             return
         columns = shape.columns
         named = [("key", name) for name in resource.key]
-        named += [(what, name) for what, name in (("tenant", resource.tenant), ("doc", resource.doc)) if name]
-        if resource.doc is None:
+        named += [
+            (what, name) for what, name in (("tenant", resource.tenant), ("doc", options_of(resource).doc)) if name
+        ]
+        if options_of(resource).doc is None:
             named += [("fields", path[0]) for path, _ in resource.fields]
             yield from self._check_writes(resource, columns)
         for what, name in named:
@@ -313,7 +362,7 @@ class PostgresTarget:
                 hint = did_you_mean(name, columns)
                 place = (*at, what, name) if what == "fields" else (*at, what)
                 yield self._contracts.error_at(
-                    place, f"table {resource.table} of target {self._name} has no column {name}{hint}"
+                    place, f"table {options_of(resource).table} of target {self._name} has no column {name}{hint}"
                 )
 
     def _check_writes(self, resource: Resource, columns: dict[str, str]) -> Iterator[ContractError]:
@@ -328,19 +377,21 @@ class PostgresTarget:
                     if name not in columns:
                         hint = did_you_mean(name, columns)
                         place = ("tools", tool.name, "writes", write.index, what, name)
-                        sentence = f"table {resource.table} of target {self._name} has no column {name}{hint}"
+                        sentence = (
+                            f"table {options_of(resource).table} of target {self._name} has no column {name}{hint}"
+                        )
                         yield self._contracts.error_at(place, sentence)
 
 
 def _read_shape(connection: _Connection, resource: Resource) -> _Shape | None:
-    rows = connection.execute(_COLUMNS, (resource.table,)).fetchall()
+    rows = connection.execute(_COLUMNS, (options_of(resource).table,)).fetchall()
     columns = {str(name): str(type_) for name, type_, _ in rows}
     return _Shape(columns, versioned=rows[0][2] in ("r", "p", "m")) if rows else None
 
 
 def _table(resource: Resource) -> sql.Composable:
     """The contract's table as PostgreSQL itself reads it: a part without quotes is lower case."""
-    parts = re.findall(r'"([^"]+)"|(\w+)', resource.table)
+    parts = re.findall(r'"([^"]+)"|(\w+)', options_of(resource).table)
     return sql.Identifier(*(quoted or bare.lower() for quoted, bare in parts))
 
 
@@ -358,3 +409,26 @@ def _sentence(error: psycopg.Error) -> str:
     """The driver's first line; it never holds a password, the connection string may."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else 'no reason was given'}"
+
+
+def _trouble(error: psycopg.Error) -> Trouble:
+    """Class 28 is invalid authorization; while connecting the driver has no code, only the server's words."""
+    refused = isinstance(error, psycopg.errors.InvalidAuthorizationSpecification | psycopg.errors.InsufficientPrivilege)
+    told = isinstance(error, psycopg.OperationalError) and re.search(
+        r"authentication failed|role .* does not exist|no pg_hba\.conf entry|no password supplied", str(error)
+    )
+    return "refused" if refused or told else "away"
+
+
+def _open(contracts: Contracts, name: str, connection: PostgresConnection) -> PostgresTarget:
+    return PostgresTarget(contracts, name, connection.dsn.get_secret_value())
+
+
+KIND = Kind(
+    name="postgresql",
+    capabilities=Capabilities(finds=True, lists=True, consistent=True),
+    resource_options=PostgresResource,
+    ours="sql",
+    connection=PostgresConnection,
+    open=_open,
+)
