@@ -20,9 +20,9 @@ def test_every_contender_gives_its_rows(
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row for row in rows if "error" in row] == []
     backends = {row["contender"]: row["median"] for row in rows if row["metric"] == "backends"}
+    assert backends.pop("direct-new-connections") <= 1  # the last one may not be gone yet
     assert backends == {
         "direct": 12,
-        "direct-new-connections": 0,
         "pgbouncer": 12,
         "pgbouncer-4-backends": 4,
         "direct-4-tenants": 4,
