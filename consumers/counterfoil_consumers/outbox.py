@@ -7,8 +7,8 @@ One relay works at a time, whoever has the turn.
 import json
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import psycopg
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -26,22 +26,27 @@ _PAUSE_SECONDS = 0.1
 Headers = Sequence[tuple[str, bytes | None]]
 
 
-def put(
-    connection: Connection,
-    *,
-    topic: str,
-    key: bytes,
-    value: bytes | None,
-    event_id: bytes | None,
-    headers: Headers = (),
-) -> None:
-    """Add one message to the caller's transaction."""
+class Outgoing(NamedTuple):
+    """One message, as it will be sent."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+    event_id: bytes | None
+    headers: Headers = ()
+
+
+def put(connection: Connection, messages: Iterable[Outgoing]) -> None:
+    """Add messages to the caller's transaction, in their order."""
+    sent = tuple(messages)
+    if not sent:
+        return
     params = {
-        "topic": topic,
-        "event_id": None if event_id is None else uuid.UUID(bytes=event_id),
-        "key": key,
-        "value": value,
-        "headers": headers_to_json(headers),
+        "topics": [one.topic for one in sent],
+        "event_ids": [None if one.event_id is None else uuid.UUID(bytes=one.event_id) for one in sent],
+        "keys": [one.key for one in sent],
+        "values": [one.value for one in sent],
+        "headers": [headers_to_json(one.headers) for one in sent],
     }
     connection.execute(queries("outbox")["put"], params)
 

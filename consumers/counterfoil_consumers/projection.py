@@ -28,6 +28,7 @@ from counterfoil_consumers.suspicion import Suspicion
 _ASTRAY = "event_astray_all"
 # SQLSTATE classes that say the data is at fault: data exception, integrity, program limit.
 _PERMANENT = ("22", "23", "54")
+_TELLS_OF_AN_EFFECT = ("tool_intent", "tool_result")
 _TRIES = 3
 _PARTS = 16  # of a large batch, so that most of it is written only once more
 
@@ -116,6 +117,7 @@ def write_batch(
     refused = tuple(refused)
 
     def finish(late: Sequence[Refused]) -> None:
+        open_checks(connection, rows)
         set_aside(connection, source, (*refused, *late))
         if gaps:
             _note_gaps(connection, source, gaps)
@@ -267,6 +269,15 @@ def fold(connection: Connection, source: Source, rows: Sequence[Row], *, are_cou
     if rows:
         facts = Items([row.fact for row in rows], source.fact_oid)
         connection.execute(queries("ingest")["fold"], {"facts": facts, "are_counted": are_counted})
+
+
+def open_checks(connection: Connection, rows: Sequence[Row]) -> None:
+    """Have the reconciler look at the effects that `rows` tell of, once these are folded."""
+    told = [row for row in rows if row.effect_id is not None and row.is_read and row.kind in _TELLS_OF_AN_EFFECT]
+    if told:
+        ids = [row.effect_id.hex() for row in told if row.effect_id is not None]
+        params = {"tenants": [row.tenant for row in told], "effect_ids": ids}
+        connection.execute(queries("ingest")["open_checks"], params)
 
 
 def _note_duplicates(connection: Connection, source: Source, rows: Sequence[Row]) -> None:

@@ -12,7 +12,7 @@ from counterfoil.errors import DecodeError
 from counterfoil.framing import Framing
 from counterfoil_consumers.binary_copy import JSON, Items
 from counterfoil_consumers.errors import BadRecord
-from counterfoil_consumers.projection import fold
+from counterfoil_consumers.projection import fold, open_checks
 from counterfoil_consumers.records import Reader, Row, Window, stored_record
 from counterfoil_consumers.source import Source
 from counterfoil_consumers.store import Connection, batches, connect, queries, snapshot
@@ -74,6 +74,7 @@ def _fold_batch(
             now_read = _mark(writer, leaf, rows)
             writer.execute("SET LOCAL ROLE counterfoil_ingester")
             fold(writer, sources[source_id], now_read, are_counted=True)
+            open_checks(writer, now_read)
             marked += len(now_read)
     return marked
 

@@ -4,7 +4,7 @@ Only a target that declares its writers has one. An intent that was durable befo
 that row already, so such a row is no `before` for it (see `Baseline.usable_for`).
 """
 
-import datetime as dt
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,21 +16,23 @@ from counterfoil_reconcilers.contracts import Resource, Target
 from counterfoil_reconcilers.rows import Row, RowKey, Rows
 from counterfoil_reconcilers.settling import Sighting
 from counterfoil_reconcilers.touched import Search
-from counterfoil_reconcilers.values import EXACT_INTEGERS, at, shown
+from counterfoil_reconcilers.values import EXACT_INTEGERS, at, canonical, shown
 
 Fence = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Rows and since when they hold: intents at or past a row's fence were durable after it was read."""
+    """Rows and since when they hold: intents at or past a row's fence were durable after it was read.
+
+    `asked` are the rows that were looked up in it; of these, what is not in `rows` did not exist.
+    """
 
     first_fence: Fence | None
     rows: Mapping[RowKey, Row | None]
     fences: Mapping[RowKey, Fence]
-    candidates: Mapping[RowKey, Sighting]
     unread: frozenset[str] = frozenset()  # resources that the contract came to declare, or declares otherwise, since
-    outdated: frozenset[RowKey] = frozenset()  # their rows as they were declared before
+    asked: frozenset[RowKey] = frozenset()
 
     def usable_for(
         self,
@@ -45,14 +47,16 @@ class Baseline:
         """
         if self.first_fence is None:
             return Rows()
+        needed = tuple(needed)
         stale = {key for key, partition, offset in needed if offset < self.fences.get(key, self.first_fence)[partition]}
         tainted = {key.resource for key in stale}
         unsure = {key for key, row in self.rows.items() if row is not None and row.problem}
         unsure |= {key for search, where, offset in created for key in self._made_by(search, where, offset, resources)}
         rows = {key: row for key, row in self.rows.items() if key not in stale and key not in unsure}
-        known = (key for key, _, _ in needed if key not in stale and key.resource not in self.unread)
-        absent = {key: None for key in known if key not in self.rows}
-        return Rows({**rows, **absent}, frozenset(set(resources) - tainted - self.unread), frozenset(unsure))
+        known = {key for key, _, _ in needed if key not in stale}
+        known |= {key for key in self.asked if key.resource not in tainted}
+        absent = {key: None for key in known if key not in self.rows and key.resource not in self.unread}
+        return Rows({**rows, **absent})
 
     def _made_by(
         self, search: Search, partition: int, offset: int, resources: Mapping[str, Resource]
@@ -66,62 +70,102 @@ class Baseline:
                 yield key
 
 
-def read_baseline(store: Connection, tenant: str, target: Target, first_fence: Sequence[int] | None) -> Baseline:
-    """The stored baseline of one tenant's rows at one target."""
-    unread = {name: mark.doc for name, mark in _marks(target)}
-    rows: dict[RowKey, Row | None] = {}
-    fences: dict[RowKey, Fence] = {}
-    candidates: dict[RowKey, Sighting] = {}
-    for found in store.execute(queries("reconcile")["read_baseline"], {"tenant": tenant, "target": target.name}):
-        key = RowKey(found["resource"], tuple(json.loads(found["key"])))
-        if not key.key:
-            if unread.get(key.resource) == json.loads(found["doc"]):
-                del unread[key.resource]
-            continue
-        rows[key] = _row(found["doc"], found["problem"])
-        fences[key] = tuple(found["fence"])
-        if found["candidate_digest"] is not None:
-            candidates[key] = Sighting(
-                "unattributed", bytes(found["candidate_digest"]), tuple(found["candidate_fence"]), found["candidate_at"]
-            )
-    outdated = frozenset(key for key in rows if key.resource in unread)
-    kept = {key: row for key, row in rows.items() if key not in outdated}
-    first = None if first_fence is None else tuple(first_fence)
-    return Baseline(first, kept, fences, candidates, frozenset(unread), outdated)
+class Past:
+    """The baseline of one tenant's rows at one target, read as far as it is asked for.
+
+    Without `first_fence` there is none: all of it was not read yet, or never will be.
+    """
+
+    def __init__(self, store: Connection, tenant: str, target: Target, first_fence: Fence | None) -> None:
+        self._store = store
+        self._where = {"tenant": tenant, "target": target.name}
+        self._first_fence = first_fence
+        self._rows: dict[RowKey, Row | None] = {}
+        self._fences: dict[RowKey, Fence] = {}
+        self._asked: set[RowKey] = set()
+        self._unread = self._not_read_yet(target)
+
+    def load(self, keys: Iterable[RowKey]) -> list[Row | None]:
+        """Look these up, if they were not before; returns those that are new."""
+        wanted = [key for key in dict.fromkeys(keys) if key not in self._asked and key.key[:1] != ("?",)]
+        if self._first_fence is None or not wanted:
+            return []
+        self._asked.update(wanted)
+        new: list[Row | None] = []
+        for found in self._read(wanted):
+            key = RowKey(found["resource"], tuple(json.loads(found["key"])))
+            if key.resource not in self._unread:
+                self._rows[key] = _row(found["doc"], found["problem"])
+                self._fences[key] = tuple(found["fence"])
+                new.append(self._rows[key])
+        return new
+
+    @property
+    def rows(self) -> Rows:
+        """What was found so far."""
+        return Rows(self._rows)
+
+    @property
+    def baseline(self) -> Baseline:
+        """What was found so far, and what that is worth."""
+        return Baseline(self._first_fence, dict(self._rows), dict(self._fences), self._unread, frozenset(self._asked))
+
+    def _read(self, keys: Iterable[RowKey]) -> Iterable[Mapping[str, Any]]:
+        wanted = [(key.resource, json.dumps(list(key.key))) for key in keys]
+        params = {**self._where, "resources": [name for name, _ in wanted], "keys": [key for _, key in wanted]}
+        return self._store.execute(queries("reconcile")["read_baseline"], params)
+
+    def _not_read_yet(self, target: Target) -> frozenset[str]:
+        """Resources of which no baseline was taken as the contract declares them now."""
+        marks = {name: mark.doc for name, mark in marks_of_declarations(target)}
+        for found in self._read(RowKey(name, ()) for name in marks):
+            if marks.get(found["resource"]) == json.loads(found["doc"]):
+                del marks[found["resource"]]
+        return frozenset(marks)
 
 
-def set_first_baseline(
-    store: Connection, tenant: str, target: Target, old: Baseline, observed: Rows, fence: Sequence[int]
-) -> None:
-    """The rows of resources without a baseline, as they are now, and what the contract says that a row of theirs is."""
-    gone = dict.fromkeys(old.outdated)
-    rows = {key: row for key, row in observed.rows.items() if key.resource in old.unread}
-    marks = {RowKey(name, ()): mark for name, mark in _marks(target) if name in old.unread}
-    set_baseline(store, tenant, target.name, {**gone, **rows, **marks}, fence)
-
-
-def _marks(target: Target) -> Iterator[tuple[str, Row]]:
+def marks_of_declarations(target: Target) -> Iterator[tuple[str, Row]]:
+    """What the contract says that a row of each resource is, as it is kept beside the rows."""
     for name, resource in target.resources.items():
         yield name, Row([resource.options.model_dump(mode="json"), list(resource.key), resource.tenant])
 
 
-def set_baseline(
-    store: Connection, tenant: str, target: str, rows: Mapping[RowKey, Row | None], fence: Sequence[int]
-) -> None:
-    """From now on these rows are the last state known to be right."""
-    with store.cursor() as cursor:
-        cursor.executemany(
-            queries("reconcile")["set_baseline"],
-            [
-                {
-                    **_where(tenant, target, key),
-                    "doc": None if row is None else json.dumps(shown(row.doc)),
-                    "problem": None if row is None else row.problem,
-                    "fence": list(fence),
-                }
-                for key, row in rows.items()
-            ],
+def read_candidates(store: Connection, tenant: str, target: str) -> dict[RowKey, Sighting]:
+    """Unexplained states that were seen once and wait to settle."""
+    found = store.execute(queries("reconcile")["read_candidates"], {"tenant": tenant, "target": target})
+    return {
+        RowKey(row["resource"], tuple(json.loads(row["key"]))): Sighting(
+            "unattributed", bytes(row["candidate_digest"]), tuple(row["candidate_fence"]), row["candidate_at"]
         )
+        for row in found
+    }
+
+
+def digest_of_row(row: Row | None) -> bytes | None:
+    """SHA-256 of what a row holds, whatever its version; None where there is none."""
+    if row is None:
+        return None
+    return hashlib.sha256((row.problem or canonical(row.doc)).encode("utf-8", "surrogatepass")).digest()
+
+
+def set_baseline(
+    store: Connection, tenant: str, target: str, rows: Iterable[tuple[RowKey, Row | None, Sequence[int]]]
+) -> None:
+    """From now on these rows are the last state known to be right, each since its fence."""
+    last = {key: (row, fence) for key, row, fence in rows}
+    if not last:
+        return
+    params = {
+        "tenant": tenant,
+        "target": target,
+        "resources": [key.resource for key in last],
+        "keys": [json.dumps(list(key.key)) for key in last],
+        "docs": [None if row is None else json.dumps(shown(row.doc)) for row, _ in last.values()],
+        "problems": [None if row is None else row.problem for row, _ in last.values()],
+        "digests": [digest_of_row(row) for row, _ in last.values()],
+        "fences": ["{" + ",".join(map(str, fence)) + "}" for _, fence in last.values()],
+    }
+    store.execute(queries("reconcile")["set_baseline"], params)
 
 
 def set_candidate(
@@ -157,8 +201,3 @@ def _number(digits: str) -> float | int:
 
 def _where(tenant: str, target: str, key: RowKey) -> dict[str, Any]:
     return {"tenant": tenant, "target": target, "resource": key.resource, "key": json.dumps(list(key.key))}
-
-
-def is_sweep_due(swept_at: dt.datetime | None, every: dt.timedelta, now: dt.datetime) -> bool:
-    """Whether all of the target is to be read again."""
-    return swept_at is None or now - swept_at >= every

@@ -1,64 +1,66 @@
-"""One pass over one tenant's effects at one target: look, judge, and say what has settled.
+"""One turn at one tenant's effects at one target: look, judge, and say what has settled.
 
-Everything that a pass decides is written in one transaction, which first makes sure that the lease is still ours.
+Effects are taken some at a time, each time with all that share rows with them. What is decided of them is written in
+one transaction, which first makes sure that the lease is still ours, and that ingest learnt no more of them meanwhile.
 """
 
 import datetime as dt
-import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from counterfoil.blobs import BlobReader, Claim, claim_in
-from counterfoil.errors import BlobMissing, BlobsAway, CounterfoilError
+from counterfoil.blobs import BlobReader
 from counterfoil.failpoints import pass_by
 from counterfoil.redaction import Redaction
 from counterfoil_consumers.store import Connection, queries
 from counterfoil_reconcilers.baseline import (
-    Baseline,
     clear_candidate,
-    is_sweep_due,
-    read_baseline,
+    digest_of_row,
+    marks_of_declarations,
+    read_candidates,
     set_baseline,
     set_candidate,
-    set_first_baseline,
 )
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.deciding import Decision, Member, decide, digest_of_rows, fence_of
-from counterfoil_reconcilers.disclosure import Disclosure
 from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_target
-from counterfoil_reconcilers.judge import Judgement, Unattributed, judge, sweep
+from counterfoil_reconcilers.judge import Judgement, Unattributed, sweep
 from counterfoil_reconcilers.log_progress import LogProgress
-from counterfoil_reconcilers.looking import look, look_at_all, touch
-from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows, with_reduced_hidden
-from counterfoil_reconcilers.settling import Progress, Sighting, is_change_settled, sighted
+from counterfoil_reconcilers.observing import Chunk, Observer, Seen, mark_all, settle_window
+from counterfoil_reconcilers.rows import Row, RowKey, Rows
+from counterfoil_reconcilers.settling import Pace, Progress, Sighting, is_change_settled, sighted
+from counterfoil_reconcilers.sweeping import changed_rows, chunks
 from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
-from counterfoil_reconcilers.touched import Touched, connected
+from counterfoil_reconcilers.touched import connected
 from counterfoil_reconcilers.veil import key_veiled
+from counterfoil_reconcilers.worklist import CheckState, Found, Lease, Worklist, renew, take_looks, writing
 
 logger = logging.getLogger("counterfoil.reconcile")
 
-_LEASE_SECONDS = 60.0
-_TEXT_ON_ITS_WAY = dt.timedelta(hours=1)  # from an agent's disk to the blob store
-
-
-class LeaseLost(CounterfoilError):
-    """Another reconciler took over; nothing of this pass was written."""
+_LONGEST_TURN = dt.timedelta(seconds=20)  # then others have theirs
+_NO_CHANGES: Chunk = {}
 
 
 @dataclass(frozen=True)
 class Policy:
-    """When to look again, and when to give up."""
+    """When to look again, how much at a time, and when to give up.
+
+    `unknowable_after`: how long a target may give no answer until that is said of the effects that wait for it.
+    """
 
     sweep_every: dt.timedelta = dt.timedelta(seconds=30)
     give_up_after: dt.timedelta = dt.timedelta(seconds=60)
+    unknowable_after: dt.timedelta = dt.timedelta(hours=1)
+    pace: Pace = field(default_factory=Pace)
+    effects_at_a_time: int = 2_000
 
 
 @dataclass
 class Checked:
-    """What a pass did."""
+    """What a turn did."""
 
     effects: int = 0
     said: int = 0
@@ -67,42 +69,30 @@ class Checked:
     open: int = 0
 
 
-@dataclass(frozen=True)
-class _Lease:
-    epoch: int
-    check_seq: int
-    swept_at: dt.datetime | None
-    first_fence: tuple[int, ...] | None
-    now: dt.datetime
+@dataclass
+class _Swept:
+    """What a sweep found, while its turn lasts."""
 
-
-@dataclass(frozen=True)
-class _Seen:
-    """What a pass has before it when it decides."""
-
-    tenant: str
-    lease: _Lease
-    baseline: Baseline
-    observed: Rows
-    effects: Sequence[Effect]
-    touched: Sequence[Touched]
-    disclosure: Disclosure
-    fence: tuple[int, ...]
-    progress: Progress
-    swept: bool
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """What a pass makes of it: the judgement on the effects, changes elsewhere, and rows of other writers."""
-
-    judgement: Judgement
+    changed: Chunk
+    candidates: Mapping[RowKey, Sighting]
     elsewhere: Sequence[Unattributed] = ()
-    adopted: Mapping[RowKey, Row | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What a part of a turn has before it when it decides."""
+
+    lease: Lease
+    now: dt.datetime
+    progress: Progress
+    fence: tuple[int, ...]
+    seen: Seen
+    judgement: Judgement
+    swept: _Swept | None
 
 
 class Checker:
-    """Checks the effects at one target, one tenant at a time."""
+    """Checks the effects at one target."""
 
     def __init__(
         self,
@@ -112,7 +102,6 @@ class Checker:
         target: str,
         adapter: Target,
         emitter: Emitter,
-        owner: str,
         policy: Policy,
         log: LogProgress,
         blobs: BlobReader,
@@ -125,7 +114,6 @@ class Checker:
         self._declared = contracts.targets[target]
         self._adapter = adapter
         self._emitter = emitter
-        self._owner = owner
         self._policy = policy
         self._log = log
         self._named = queries("reconcile")
@@ -133,138 +121,200 @@ class Checker:
             (r["outcome"], r["verdict"]): bool(r["drift"]) for r in store.execute(self._named["read_drift_rules"])
         }
 
-    def check(self, tenant: str) -> Checked | None:
-        """One pass; None when another reconciler has the lease.
+    def check(self, lease: Lease, *, everything: bool, beat: Callable[[], object] = lambda: None) -> Checked:
+        """A turn at one tenant's effects: those that are due, or everything that is open; `beat` is called in between.
 
-        Raises TargetUnavailable, BrokersAway, LeaseLost; nothing was written then.
+        Raises TargetUnavailable, BrokersAway, LeaseLost, TooManyConnected; what was written before that stays.
         """
-        lease = self._take_lease(tenant)
-        if lease is None:
-            return None
-        where = {"tenant": tenant, "target": self._declared.name}
-        # First how far ingest is, then what it brought: an effect that comes in between must not seem to be missing.
-        progress = self._log.read(self._store, tenant, lease.now)
-        found = self._store.execute(self._named["find_open_effects"], where).fetchall()
-        is_swept = self._declared.writers is not None
-        sweeps = is_swept and is_sweep_due(lease.swept_at, self._policy.sweep_every, lease.now)
-        if not found and not sweeps:
-            return Checked()
-        baseline = read_baseline(self._store, tenant, self._declared, lease.first_fence if is_swept else None)
-        found = [self._opened(row, tenant) for row in found]
-        seen = self._see(tenant, lease, baseline, progress, found, sweeps)
-        if is_swept and lease.first_fence is None:
-            with self._writing(where, lease):
-                set_first_baseline(self._store, tenant, self._declared, baseline, seen.observed, seen.fence)
-                self._store.execute(self._named["mark_swept"], {**where, "fence": list(seen.fence)})
-                return Checked(open=len(found))
-        # Judging may take its time, and a transaction may not.
-        judged = self._judge(seen, found)
-        with self._writing(where, lease):
-            return self._decide(seen, found, judged)
+        worklist, done = Worklist(self._store, lease), Checked()
+        if self._declared.writers is not None and lease.first_fence is None:
+            self._take_baseline(lease, self._declared.resources, beat)
+            done.open = len(worklist.due(self._policy.effects_at_a_time, until=None))
+            return done
+        swept: _Swept | None = None
+        is_sweep_due = self._is_sweep_due(lease)
+        while True:
+            now = renew(self._store, lease)
+            beat()
+            # First how far ingest is, then what it brought: what comes in between must not seem to be missing.
+            progress = self._log.read(self._store, lease.tenant, now)
+            found = worklist.due(self._allowed(), until=None if everything else now)
+            if not found and not is_sweep_due:
+                return done
+            observer = self._observer(lease)
+            observer.note(found)
+            if is_sweep_due:
+                swept = self._sweep(lease, observer)
+            self._check_some(lease, progress, worklist, observer, swept, is_sweep_due, done, beat)
+            is_sweep_due = False
+            if not everything and now - lease.now > _LONGEST_TURN:
+                return done
 
-    def _see(
+    def no_answer(self, lease: Lease, error: TargetUnavailable, *, everything: bool) -> int:
+        """Put off what is due; of what has waited for too long, say that nobody can know. Returns how much was said."""
+        now = renew(self._store, lease)
+        worklist = Worklist(self._store, lease)
+        found = worklist.due(self._policy.effects_at_a_time, until=None if everything else now)
+        since = lease.troubled_since or now
+        patience = self._policy.unknowable_after
+        reason = f"{self._declared.name} has given no answer since {since:%Y-%m-%d %H:%M} UTC: {error.reason}"
+        said: list[str | None] = []
+        with self._writing(lease):
+            for row in found:
+                says = row["emitted"] is None and now - max(since, row["last_appended_at"]) >= patience
+                if says:
+                    evidence = {"trouble": error.trouble}
+                    ruling = self._ruling(lease, None, row["tool"], "unknowable", reason, (), evidence)
+                    self._emitter.rule(_about(lease.tenant, row), ruling, now)
+                said.append("unknowable" if says else None)
+            worklist.put_off(found, [self._next_look(row, now) for row in found], said)
+        return sum(one is not None for one in said)
+
+    # -- looking
+
+    def _observer(self, lease: Lease) -> Observer:
+        return Observer(
+            store=self._store,
+            contracts=self._contracts,
+            declared=self._declared,
+            adapter=self._adapter,
+            tenant=lease.tenant,
+            first_fence=lease.first_fence if self._declared.writers is not None else None,
+            blobs=self._blobs,
+            redaction=self._redaction,
+        )
+
+    def _allowed(self) -> int:
+        """How many effects to look at now."""
+        most, rate = self._policy.effects_at_a_time, self._declared.looks_per_second
+        return most if rate is None else take_looks(self._store, self._declared.name, rate, most)
+
+    def _is_sweep_due(self, lease: Lease) -> bool:
+        if self._declared.writers is None:
+            return False
+        return lease.swept_at is None or lease.now - lease.swept_at >= self._policy.sweep_every
+
+    def _take_baseline(self, lease: Lease, resources: Iterable[str], beat: Callable[[], object]) -> None:
+        """The rows of these resources as they are now, and how the contract declares them; their effects come later."""
+        name, tenant = self._declared.name, lease.tenant
+        fence = self._log.read_ends()
+        for resource in resources:
+            with writing(self._store, lease):
+                where = {"tenant": tenant, "target": name, "resource": resource, "fence": list(fence)}
+                self._store.execute(self._named["forget_baseline"], where)
+            for rows in chunks(self._adapter, self._declared, resource, tenant):
+                renew(self._store, lease)
+                beat()
+                fence = self._log.read_ends()
+                with writing(self._store, lease):
+                    set_baseline(self._store, tenant, name, [(key, row, fence) for key, row in rows.items()])
+        fence = self._log.read_ends()
+        marks = [(RowKey(resource, ()), row, fence) for resource, row in marks_of_declarations(self._declared)]
+        with writing(self._store, lease):
+            set_baseline(self._store, tenant, name, [one for one in marks if one[0].resource in set(resources)])
+            self._store.execute(self._named["mark_swept"], {**lease.where, "fence": list(fence)})
+
+    def _sweep(self, lease: Lease, observer: Observer) -> _Swept:
+        changed = changed_rows(
+            self._store,
+            self._adapter,
+            self._declared,
+            lease.tenant,
+            besides=observer.unread,
+            learn=observer.learn,
+        )
+        observer.add_changed(changed)
+        return _Swept(changed, read_candidates(self._store, lease.tenant, self._declared.name))
+
+    def _check_some(
         self,
-        tenant: str,
-        lease: _Lease,
-        baseline: Baseline,
+        lease: Lease,
         progress: Progress,
-        found: Sequence[Mapping[str, Any]],
-        sweeps: bool,
-    ) -> _Seen:
-        """Look at the target, and only then read how far the log goes."""
-        known = Rows(baseline.rows)
-        disclosure = Disclosure(self._redaction.of_task(tenant, self._declared.name))
-        noted = [_effect(row, tenant, disclosure) for row in found]
-        disclosure.learn(baseline.rows.values())
-        if sweeps:
-            observed = look_at_all(self._adapter, self._declared, tenant)
-            disclosure.learn(observed.rows.values())
-            effects = [disclosure.opened(effect) for effect in noted]
-            touched = touch(self._contracts, effects, known, observed)
-        else:
-            observed, touched, effects = look(self._adapter, self._contracts, self._declared, disclosure, noted, known)
-        ends = self._log.read_ends()
-        return _Seen(tenant, lease, baseline, observed, effects, touched, disclosure, ends, progress, sweeps)
+        worklist: Worklist,
+        observer: Observer,
+        swept: _Swept | None,
+        is_sweeping: bool,
+        done: Checked,
+        beat: Callable[[], object],
+    ) -> None:
+        """Look, judge and decide, for the effects that the observer was given and those connected to them."""
+        mark_all(worklist, lambda: self._observer(lease), observer)
+        observer.look_with_connected(worklist, swept.changed if swept and is_sweeping else _NO_CHANGES, beat)
+        fence = self._log.read_ends()
+        seen = observer.seen()
+        now = renew(self._store, lease)
+        # Judging may take its time, and a transaction may not.
+        judgement = seen.judged(self._contracts, self._declared)
+        if swept is not None and is_sweeping:
+            before = seen.before(self._declared)
+            name = self._declared.name
+            swept.elsewhere = sweep(self._contracts, name, before, seen.observed, judgement, seen.disclosure)
+        renew(self._store, lease)
+        turn = _Turn(lease, now, progress, fence, seen, judgement, swept)
+        with self._writing(lease):
+            self._decide(turn, worklist, done)
+            if is_sweeping:
+                self._decide_changes(turn, done)
+        if is_sweeping and observer.unread:
+            self._take_baseline(lease, observer.unread, beat)
 
-    def _judge(self, seen: _Seen, found: Sequence[Mapping[str, Any]]) -> _Judged:
-        needed = [
-            (key, row["intent_partition"], row["intent_offset"])
-            for row, one in zip(found, seen.touched, strict=True)
-            for key in (*one.writes, *one.reads)
-        ]
-        created = [
-            (search, row["intent_partition"], row["intent_offset"])
-            for row, one in zip(found, seen.touched, strict=True)
-            for search in one.searches
-        ]
-        before = seen.baseline.usable_for(self._declared.resources, needed, created)
-        name, effects, veil = self._declared.name, seen.effects, seen.disclosure
-        judgement = judge(self._contracts, name, effects, before, seen.observed, veil)
-        if not seen.swept:
-            return _Judged(judgement)
-        elsewhere = sweep(self._contracts, name, before, seen.observed, judgement, veil)
-        spoken_for = judgement.explained | {change.row for change in elsewhere}
-        adopted = _changed_rows(seen, spoken_for) if self._declared.writers == "ours" else {}
-        return _Judged(judgement, elsewhere, adopted)
+    # -- deciding, in one transaction
 
-    def _decide(self, seen: _Seen, found: Sequence[Mapping[str, Any]], judged: _Judged) -> Checked:
-        judgement, effects = judged.judgement, seen.effects
-        done = Checked(effects=len(effects))
-        swept_before = self._swept_before(seen, judged.elsewhere)
+    def _decide(self, turn: _Turn, worklist: Worklist, done: Checked) -> None:
+        seen, judgement = turn.seen, turn.judgement
+        told_more = worklist.lock(seen.found)
+        swept_before = self._swept_before(turn)
+        states: list[CheckState] = []
+        baseline: list[tuple[RowKey, Row | None, Sequence[int]]] = []
         for group in connected(seen.touched):
+            if any(seen.found[i]["effect_id"] in told_more for i in group):
+                done.open += len(group)  # judged anew at once, by what is known now
+                continue
+            done.effects += len(group)
             members = [
-                Member(found[i], effects[i], judgement.verdicts[i], seen.touched[i], self._settle_window(found[i]))
+                Member(
+                    seen.found[i],
+                    seen.effects[i],
+                    judgement.verdicts[i],
+                    seen.touched[i],
+                    settle_window(self._contracts, self._declared, seen.found[i]),
+                )
                 for i in group
             ]
             keys = frozenset[RowKey]().union(*(seen.touched[i].writes | judgement.group_rows[i] for i in group))
             rows = _present(seen.observed, keys)
-            changes = [change for change in judgement.unattributed if change.row in rows]
-            self._decide_group(seen, members, rows, changes, swept_before, done)
-        if seen.swept:
-            self._decide_changes(seen, judged.elsewhere, done)
-            set_baseline(self._store, seen.tenant, self._declared.name, judged.adopted, seen.fence)
-            if seen.baseline.unread:
-                set_first_baseline(self._store, seen.tenant, self._declared, seen.baseline, seen.observed, seen.fence)
-            where = {"tenant": seen.tenant, "target": self._declared.name, "fence": list(seen.fence)}
-            self._store.execute(self._named["mark_swept"], where)
-        return done
+            decisions = decide(
+                members,
+                rows,
+                fence=turn.fence,
+                progress=turn.progress,
+                now=turn.now,
+                drifts=self._drifts,
+                give_up_after=self._policy.give_up_after,
+                swept_before=swept_before,
+            )
+            for i, decision in zip(group, decisions, strict=True):
+                self._carry_out(turn, decision, rows, done)
+                states.append(self._state(turn, decision, seen, i))
+            if not decisions[0].closes:
+                done.open += len(members)
+            elif seen.baseline.first_fence is not None:
+                baseline += [(key, row, fence_of(decisions)) for key, row in rows.items()]
+                for change in judgement.unattributed:
+                    if change.row in rows:
+                        self._say_change(turn, change, done)
+        set_baseline(self._store, seen.tenant, self._declared.name, baseline)
+        worklist.set_states(states)
 
-    def _decide_group(
-        self,
-        seen: _Seen,
-        members: Sequence[Member],
-        rows: Mapping[RowKey, Row | None],
-        changes: Sequence[Unattributed],
-        swept_before: dt.datetime | None,
-        done: Checked,
-    ) -> None:
-        """Effects that share rows are closed together; then the rows as they are become the baseline."""
-        decisions = decide(
-            members,
-            rows,
-            fence=seen.fence,
-            progress=seen.progress,
-            now=seen.lease.now,
-            drifts=self._drifts,
-            give_up_after=self._policy.give_up_after,
-            swept_before=swept_before,
-        )
-        for decision in decisions:
-            self._carry_out(seen, decision, rows, done)
-        if not decisions[0].closes:
-            done.open += len(members)
-        elif seen.baseline.first_fence is not None:
-            set_baseline(self._store, seen.tenant, self._declared.name, rows, fence_of(decisions))
-            for change in changes:
-                self._say_change(seen, change, done)
-
-    def _carry_out(self, seen: _Seen, decision: Decision, rows: Mapping[RowKey, Row | None], done: Checked) -> None:
+    def _carry_out(self, turn: _Turn, decision: Decision, rows: Mapping[RowKey, Row | None], done: Checked) -> None:
         member, sighting, verdict = decision.member, decision.sighting, decision.member.verdict
-        about = _about(seen.tenant, member.row)
+        about = _about(turn.seen.tenant, member.row)
         if decision.says:
             read = [(key, row.version if row else None) for key, row in sorted(rows.items()) if key in member.own_rows]
-            ruling = self._ruling(seen, member.effect.tool, verdict.verdict, verdict.reason, read, verdict.evidence)
-            self._emitter.rule(self._store, about, ruling, seen.lease.now)
+            ruling = self._ruling(
+                turn.lease, turn.seen, member.effect.tool, verdict.verdict, verdict.reason, read, verdict.evidence
+            )
+            self._emitter.rule(about, ruling, turn.now)
             done.said += 1
         if decision.gives_up:
             reason = f"the agent said {member.row['outcome']}, {self._declared.name} says {verdict.verdict}, "
@@ -274,163 +324,135 @@ class Checker:
                 letter_class=verdict.verdict,
                 reason=reason + "and that persisted",
                 attempts=sighting.count,
-                now=seen.lease.now,
+                now=turn.now,
             )
-        params = {
-            "tenant": seen.tenant,
-            "effect_id": member.row["effect_id"],
-            "target": self._declared.name,
-            "sightings": sighting.count,
-            "verdict": sighting.verdict,
-            "digest": sighting.digest,
-            "fence": list(sighting.fence),
-            "first_sighted_at": sighting.first_at,
-            "emitted": verdict.verdict if decision.says else member.row["emitted"],
-            "settled_at": decision.settled_at,
-            "closed_at": seen.lease.now if decision.closes else None,
-            "facts": member.row["facts"],
-        }
-        self._store.execute(self._named["set_check_state"], params)
 
-    def _decide_changes(self, seen: _Seen, changes: Sequence[Unattributed], done: Checked) -> None:
+    def _state(self, turn: _Turn, decision: Decision, seen: Seen, index: int) -> CheckState:
+        row, verdict = decision.member.row, decision.member.verdict
+        return CheckState(
+            effect_id=row["effect_id"],
+            sighting=decision.sighting,
+            emitted=verdict.verdict if decision.says else row["emitted"],
+            settled_at=decision.settled_at,
+            due_at=self._next_look(row, turn.now),
+            marks=seen.marks[index],
+            is_closed=decision.closes,
+        )
+
+    def _next_look(self, row: Found, now: dt.datetime) -> dt.datetime:
+        jitter = random.random()  # noqa: S311  # so that what came at once does not come back at once
+        return self._policy.pace.next_look(now, row["last_appended_at"], row["accept_deadline"], jitter)
+
+    def _decide_changes(self, turn: _Turn, done: Checked) -> None:
         """Changes that no intent explains settle like verdicts; said once, they become the baseline."""
-        for change in changes:
+        assert turn.swept is not None  # noqa: S101  # called where a sweep was made
+        seen, name, swept = turn.seen, self._declared.name, turn.swept
+        told: list[tuple[RowKey, Row | None, Sequence[int]]] = []
+        for change in swept.elsewhere:
             row = seen.observed.get(change.row)
-            present = row if isinstance(row, Row) else None
-            sighting = _sighting_of(seen, change)
-            if self._has_settled(seen, sighting):
+            sighting = _sighting_of(turn, change)
+            if self._has_settled(turn, sighting):
                 # An unknowable one is not said: an effect that can't be judged may have made it.
-                self._say_change(seen, change, done)
-                set_baseline(self._store, seen.tenant, self._declared.name, {change.row: present}, sighting.fence)
+                self._say_change(turn, change, done)
+                told.append((change.row, row if isinstance(row, Row) else None, sighting.fence))
             elif seen.baseline.first_fence is not None:
                 done.open += 1
-                set_candidate(
-                    self._store, seen.tenant, self._declared.name, change.row, sighting, seen.baseline.first_fence
-                )
-        for key in set(seen.baseline.candidates) - {change.row for change in changes}:
-            clear_candidate(self._store, seen.tenant, self._declared.name, key)
+                set_candidate(self._store, seen.tenant, name, change.row, sighting, seen.baseline.first_fence)
+        for key in set(swept.candidates) - {change.row for change in swept.elsewhere}:
+            clear_candidate(self._store, seen.tenant, name, key)
+        if self._declared.writers == "ours":
+            told += [(key, row, turn.fence) for key, row in self._adopted(turn).items()]
+        set_baseline(self._store, seen.tenant, name, told)
+        self._store.execute(self._named["mark_swept"], {**turn.lease.where, "fence": list(turn.fence)})
 
-    def _has_settled(self, seen: _Seen, sighting: Sighting) -> bool:
-        return is_change_settled(sighting, dt.timedelta(seconds=self._declared.settle_seconds), seen.progress)
+    def _adopted(self, turn: _Turn) -> dict[RowKey, Row | None]:
+        """Rows that other writers changed, as they may: from now on they are what our writes start from."""
+        assert turn.swept is not None  # noqa: S101  # called where a sweep was made
+        spoken_for = turn.judgement.explained | {change.row for change in turn.swept.elsewhere}
+        known = turn.seen.baseline.rows
+        return {
+            key: row
+            for key, row in turn.swept.changed.items()
+            if key not in spoken_for and digest_of_row(row) != digest_of_row(known.get(key))
+        }
 
-    def _swept_before(self, seen: _Seen, changes: Sequence[Unattributed]) -> dt.datetime | None:
-        """When the sweep before this pass's own was; where nothing is swept, nothing need be waited for.
+    def _has_settled(self, turn: _Turn, sighting: Sighting) -> bool:
+        return is_change_settled(sighting, dt.timedelta(seconds=self._declared.settle_seconds), turn.progress)
+
+    def _swept_before(self, turn: _Turn) -> dt.datetime | None:
+        """When the sweep before this turn's own was; where nothing is swept, nothing need be waited for.
 
         None while a change that both sweeps saw, and that an effect which can't be judged may have made, is to settle.
         """
         if self._declared.writers is None:
-            return seen.lease.now
-        for change in changes:
-            sighting = _sighting_of(seen, change)
-            if change.verdict == "unknowable" and sighting.count > 1 and not self._has_settled(seen, sighting):
+            return turn.now
+        if turn.swept is None:
+            return None
+        for change in turn.swept.elsewhere:
+            sighting = _sighting_of(turn, change)
+            if change.verdict == "unknowable" and sighting.count > 1 and not self._has_settled(turn, sighting):
                 return None
-        return seen.lease.swept_at if seen.swept else None
+        return turn.lease.swept_at
 
-    def _say_change(self, seen: _Seen, change: Unattributed, done: Checked) -> None:
+    def _say_change(self, turn: _Turn, change: Unattributed, done: Checked) -> None:
         if change.verdict != "unattributed":
             return
         versions = [(change.row, change.evidence.get("version"))]
-        ruling = self._ruling(seen, None, change.verdict, change.reason, versions, change.evidence)
-        self._emitter.rule(self._store, about_target(seen.tenant, self._declared.name), ruling, seen.lease.now)
+        ruling = self._ruling(turn.lease, turn.seen, None, change.verdict, change.reason, versions, change.evidence)
+        self._emitter.rule(about_target(turn.seen.tenant, self._declared.name), ruling, turn.now)
         done.changes += 1
 
     def _ruling(
         self,
-        seen: _Seen,
+        lease: Lease,
+        seen: Seen | None,
         tool: str | None,
         verdict: str,
         reason: str | None,
         rows: Sequence[tuple[RowKey, str | None]],
         evidence: Mapping[str, Any],
     ) -> Ruling:
-        veil, resources = seen.disclosure, self._declared.resources
+        resources = self._declared.resources
+        if seen is not None:
+            veil = seen.disclosure
+            reason = None if reason is None else veil.over(reason)
+            rows = [
+                (RowKey(row.resource, tuple(key_veiled(veil, resources[row.resource], row))), version)
+                for row, version in rows
+            ]
+        contracts = self._contracts
         return Ruling(
             self._declared.name,
             tool,
             verdict,
-            None if reason is None else veil.over(reason),
-            seen.lease.check_seq,
-            self._contracts.version,
-            self._contracts.digest,
-            [
-                (RowKey(row.resource, tuple(key_veiled(veil, resources[row.resource], row))), version)
-                for row, version in rows
-            ],
+            reason,
+            lease.check_seq,
+            contracts.version,
+            contracts.digest,
+            rows,
             evidence,
         )
 
-    def _settle_window(self, row: Mapping[str, Any]) -> dt.timedelta:
-        known = self._contracts.tools.get(row["tool"])
-        own = None if known is None else known.settle_seconds
-        window = dt.timedelta(seconds=self._declared.settle_seconds if own is None else own)
-        window += self._declared.capabilities.read_lag
-        return window if _claim(row["args"]) is None else max(window, _TEXT_ON_ITS_WAY)
-
-    def _opened(self, row: dict[str, Any], tenant: str) -> dict[str, Any]:
-        """With the texts that were too large for their event; where one is nowhere, its claim check stays.
-
-        Raises TargetUnavailable when that can't be known now.
-        """
-        texts = {name: claim for name in ("args", "reply") if (claim := _claim(row[name])) is not None}
-        opened = dict(row)
-        for name, claim in texts.items():
-            try:
-                opened[name] = json.loads(self._blobs.open(tenant, claim))
-            except BlobsAway as error:
-                raise TargetUnavailable(self._declared.name, str(error)) from error
-            except (BlobMissing, ValueError, RecursionError) as error:
-                logger.warning("the %s of effect %s can't be compared: %s", name, row["effect_id"].hex, error)
-                opened["reply"] = None if name == "reply" else opened["reply"]
-        return opened
-
-    def _take_lease(self, tenant: str) -> _Lease | None:
-        params = {"tenant": tenant, "target": self._declared.name, "owner": self._owner, "seconds": _LEASE_SECONDS}
-        row = self._store.execute(self._named["take_lease"], params).fetchone()
-        if row is None:
-            return None
-        fence = None if row["baseline_fence"] is None else tuple(row["baseline_fence"])
-        return _Lease(row["epoch"], row["check_seq"], row["swept_at"], fence, row["now"])
-
     @contextmanager
-    def _writing(self, where: Mapping[str, str], lease: _Lease) -> Iterator[None]:
+    def _writing(self, lease: Lease) -> Iterator[None]:
         """A transaction under the lease; the emitter's numbers are kept only if it commits."""
-        held = {**where, "owner": self._owner, "epoch": lease.epoch, "check_seq": lease.check_seq}
         try:
-            with self._store.transaction():
-                self._hold(held)
+            with writing(self._store, lease):
                 yield
+                self._emitter.put_all(self._store)
                 pass_by("reconcile.before_commit")
         except BaseException:
             self._emitter.forget()
             raise
         self._emitter.keep()
 
-    def _hold(self, held: Mapping[str, Any]) -> None:
-        if self._store.execute(self._named["hold_lease"], held).fetchone() is None:
-            raise LeaseLost(f"another reconciler took over {held['target']} of {held['tenant']}")
 
-
-def _claim(value: Any) -> Claim | None:
-    """The claim check that a recorder put in a field's place; a text that looks like one is an agent's."""
-    return claim_in(value) if isinstance(value, Mapping) else None
-
-
-def _sighting_of(seen: _Seen, change: Unattributed) -> Sighting:
-    """The sighting of a change in this pass's sweep, after those before it."""
-    row = seen.observed.get(change.row)
+def _sighting_of(turn: _Turn, change: Unattributed) -> Sighting:
+    """The sighting of a change in this turn's sweep, after those before it."""
+    assert turn.swept is not None  # noqa: S101  # only a sweep finds changes
+    row = turn.seen.observed.get(change.row)
     state = digest_of_rows({change.row: row if isinstance(row, Row) else None})
-    return sighted(seen.baseline.candidates.get(change.row), "unattributed", state, seen.fence, seen.lease.now)
-
-
-def _changed_rows(seen: _Seen, spoken_for: frozenset[RowKey]) -> dict[RowKey, Row | None]:
-    """Rows that other writers changed, as they may: from now on they are what our writes start from."""
-    changed: dict[RowKey, Row | None] = {}
-    for key in {*seen.observed.rows, *seen.baseline.rows} - spoken_for:
-        row = seen.observed.get(key)
-        present = row if isinstance(row, Row) else None
-        if digest_of_rows({key: present}) != digest_of_rows({key: seen.baseline.rows.get(key)}):
-            changed[key] = present
-    return changed
+    return sighted(turn.swept.candidates.get(change.row), "unattributed", state, turn.fence, turn.now)
 
 
 def _present(observed: Rows, keys: Iterable[RowKey]) -> dict[RowKey, Row | None]:
@@ -443,22 +465,7 @@ def _present(observed: Rows, keys: Iterable[RowKey]) -> dict[RowKey, Row | None]
     return rows
 
 
-def _effect(row: Mapping[str, Any], tenant: str, disclosure: Disclosure) -> Effect:
-    effect = Effect(
-        effect_id=row["effect_id"].bytes,
-        tool=row["tool"],
-        args=with_reduced_hidden(row["args"]),
-        outcome=row["outcome"],
-        order=(row["intent_at"].isoformat(), row["intent_partition"], row["intent_offset"]),
-        reply=with_reduced_hidden(row["reply"]),
-        attempts=row["intents"],
-        step=row["step"],
-        tenant=tenant,
-    )
-    return disclosure.noted(effect, row["redaction"])
-
-
-def _about(tenant: str, row: Mapping[str, Any]) -> About:
+def _about(tenant: str, row: Found) -> About:
     return About(
         tenant,
         row["workflow"],

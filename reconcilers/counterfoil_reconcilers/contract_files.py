@@ -76,6 +76,7 @@ class WrittenTarget(WithOptions):
     settle_seconds: float | int = Field(default=0, ge=0)
     idempotent_for_seconds: float | int | None = Field(default=None, ge=0)
     read_lag_seconds: float | int | None = Field(default=None, ge=0)
+    looks_per_second: float | int | None = Field(default=None, gt=0)
     tolerance: float | int | None = Field(default=None, ge=0)
     resources: dict[str, WrittenResource] = {}
     outcomes: WrittenOutcomes | None = None

@@ -75,6 +75,7 @@ class Target:
     """A system written to. `writers` None: others write there too, and nobody said which rows are ours.
 
     `ours` is the predicate that says it, in the language of the kind; `is_ours` compiled, where that is CEL.
+    `looks_per_second`: at how many effects a second all reconcilers together may look there.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Target:
     ours: str | None
     is_ours: Expression | None
     settle_seconds: float
+    looks_per_second: float | None
     resources: Mapping[str, Resource]
     outcomes: Outcomes
 

@@ -105,6 +105,7 @@ class _Compiler:
             ours=ours,
             is_ours=self._is_ours((*at, "writers", "ours"), ours) if ours and kind.ours == "cel" else None,
             settle_seconds=float(written.settle_seconds),
+            looks_per_second=None if written.looks_per_second is None else float(written.looks_per_second),
             resources=resources,
             outcomes=_outcomes(self._written, written),
         )

@@ -77,6 +77,12 @@ class Emitter:
         self._producer_id = new_id()
         self._seqs: defaultdict[tuple[str, Id], int] = defaultdict(int)
         self._taken: defaultdict[tuple[str, Id], int] = defaultdict(int)
+        self._waiting: list[outbox.Outgoing] = []
+
+    def put_all(self, store: Connection) -> None:
+        """Into the outbox with all that was said; to be called in the transaction of the decisions."""
+        outbox.put(store, self._waiting)
+        self._waiting.clear()
 
     def keep(self) -> None:
         """The transaction was committed."""
@@ -87,8 +93,9 @@ class Emitter:
     def forget(self) -> None:
         """It was not."""
         self._taken.clear()
+        self._waiting.clear()
 
-    def rule(self, store: Connection, about: About, ruling: Ruling, now: dt.datetime) -> None:
+    def rule(self, about: About, ruling: Ruling, now: dt.datetime) -> None:
         """Say what was observed, and the verdict that follows from it."""
         read = [{"resource": row.resource, "key": list(row.key), "version": version} for row, version in ruling.rows]
         observed = {
@@ -97,7 +104,7 @@ class Emitter:
             "observed_at": _micros(now),
             "evidence": json.dumps({"read": read}),
         }
-        observation = self._put(store, about, "observation", observed, now)
+        observation = self._put(about, "observation", observed, now)
         body = {
             "target": ruling.target,
             "tool": ruling.tool,
@@ -109,7 +116,7 @@ class Emitter:
             "resources": [{"resource": row.resource, "key": json.dumps(list(row.key))} for row, _ in ruling.rows],
             "evidence": json.dumps(ruling.evidence),
         }
-        self._put(store, about, "verdict", body, now, causation_id=observation.event_id)
+        self._put(about, "verdict", body, now, causation_id=observation.event_id)
 
     def give_up(
         self, store: Connection, about: About, *, letter_class: str, reason: str, attempts: int, now: dt.datetime
@@ -128,16 +135,14 @@ class Emitter:
             "reason": reason,
             "attempts": attempts,
         }
-        event = self._put(store, about, "dead_lettered", body, now)
+        event = self._put(about, "dead_lettered", body, now)
         key, value = partition_key(about.tenant, about.task_id), encode(event, self._framing)
         headers = [
             ("counterfoil-letter-id", letter_id.hex().encode()),
             ("counterfoil-letter-class", letter_class.encode()),
             *self._signature(about.tenant, value),
         ]
-        outbox.put(
-            store, topic=self._dead_letters_topic, key=key, value=value, event_id=event.event_id, headers=headers
-        )
+        self._waiting.append(outbox.Outgoing(self._dead_letters_topic, key, value, event.event_id, headers))
         store.execute(
             queries("reconcile")["give_up"],
             {
@@ -155,7 +160,6 @@ class Emitter:
 
     def _put(
         self,
-        store: Connection,
         about: About,
         kind: str,
         body: Mapping[str, Any],
@@ -186,7 +190,7 @@ class Emitter:
         key = partition_key(about.tenant, about.task_id)
         value = encode(event, self._framing)
         headers = [("counterfoil-kind", kind.encode()), *self._signature(about.tenant, value)]
-        outbox.put(store, topic=self._topic, key=key, value=value, event_id=event.event_id, headers=headers)
+        self._waiting.append(outbox.Outgoing(self._topic, key, value, event.event_id, headers))
         return event
 
     def _signature(self, tenant: str, value: bytes) -> list[tuple[str, bytes]]:

@@ -1,8 +1,9 @@
-"""Reads from a target what the effects in hand touch: by key in a few rounds, or all of it for a sweep."""
+"""Reads from a target what the effects in hand touch: by key, in a few rounds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from counterfoil_reconcilers.baseline import Past
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.contracts import Target as Declared
 from counterfoil_reconcilers.disclosure import Disclosure
@@ -16,55 +17,74 @@ _ROUNDS = 5
 _MOST_FOUND = 200
 
 
-def look(
-    adapter: Target,
-    contracts: Contracts,
-    declared: Declared,
-    disclosure: Disclosure,
-    noted: Sequence[Effect],
-    baseline: Rows,
-) -> tuple[Rows, list[Touched], list[Effect]]:
-    """The rows that the effects write or refer to, what each of them touches, and the effects as these rows tell them.
+class Looker:
+    """Looks at the target for the effects of one pass; what was read once is not read again."""
 
-    Raises TargetUnavailable.
-    """
-    rows: dict[RowKey, Row | None] = {}
-    for _ in range(_ROUNDS):
-        effects = [disclosure.opened(effect) for effect in noted]
-        touched = touch(contracts, effects, baseline, Rows(rows))
-        wanted = {key for one in touched for key in (*one.writes, *one.reads, *one.missing)} - set(rows)
-        if not wanted:
-            break
-        addresses = (Address(_tenant(declared, key.resource, disclosure.tenant), key) for key in wanted)
-        found = _by_key(declared, adapter.read(addresses))
-        rows.update(found)
-        disclosure.learn(found.values())
-    for search in [search for one in touched for search in one.searches]:
-        tenant = _tenant(declared, search.resource, disclosure.tenant)
-        found = _by_key(declared, adapter.find(tenant, [search], _MOST_FOUND))
-        rows.update(found)
-        disclosure.learn(found.values())
-    effects = [disclosure.opened(effect) for effect in noted]
-    return Rows(rows), touch(contracts, effects, baseline, Rows(rows)), effects
+    def __init__(
+        self, adapter: Target, contracts: Contracts, declared: Declared, disclosure: Disclosure, past: Past
+    ) -> None:
+        self._adapter = adapter
+        self._contracts = contracts
+        self._declared = declared
+        self._disclosure = disclosure
+        self._past = past
+        self._rows: dict[RowKey, Row | None] = {}
+
+    @property
+    def rows(self) -> Rows:
+        """All that was read so far."""
+        return Rows(self._rows)
+
+    def add(self, rows: Mapping[RowKey, Row | None]) -> None:
+        """Take rows that were read otherwise."""
+        self._rows.update(rows)
+        self._disclosure.learn(self._past.load(rows))
+
+    def look(self, noted: Sequence[Effect]) -> tuple[list[Effect], list[Touched]]:
+        """Read the rows that the effects write or refer to.
+
+        Returns the effects as these rows tell them, and what each touches. Raises TargetUnavailable.
+        """
+        _, touched = self._touched(noted)
+        for _ in range(_ROUNDS):
+            keys = {key for one in touched for key in (*one.writes, *one.reads, *one.missing)}
+            wanted = keys - set(self._rows)
+            learnt = self._past.load(keys)
+            if not wanted and not learnt:
+                break
+            self._disclosure.learn(learnt)
+            addresses = (Address(self._tenant(key.resource), key) for key in wanted)
+            self._take(self._adapter.read(addresses))
+            _, touched = self._touched(noted)
+        self._search(touched)
+        return self._touched(noted)
+
+    def _search(self, touched: Sequence[Touched]) -> None:
+        for search in dict.fromkeys(search for one in touched for search in one.searches):
+            self._take(self._adapter.find(self._tenant(search.resource), [search], _MOST_FOUND))
+
+    def _take(self, found: Iterable[TargetRow]) -> None:
+        new = by_key(self._declared, found)
+        self._rows.update(new)
+        self._disclosure.learn(new.values())
+        self._disclosure.learn(self._past.load(new))
+
+    def _touched(self, noted: Sequence[Effect]) -> tuple[list[Effect], list[Touched]]:
+        effects = [self._disclosure.opened(effect) for effect in noted]
+        known, seen = self._past.rows, Rows(self._rows)
+        return effects, [resources_of(self._contracts, effect, known, seen) for effect in effects]
+
+    def _tenant(self, resource: str) -> str | None:
+        return tenant_at(self._declared, resource, self._disclosure.tenant)
 
 
-def look_at_all(adapter: Target, declared: Declared, tenant: str) -> Rows:
-    """Every row of the tenant at the target.
-
-    Raises TargetUnavailable.
-    """
-    rows: dict[RowKey, Row | None] = {}
-    for name in declared.resources:
-        rows.update(_by_key(declared, adapter.scan(name, _tenant(declared, name, tenant))))
-    return Rows(rows, frozenset(declared.resources))
+def tenant_at(declared: Declared, resource: str, tenant: str) -> str | None:
+    """Whose rows to ask for; None where the resource does not say whose a row is."""
+    return tenant if declared.resources[resource].tenant is not None else None
 
 
-def touch(contracts: Contracts, effects: Sequence[Effect], baseline: Rows, observed: Rows) -> list[Touched]:
-    """What each effect touches, as far as the rows known so far tell."""
-    return [resources_of(contracts, effect, baseline, observed) for effect in effects]
-
-
-def _by_key(declared: Declared, found: Iterable[TargetRow]) -> Mapping[RowKey, Row | None]:
+def by_key(declared: Declared, found: Iterable[TargetRow]) -> dict[RowKey, Row | None]:
+    """Rows as the judge takes them."""
     return {one.address.row: _with_ours(declared, one.row) for one in found}
 
 
@@ -76,7 +96,3 @@ def _with_ours(declared: Declared, row: Row | None) -> Row | None:
         return replace(row, ours=declared.is_ours.evaluate({"row": row.doc}) is True)
     except Unevaluable:
         return replace(row, ours=False)
-
-
-def _tenant(declared: Declared, resource: str, tenant: str) -> str | None:
-    return tenant if declared.resources[resource].tenant is not None else None

@@ -7,6 +7,7 @@ import datetime as dt
 import logging
 import os
 import platform
+import random
 import threading
 import time
 import traceback
@@ -25,12 +26,23 @@ from counterfoil_consumers.errors import BrokersAway, StoreAway
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, queries
 from counterfoil_consumers.topics import admin_client, check, end_offsets
 from counterfoil_reconcilers import metrics
-from counterfoil_reconcilers.checking import Checked, Checker, LeaseLost, Policy
+from counterfoil_reconcilers.checking import Checked, Checker, Policy
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.emission import Emitter
 from counterfoil_reconcilers.log_progress import LogProgress
+from counterfoil_reconcilers.observing import TooManyConnected
+from counterfoil_reconcilers.settling import pause_after
 from counterfoil_reconcilers.targets.opening import open_target
 from counterfoil_reconcilers.targets.port import TargetUnavailable
+from counterfoil_reconcilers.worklist import (
+    Lease,
+    LeaseLost,
+    Pair,
+    add_leases,
+    release,
+    release_in_trouble,
+    take_lease,
+)
 from counterfoil_schemas import topics
 
 logger = logging.getLogger("counterfoil.reconcile")
@@ -116,7 +128,7 @@ class Reconciler:
         )
 
         def tick() -> None:
-            self.once()
+            self.tick(beat)
             beat()
 
         seconds = self._settings.interval.total_seconds()
@@ -129,13 +141,31 @@ class Reconciler:
             self.close()
 
     def once(self) -> PassResult:
-        """One pass over all targets and tenants. What is away is skipped, said, and tried again at the next pass."""
+        """One turn at everything, due or not. What is away is skipped, said, and tried again the next time."""
+        return self._turns(everything=True, beat=lambda: None)
+
+    def tick(self, beat: Callable[[], object] = lambda: None) -> PassResult:
+        """Turns at what is due, until nothing is, or others have it. `beat` is called in between."""
+        return self._turns(everything=False, beat=beat)
+
+    def _turns(self, *, everything: bool, beat: Callable[[], object]) -> PassResult:
         result = PassResult()
         try:
             if self._store is None or self._store.closed:
                 self._store = connect(self._settings.dsn, "reconciler", application="reconcile")
-            for target in self._settings.contracts.targets:
-                self._pass_over(self._store, target, result)
+            pairs = self._pairs(self._store)
+            add_leases(self._store, pairs)
+            while pairs and (lease := take_lease(self._store, self._owner, pairs, everything=everything)) is not None:
+                started = time.monotonic()
+                outcome = self._turn(self._store, lease, result, everything=everything, beat=beat)
+                metrics.PASS_SECONDS.observe(time.monotonic() - started)
+                metrics.PASSES.labels(lease.target, outcome).inc()
+                if outcome == "ok":
+                    metrics.LAST_PASS.labels(lease.target).set_to_current_time()
+                # Each has one turn; a target that does not answer would not do so for another tenant.
+                had = None if outcome == "away" else lease.tenant
+                pairs = [pair for pair in pairs if pair.target != lease.target or had not in (None, pair.tenant)]
+                beat()
             self._measure(self._store)
         except (StoreAway, *WENT_AWAY) as error:
             logger.warning("the store is away: %s", str(error).splitlines()[0])
@@ -166,51 +196,75 @@ class Reconciler:
             settings.signing,
         )
 
-    def _pass_over(self, store: Connection, target: str, result: PassResult) -> None:
+    def _turn(
+        self, store: Connection, lease: Lease, result: PassResult, *, everything: bool, beat: Callable[[], object]
+    ) -> str:
+        """One turn under a lease, which is let go; returns what came of it, for the metrics."""
         checker = Checker(
             store=store,
             contracts=self._settings.contracts,
-            target=target,
-            adapter=self._adapters[target],
+            target=lease.target,
+            adapter=self._adapters[lease.target],
             emitter=self._emitter,
-            owner=self._owner,
             policy=self._settings.policy,
             log=self._log,
             blobs=self._settings.blobs,
             redaction=self._settings.redaction,
         )
-        outcome = "ok"
-        with metrics.PASS_SECONDS.time():
-            for tenant in self._tenants(store, target):
-                try:
-                    checked = checker.check(tenant)
-                except (TargetUnavailable, BrokersAway, LeaseLost) as error:
-                    outcome = "skipped"
-                    logger.warning("%s of %s is looked at again later: %s", target, tenant, error)
-                    result.skipped[target] = str(error)
-                    if isinstance(error, TargetUnavailable):
-                        metrics.UNAVAILABLE.labels(target).inc()
-                        break
-                except (StoreAway, *WENT_AWAY):
-                    raise
-                except Exception as error:  # noqa: BLE001  # what one tenant's effects do must not stop the others'
-                    outcome = "failed"
-                    logger.error(  # noqa: TRY400  # where it happened, and not the values that it happened with
-                        "%s of %s can't be checked, which is a defect: %s in\n%s",
-                        target, tenant, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)),
-                    )  # fmt: skip
-                    result.skipped[target] = f"{tenant} can't be checked: {type(error).__name__}, see the log"
-                else:
-                    result.add(checked or Checked())
-                    metrics.GIVEN_UP.labels(target).inc(checked.given_up if checked else 0)
-        metrics.PASSES.labels(target, outcome).inc()
-        if outcome == "ok":
-            metrics.LAST_PASS.labels(target).set_to_current_time()
+        try:
+            checked = checker.check(lease, everything=everything, beat=beat)
+        except TargetUnavailable as error:
+            self._skip(lease, result, error)
+            metrics.UNAVAILABLE.labels(lease.target).inc()
+            with suppress(LeaseLost):
+                result.said += checker.no_answer(lease, error, everything=everything)
+            self._leave_alone(store, lease, error.trouble, error.retry_after)
+            return error.trouble
+        except (BrokersAway, LeaseLost) as error:
+            self._skip(lease, result, error)
+            self._leave_alone(store, lease, "interrupted", None)
+            return "skipped"
+        except TooManyConnected as error:
+            self._skip(lease, result, error)
+            self._leave_alone(store, lease, "crowded", None)
+            return "skipped"
+        except (StoreAway, *WENT_AWAY):
+            raise
+        except Exception as error:  # noqa: BLE001  # what one tenant's effects do must not stop the others'
+            logger.error(  # noqa: TRY400  # where it happened, and not the values that it happened with
+                "%s of %s can't be checked, which is a defect: %s in\n%s",
+                lease.target, lease.tenant, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)),
+            )  # fmt: skip
+            result.skipped[lease.target] = f"{lease.tenant} can't be checked: {type(error).__name__}, see the log"
+            self._leave_alone(store, lease, "defect", None)
+            return "failed"
+        result.add(checked)
+        metrics.GIVEN_UP.labels(lease.target).inc(checked.given_up)
+        release(store, lease)
+        return "ok"
 
-    def _tenants(self, store: Connection, target: str) -> Sequence[str]:
-        """Tenants with writes at the target, and, where all of it is swept, those whose rows it holds."""
+    def _skip(self, lease: Lease, result: PassResult, error: Exception) -> None:
+        logger.warning("%s of %s is looked at again later: %s", lease.target, lease.tenant, error)
+        result.skipped[lease.target] = str(error)
+
+    def _leave_alone(self, store: Connection, lease: Lease, trouble: str, retry_after: dt.timedelta | None) -> None:
+        jitter = random.random()  # noqa: S311  # so that many tenants of a target do not come back at once
+        release_in_trouble(store, lease, trouble, pause_after(lease.failures, retry_after, jitter))
+
+    def _pairs(self, store: Connection) -> list[Pair]:
+        targets = self._settings.contracts.targets
+        acting: dict[str, set[str]] = {name: set() for name in targets}
+        for row in store.execute(queries("reconcile")["find_pairs"], {"targets": list(targets)}):
+            acting[row["target"]].add(row["tenant"])
+        pairs = []
+        for name, declared in targets.items():
+            every = None if declared.writers is None else self._settings.policy.sweep_every
+            pairs += [Pair(tenant, name, every) for tenant in self._tenants(store, name, acting[name])]
+        return pairs
+
+    def _tenants(self, store: Connection, target: str, acting: set[str]) -> Sequence[str]:
+        """Tenants with open effects at the target, and, where all of it is swept, those whose rows it holds."""
         named = queries("reconcile")
-        acting = {row["tenant"] for row in store.execute(named["find_pairs"], {"targets": [target]})}
         declared = self._settings.contracts.targets[target]
         if declared.writers is None:
             return sorted(acting)

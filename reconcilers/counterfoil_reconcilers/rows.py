@@ -49,20 +49,16 @@ def row_of(value: Any, version: str | None = None, ours: bool | None = None) -> 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows by key. `whole`: resources that were read completely, so that a row not in here does not exist.
-
-    `unsure`: rows of these that are as good as not read.
-    """
+    """Rows by key. `whole`: resources that were read completely, so that a row not in here does not exist."""
 
     rows: Mapping[RowKey, Row | None] = field(default_factory=dict)
     whole: frozenset[str] = frozenset()
-    unsure: frozenset[RowKey] = frozenset()
 
     def get(self, key: RowKey) -> Row | NotRead | None:
         """The row; None if it does not exist; NOT_READ if nobody looked."""
         if key in self.rows:
             return self.rows[key]
-        return None if key.resource in self.whole and key not in self.unsure else NOT_READ
+        return None if key.resource in self.whole else NOT_READ
 
     def of(self, resource: str) -> Iterable[tuple[RowKey, Row]]:
         """The rows of one resource that exist."""

@@ -17,6 +17,8 @@ _SILENCE = dt.timedelta(seconds=30)
 _IN_FLIGHT = dt.timedelta(seconds=300)
 _NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
 _MOST_ENDS = 256
+_FIRST_PAUSE = dt.timedelta(seconds=1)
+_LONGEST_PAUSE = dt.timedelta(minutes=5)
 
 
 class Horizon:
@@ -101,6 +103,36 @@ class Facts:
     last_at: dt.datetime
     in_flight: int
     accept_deadline: dt.datetime | None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often an effect that does not settle is looked at: after a share of its age, within bounds."""
+
+    share: float = 0.25
+    least: dt.timedelta = dt.timedelta(seconds=1)
+    most: dt.timedelta = dt.timedelta(seconds=60)
+
+    def next_look(
+        self, now: dt.datetime, last_at: dt.datetime, accept_deadline: dt.datetime | None, jitter: float
+    ) -> dt.datetime:
+        """When to look again at what was last heard of at `last_at`.
+
+        `jitter`, from 0 to 1, spreads what came at once.
+        """
+        pause = min(max((now - last_at) * self.share, self.least), self.most) * (0.9 + 0.2 * jitter)
+        if accept_deadline is not None and now < accept_deadline < now + pause:
+            return accept_deadline
+        return now + pause
+
+
+def pause_after(failures: int, retry_after: dt.timedelta | None, jitter: float) -> dt.timedelta:
+    """How long a target that gave no answer `failures` times in a row is left alone: twice as long each time.
+
+    Never less than it asked for (`Retry-After`), and at most five minutes if it asked for nothing.
+    """
+    own: dt.timedelta = min(_FIRST_PAUSE * 2.0 ** min(failures, 20), _LONGEST_PAUSE) * (0.75 + 0.5 * jitter)
+    return max(own, retry_after or dt.timedelta(0))
 
 
 def sighted(previous: Sighting | None, verdict: str, digest: bytes, fence: Sequence[int], now: dt.datetime) -> Sighting:

@@ -136,7 +136,7 @@ def test_a_relay_killed_before_its_mark_sends_again_unchanged(
     with closing(connect(database, "ingester", application="test")) as connection, connection.transaction():
         for one in emitted:
             topic = topic_prefix + "counterfoil.events"
-            outbox.put(connection, topic=topic, key=key_of(one), value=encode(one), event_id=one.event_id)
+            outbox.put(connection, [outbox.Outgoing(topic, key_of(one), encode(one), one.event_id)])
     produce(b"garbage", b"key")
     ingest_all()
     assert run_until_killed(_RELAY, failpoints="relay.before_mark=kill") == -signal.SIGKILL

@@ -67,8 +67,7 @@ def test_what_the_relay_was_told_is_written_and_is_not_stays_in_the_outbox(
 ) -> None:
     proxy = refusing_broker(topic)
     with closing(connect(database, "ingester", application="test")) as store:
-        for value in (b"first", b"second"):
-            outbox.put(store, topic=topic, key=b"acme/1", value=value, event_id=None)
+        outbox.put(store, [outbox.Outgoing(topic, b"acme/1", value, None) for value in (b"first", b"second")])
     kafka = ALONE | {"bootstrap.servers": proxy.bootstrap_servers}
     with pytest.raises(BrokersAway, match=r"1 outbox rows wait: .*without an offset"):
         relay_now(database, "ingester", kafka)

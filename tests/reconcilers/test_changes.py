@@ -11,6 +11,7 @@ from counterfoil import Recorder
 from counterfoil_reconcilers.checking import Policy
 from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from tests.fix_shop import CONTRACTS, OURS, Shop, body
+from tests.waiting import wait_until
 
 STRAY: LiteralString = "UPDATE shop.orders SET status = 'stray' WHERE id = 'A-2'"
 PAY: LiteralString = "UPDATE shop.orders SET status = 'paid' WHERE id = 'A-1'"
@@ -251,10 +252,9 @@ def test_the_service_passes_until_it_is_stopped(shop: Shop) -> None:
         for _ in range(3):
             assert beats.acquire(timeout=20)
         shop.sql(STRAY)
-        for _ in range(4):
-            assert beats.acquire(timeout=20)
+        wait_until(lambda: shop.changes() == [('orders["A-2"]', "unattributed")], seconds=30)
+        assert beats.acquire(timeout=20)
     finally:
         stopping.set()
         service.join(20)
     assert not service.is_alive()
-    assert shop.changes() == [('orders["A-2"]', "unattributed")]

@@ -7,7 +7,7 @@ import pytest
 from counterfoil import RecorderSettings
 from counterfoil.blobs import BlobReader, Claim
 from counterfoil.errors import BlobsAway
-from counterfoil_reconcilers import checking
+from counterfoil_reconcilers import observing
 from tests.fix_shop import Shop
 
 NOTE = "x" * 100_000
@@ -80,7 +80,7 @@ def test_a_text_that_is_nowhere_is_waited_for_and_then_unknowable(
     for _ in range(4):
         assert shop.step(reconciler).open > 0  # it may be on its way from the agent's disk
     assert shop.said() == []
-    monkeypatch.setattr(checking, "_TEXT_ON_ITS_WAY", dt.timedelta(0))
+    monkeypatch.setattr(observing, "_TEXT_ON_ITS_WAY", dt.timedelta(0))
     shop.settle(reconciler)
     assert shop.drift() == []
     bodies = [event.body for event in shop.said() if event.body]

@@ -16,11 +16,12 @@ from counterfoil import Recorder, RecorderSettings, RegistryError, SettingsError
 from counterfoil.codec import decode
 from counterfoil.wire_format import framing_of
 from counterfoil_consumers.ingest import Ingest
-from counterfoil_reconcilers import checking
+from counterfoil_reconcilers import checking, observing
 from counterfoil_reconcilers.checking import Policy
 from counterfoil_reconcilers.judge import judge
-from counterfoil_reconcilers.reconciler import ReconcilerSettings
+from counterfoil_reconcilers.reconciler import PassResult, ReconcilerSettings
 from counterfoil_reconcilers.targets.postgresql import PostgresTarget
+from counterfoil_reconcilers.worklist import Lease
 from tests.fix_log import RecordsOf
 from tests.fix_shop import CONTRACTS, NOBODY, Shop, body, finish
 
@@ -208,7 +209,7 @@ def test_judging_keeps_no_transaction_waiting(shop: Shop, monkeypatch: pytest.Mo
         time.sleep(1)
         return judge(*arguments)
 
-    monkeypatch.setattr(checking, "judge", judge_slowly)
+    monkeypatch.setattr(observing, "judge", judge_slowly)
     assert shop.step(reconciler).skipped == {}
     assert shop.verdicts(effect) == ["applied"]
 
@@ -242,14 +243,24 @@ def test_a_target_without_a_connection_string_is_refused_at_the_start(shop: Shop
 # -- leases ------------------------------------------------------------------------------------------------------
 
 
-def test_only_who_holds_the_lease_acts(shop: Shop) -> None:
+def test_only_who_holds_the_lease_acts(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = shop.reconciler(), shop.reconciler()
     first.once()
     effect = shop.act("set_status", "ok", PAY, order="A-1", status="paid")
-    assert shop.step(second).effects == 0
-    assert shop.step(first).said == 1
-    first.close()
-    assert shop.step(second).effects == 1, "closing lets go of the lease"
+    scan = PostgresTarget.scan
+    meanwhile: list[PassResult] = []
+
+    def scan_while_another_tries(*arguments: Any) -> Any:
+        if not meanwhile:
+            meanwhile.append(PassResult())
+            meanwhile.append(second.once())
+        return scan(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PostgresTarget, "scan", scan_while_another_tries)
+        assert shop.step(first).said == 1
+    assert meanwhile == [PassResult(), PassResult()], "the lease was taken"
+    assert shop.step(second).effects == 1, "the turn is over, and with it the lease"
     assert shop.verdicts(effect) == ["applied"], "and what was said is not said again"
 
 
@@ -389,10 +400,10 @@ def test_what_one_tenant_does_to_a_pass_does_not_stop_the_others(
     shop.target.execute("INSERT INTO shop.orders (id, merchant, status) VALUES ('Z-1', 'zeta', 'open')")
     check, value = checking.Checker.check, "4111 1111 1111 1111"
 
-    def breaks(checker: checking.Checker, tenant: str) -> checking.Checked | None:
-        if tenant == "acme":
+    def breaks(checker: checking.Checker, lease: Lease, **how: Any) -> checking.Checked:
+        if lease.tenant == "acme":
             raise ValueError(value)
-        return check(checker, tenant)
+        return check(checker, lease, **how)
 
     monkeypatch.setattr(checking.Checker, "check", breaks)
     reconciler = shop.reconciler(shop.contracts(NOBODY))

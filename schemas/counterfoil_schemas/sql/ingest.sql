@@ -282,6 +282,18 @@ INSERT INTO text_waiting (tenant, event_id, appended_at)
 SELECT i.tenant, i.event_id, i.appended_at FROM given AS i
 WHERE i.kind IN ('message', 'completion', 'task_started') AND NOT i.unread
 
+-- name: open_checks
+-- The effects that a batch told something of are looked at (again). What is no live write to a target is nobody's to check.
+INSERT INTO counterfoil.check_state AS c (tenant, effect_id, target, is_urgent)
+SELECT e.tenant, e.effect_id, e.target, said(e) = 'unknown'
+FROM (SELECT DISTINCT * FROM unnest(%(tenants)s::text[], %(effect_ids)s::uuid[]) AS u (tenant, effect_id) OFFSET 0) AS i
+CROSS JOIN LATERAL (SELECT * FROM effect AS e WHERE e.tenant = i.tenant AND e.effect_id = i.effect_id OFFSET 0) AS e
+WHERE e.mode = 'live' AND e.intents > 0 AND e.target IS NOT NULL
+ORDER BY 1, 2
+ON CONFLICT (tenant, effect_id) DO UPDATE
+SET told = c.told + 1, told_at = now(), due_at = now(), target = excluded.target, is_urgent = excluded.is_urgent, marks = NULL,
+    closed_at = NULL
+
 -- name: is_behind
 -- Whether any member of the group, and not this process alone, has more to do than it can do in a moment.
 SELECT EXISTS (SELECT FROM counterfoil.ingest_offset

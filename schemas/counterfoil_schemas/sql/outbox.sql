@@ -1,8 +1,12 @@
 -- Named queries of the outbox: final bytes, relayed at least once, unchanged.
 
 -- name: put
+-- In the order given. In one statement, and not by libpq's pipeline: see projection.py.
 INSERT INTO counterfoil.outbox (topic, event_id, key, value, headers)
-VALUES (%(topic)s, %(event_id)s, %(key)s, %(value)s, %(headers)s)
+SELECT topic, event_id, key, value, headers::json
+FROM unnest(%(topics)s::text[], %(event_ids)s::uuid[], %(keys)s::bytea[], %(values)s::bytea[], %(headers)s::text[])
+    WITH ORDINALITY AS m (topic, event_id, key, value, headers, place)
+ORDER BY place
 
 -- name: try_to_relay_alone
 SELECT count(*) = 1 AS alone FROM (SELECT FROM counterfoil.turn WHERE name = 'relay' FOR UPDATE SKIP LOCKED) AS taken

@@ -1,48 +1,142 @@
 -- Named queries of the reconciler.
 
 -- name: find_pairs
--- Who has writes to check where. Targets that are swept are checked for every tenant of theirs, writes or none.
-SELECT DISTINCT tenant, target FROM counterfoil.effect WHERE target = ANY(%(targets)s) AND mode = 'live'
+-- Who has writes to check where: a walk from one pair to the next, so that it costs by pairs and not by effects.
+WITH RECURSIVE pair AS (
+    (SELECT tenant, target FROM counterfoil.check_state WHERE closed_at IS NULL ORDER BY tenant, target LIMIT 1)
+    UNION ALL
+    SELECT n.tenant, n.target FROM pair AS p
+    CROSS JOIN LATERAL (
+        SELECT tenant, target FROM counterfoil.check_state
+        WHERE closed_at IS NULL AND (tenant, target) > (p.tenant, p.target) ORDER BY tenant, target LIMIT 1) AS n
+)
+SELECT tenant, target FROM pair WHERE target = ANY(%(targets)s)
 
 -- name: find_tenants
 SELECT tenant FROM counterfoil.tenant ORDER BY tenant
 
--- name: take_lease
-INSERT INTO counterfoil.check_lease AS l (tenant, target, owner, held_until)
-VALUES (%(tenant)s, %(target)s, %(owner)s, now() + make_interval(secs => %(seconds)s))
-ON CONFLICT (tenant, target) DO UPDATE
-SET epoch = l.epoch + (l.owner <> excluded.owner)::int, owner = excluded.owner, check_seq = l.check_seq + 1,
-    held_until = excluded.held_until
-WHERE l.owner = excluded.owner OR l.held_until < now()
-RETURNING epoch, check_seq, swept_at, baseline_fence, now() AS now
+-- name: add_leases
+INSERT INTO counterfoil.check_lease (tenant, target, owner)
+SELECT tenant, target, '' FROM unnest(%(tenants)s::text[], %(wanted)s::text[]) AS w (tenant, target) ORDER BY 1, 2
+ON CONFLICT DO NOTHING
 
--- name: release_leases
-UPDATE counterfoil.check_lease SET held_until = clock_timestamp() WHERE owner = %(owner)s AND held_until > now()
+-- name: take_lease
+-- Of those that have something due and nobody works on, the one that waited longest. `everything`: due or not, but each once.
+WITH next AS (
+    SELECT l.tenant, l.target FROM counterfoil.check_lease AS l
+    JOIN unnest(%(tenants)s::text[], %(wanted)s::text[], %(sweeps)s::float8[]) AS w (tenant, target, sweep_every) USING (tenant, target)
+    WHERE l.held_until < now() AND (l.retry_at <= now() OR (%(everything)s AND l.trouble IS DISTINCT FROM 'throttled'))
+      AND (%(everything)s OR coalesce(l.swept_at, '-infinity') + make_interval(secs => w.sweep_every) <= now()
+           OR EXISTS (SELECT FROM counterfoil.check_state AS c
+                      WHERE c.tenant = l.tenant AND c.target = l.target AND c.closed_at IS NULL AND c.is_urgent AND c.due_at <= now())
+           OR EXISTS (SELECT FROM counterfoil.check_state AS c
+                      WHERE c.tenant = l.tenant AND c.target = l.target AND c.closed_at IS NULL AND NOT c.is_urgent
+                        AND c.due_at <= now()))
+    ORDER BY l.checked_at LIMIT 1
+    FOR UPDATE OF l SKIP LOCKED
+)
+UPDATE counterfoil.check_lease AS l
+SET epoch = l.epoch + 1, check_seq = l.check_seq + 1, owner = %(owner)s, checked_at = now(),
+    held_until = now() + make_interval(secs => %(seconds)s)
+FROM next AS n WHERE l.tenant = n.tenant AND l.target = n.target
+RETURNING l.tenant, l.target, l.epoch, l.check_seq, l.swept_at, l.baseline_fence, l.failures, l.trouble, l.troubled_since, now() AS now
+
+-- name: renew_lease
+UPDATE counterfoil.check_lease SET held_until = clock_timestamp() + make_interval(secs => %(seconds)s)
+WHERE tenant = %(tenant)s AND target = %(target)s AND owner = %(owner)s AND epoch = %(epoch)s AND held_until > clock_timestamp()
+RETURNING clock_timestamp() AS now
 
 -- name: hold_lease
 SELECT now() AS now FROM counterfoil.check_lease
-WHERE tenant = %(tenant)s AND target = %(target)s AND owner = %(owner)s AND epoch = %(epoch)s AND check_seq = %(check_seq)s
-  AND held_until > clock_timestamp()
+WHERE tenant = %(tenant)s AND target = %(target)s AND owner = %(owner)s AND epoch = %(epoch)s AND held_until > clock_timestamp()
 FOR UPDATE
+
+-- name: release_lease
+UPDATE counterfoil.check_lease SET held_until = '-infinity', failures = 0, trouble = NULL, troubled_since = NULL, retry_at = '-infinity'
+WHERE tenant = %(tenant)s AND target = %(target)s AND owner = %(owner)s AND epoch = %(epoch)s
+
+-- name: release_in_trouble
+UPDATE counterfoil.check_lease
+SET held_until = '-infinity', failures = failures + 1, trouble = %(trouble)s, troubled_since = coalesce(troubled_since, now()),
+    retry_at = now() + make_interval(secs => %(seconds)s)
+WHERE tenant = %(tenant)s AND target = %(target)s AND owner = %(owner)s AND epoch = %(epoch)s
+
+-- name: release_leases
+UPDATE counterfoil.check_lease SET held_until = '-infinity' WHERE owner = %(owner)s AND held_until > now()
 
 -- name: mark_swept
 UPDATE counterfoil.check_lease SET swept_at = now(), baseline_fence = coalesce(baseline_fence, %(fence)s)
 WHERE tenant = %(tenant)s AND target = %(target)s
 
--- name: find_open_effects
--- Those never closed, and those of which intents or results came in that closing did not know.
-SELECT s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.redaction, s.args, s.reply, s.intents, s.outcome, s.intent_at,
-       s.intent_event_id, s.intent_partition, s.intent_offset, s.last_appended_at, s.accept_deadline, s.verdict, s.drift,
-       s.intents - s.ok - s.accepted - s.partial - s.unknown - s.failed - s.denied AS in_flight,
-       s.intents + s.ok + s.accepted + s.partial + s.unknown + s.failed + s.denied AS facts,
-       c.sightings, c.verdict AS sighted_verdict, c.sighting_digest, c.fence, c.first_sighted_at, c.emitted, c.settled_at,
-       c.closed_at
-FROM counterfoil.effect_state AS s
-LEFT JOIN counterfoil.check_state AS c ON c.tenant = s.tenant AND c.effect_id = s.effect_id
-WHERE s.tenant = %(tenant)s AND s.target = %(target)s AND s.mode = 'live' AND s.intents > 0
-  AND (c.closed_at IS NULL
-       OR c.facts < s.intents + s.ok + s.accepted + s.partial + s.unknown + s.failed + s.denied)
-ORDER BY s.intent_partition, s.intent_offset
+-- name: add_budget
+INSERT INTO counterfoil.look_budget (target, looks, refilled_at) VALUES (%(target)s, %(rate)s, clock_timestamp()) ON CONFLICT DO NOTHING
+
+-- name: take_looks
+-- At most so many looks at a target, of those that its budget has left; it fills up by the second, to two seconds' worth.
+WITH had AS (
+    SELECT least(looks + %(rate)s * extract(epoch FROM clock_timestamp() - refilled_at)::float8, %(rate)s * 2) AS looks
+    FROM counterfoil.look_budget WHERE target = %(target)s FOR UPDATE
+)
+UPDATE counterfoil.look_budget AS b
+SET looks = had.looks - least(floor(had.looks), %(most)s), refilled_at = clock_timestamp()
+FROM had WHERE b.target = %(target)s
+RETURNING least(floor(had.looks), %(most)s)::int AS granted
+
+-- name: find_due
+-- Open effects to look at in this turn: what somebody waits for first, then by age.
+WITH due AS MATERIALIZED (
+    (SELECT effect_id, is_urgent, due_at FROM counterfoil.check_state
+     WHERE tenant = %(tenant)s AND target = %(target)s AND closed_at IS NULL AND is_urgent AND due_at <= %(until)s
+       AND looked_seq < %(check_seq)s
+     ORDER BY due_at LIMIT %(most)s)
+    UNION ALL
+    (SELECT effect_id, is_urgent, due_at FROM counterfoil.check_state
+     WHERE tenant = %(tenant)s AND target = %(target)s AND closed_at IS NULL AND NOT is_urgent AND due_at <= %(until)s
+       AND looked_seq < %(check_seq)s
+     ORDER BY due_at LIMIT %(most)s)
+)
+SELECT {columns}
+FROM (SELECT effect_id FROM due ORDER BY is_urgent DESC, due_at LIMIT %(most)s) AS d {sources}
+
+-- name: find_unmarked
+-- Effects of which nobody knows yet what they touch.
+SELECT {columns}
+FROM (SELECT effect_id FROM counterfoil.check_state
+      WHERE tenant = %(tenant)s AND target = %(target)s AND closed_at IS NULL AND marks IS NULL
+        AND effect_id <> ALL(%(besides)s) LIMIT %(most)s) AS d {sources}
+
+-- name: find_connected
+-- Open effects that touch what these marks stand for.
+WITH marked AS MATERIALIZED (
+    SELECT tenant, target, effect_id FROM counterfoil.check_state WHERE marks && %(marks)s AND closed_at IS NULL
+)
+SELECT {columns}
+FROM (SELECT effect_id FROM marked
+      WHERE tenant = %(tenant)s AND target = %(target)s AND effect_id <> ALL(%(besides)s) LIMIT %(most)s) AS d {sources}
+
+-- name: effect_columns
+s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.redaction, s.args, s.reply, s.intents, s.outcome, s.intent_at,
+s.intent_event_id, s.intent_partition, s.intent_offset, s.last_appended_at, s.accept_deadline, s.verdict, s.drift,
+s.intents - s.ok - s.accepted - s.partial - s.unknown - s.failed - s.denied AS in_flight,
+c.told, c.marks, c.sightings, c.verdict AS sighted_verdict, c.sighting_digest, c.fence, c.first_sighted_at, c.emitted, c.settled_at
+
+-- name: effect_sources
+CROSS JOIN LATERAL (
+    SELECT * FROM counterfoil.effect_state AS s WHERE s.tenant = %(tenant)s AND s.effect_id = d.effect_id OFFSET 0) AS s
+CROSS JOIN LATERAL (
+    SELECT * FROM counterfoil.check_state AS c WHERE c.tenant = %(tenant)s AND c.effect_id = d.effect_id OFFSET 0) AS c
+WHERE s.intents > 0 AND s.mode = 'live' AND s.target = %(target)s
+
+-- name: lock_checks
+-- In the order in which ingest locks them.
+SELECT effect_id, told FROM counterfoil.check_state
+WHERE tenant = %(tenant)s AND effect_id = ANY(%(effect_ids)s::uuid[])
+ORDER BY effect_id FOR UPDATE
+
+-- name: set_marks
+UPDATE counterfoil.check_state AS c SET marks = v.marks::bigint[]
+FROM unnest(%(effect_ids)s::uuid[], %(tolds)s::int[], %(marks)s::text[]) AS v (effect_id, told, marks)
+WHERE c.tenant = %(tenant)s AND c.effect_id = v.effect_id AND c.told = v.told
 
 -- name: read_progress
 -- How far the log is ingested, by partition.
@@ -54,15 +148,38 @@ SELECT producer_id, partition, beat_offset, beat_interval, last_at FROM counterf
 WHERE tenant = %(tenant)s AND opened AND NOT closed AND beat_offset IS NOT NULL
 
 -- name: read_baseline
-SELECT resource, key, doc::text AS doc, problem, fence, candidate_digest, candidate_fence, candidate_at
-FROM counterfoil.target_baseline WHERE tenant = %(tenant)s AND target = %(target)s
+-- Some rows, and of each resource the mark of how it was declared when it was read.
+SELECT b.resource, b.key, b.doc::text AS doc, b.problem, b.fence
+FROM unnest(%(resources)s::text[], %(keys)s::text[]) AS k (resource, key)
+JOIN counterfoil.target_baseline AS b ON b.tenant = %(tenant)s AND b.target = %(target)s AND b.resource = k.resource AND b.key = k.key
+
+-- name: read_candidates
+SELECT resource, key, candidate_digest, candidate_fence, candidate_at FROM counterfoil.target_baseline
+WHERE tenant = %(tenant)s AND target = %(target)s AND candidate_digest IS NOT NULL
+
+-- name: read_digests
+SELECT key, digest FROM counterfoil.target_baseline
+WHERE tenant = %(tenant)s AND target = %(target)s AND resource = %(resource)s AND key = ANY(%(keys)s)
+
+-- name: list_baseline
+SELECT key FROM counterfoil.target_baseline
+WHERE tenant = %(tenant)s AND target = %(target)s AND resource = %(resource)s AND digest IS NOT NULL
 
 -- name: set_baseline
-INSERT INTO counterfoil.target_baseline AS b (tenant, target, resource, key, doc, problem, fence, read_at)
-VALUES (%(tenant)s, %(target)s, %(resource)s, %(key)s, %(doc)s, %(problem)s, %(fence)s, now())
+INSERT INTO counterfoil.target_baseline AS b (tenant, target, resource, key, doc, problem, digest, fence, read_at)
+SELECT %(tenant)s, %(target)s, v.resource, v.key, v.doc::json, v.problem, v.digest, v.fence::bigint[], now()
+FROM unnest(%(resources)s::text[], %(keys)s::text[], %(docs)s::text[], %(problems)s::text[], %(digests)s::bytea[], %(fences)s::text[])
+    AS v (resource, key, doc, problem, digest, fence)
 ON CONFLICT (tenant, target, resource, key) DO UPDATE
-SET doc = excluded.doc, problem = excluded.problem, fence = excluded.fence, read_at = excluded.read_at,
+SET doc = excluded.doc, problem = excluded.problem, digest = excluded.digest, fence = excluded.fence, read_at = excluded.read_at,
     candidate_digest = NULL, candidate_fence = NULL, candidate_at = NULL
+
+-- name: forget_baseline
+-- The rows of a resource as they were while it was declared otherwise.
+UPDATE counterfoil.target_baseline
+SET doc = NULL, problem = NULL, digest = NULL, fence = %(fence)s, read_at = now(), candidate_digest = NULL, candidate_fence = NULL,
+    candidate_at = NULL
+WHERE tenant = %(tenant)s AND target = %(target)s AND resource = %(resource)s
 
 -- name: set_candidate
 INSERT INTO counterfoil.target_baseline AS b (
@@ -77,16 +194,23 @@ SET candidate_digest = excluded.candidate_digest, candidate_fence = excluded.can
 UPDATE counterfoil.target_baseline SET candidate_digest = NULL, candidate_fence = NULL, candidate_at = NULL
 WHERE tenant = %(tenant)s AND target = %(target)s AND resource = %(resource)s AND key = %(key)s
 
--- name: set_check_state
-INSERT INTO counterfoil.check_state (
-    tenant, effect_id, target, sightings, verdict, sighting_digest, fence, first_sighted_at, emitted, settled_at,
-    closed_at, facts)
-VALUES (%(tenant)s, %(effect_id)s, %(target)s, %(sightings)s, %(verdict)s, %(digest)s, %(fence)s, %(first_sighted_at)s,
-        %(emitted)s, %(settled_at)s, %(closed_at)s, %(facts)s)
-ON CONFLICT (tenant, effect_id) DO UPDATE
-SET sightings = excluded.sightings, verdict = excluded.verdict, sighting_digest = excluded.sighting_digest,
-    fence = excluded.fence, first_sighted_at = excluded.first_sighted_at, emitted = excluded.emitted,
-    settled_at = excluded.settled_at, closed_at = excluded.closed_at, facts = excluded.facts
+-- name: set_check_states
+UPDATE counterfoil.check_state AS c
+SET looked_seq = %(check_seq)s, sightings = v.sightings, verdict = v.verdict, sighting_digest = v.digest, fence = v.fence::bigint[],
+    first_sighted_at = v.first_sighted_at, emitted = v.emitted, settled_at = v.settled_at, due_at = v.due_at,
+    marks = CASE WHEN v.is_closed THEN NULL ELSE v.marks::bigint[] END, closed_at = CASE WHEN v.is_closed THEN now() END
+FROM unnest(
+    %(effect_ids)s::uuid[], %(sightings)s::int[], %(verdicts)s::text[], %(digests)s::bytea[], %(fences)s::text[],
+    %(first_sighted_ats)s::timestamptz[], %(emitted)s::text[], %(settled_ats)s::timestamptz[], %(due_ats)s::timestamptz[],
+    %(marks)s::text[], %(are_closed)s::boolean[])
+    AS v (effect_id, sightings, verdict, digest, fence, first_sighted_at, emitted, settled_at, due_at, marks, is_closed)
+WHERE c.tenant = %(tenant)s AND c.effect_id = v.effect_id
+
+-- name: put_off
+-- Effects that could not be looked at now.
+UPDATE counterfoil.check_state AS c SET looked_seq = %(check_seq)s, due_at = v.due_at, emitted = coalesce(v.emitted, c.emitted)
+FROM unnest(%(effect_ids)s::uuid[], %(due_ats)s::timestamptz[], %(emitted)s::text[]) AS v (effect_id, due_at, emitted)
+WHERE c.tenant = %(tenant)s AND c.effect_id = v.effect_id
 
 -- name: read_drift_rules
 SELECT outcome, verdict, drift FROM counterfoil.drift_rule
@@ -111,5 +235,5 @@ FROM counterfoil.effect_state WHERE mode = 'live' AND intents > 0 GROUP BY 1, 2,
 SELECT tenant, target, verdict, count(*) AS changes FROM counterfoil.target_change GROUP BY 1, 2, 3
 
 -- name: measure_oldest
-SELECT target, extract(epoch FROM now() - min(last_appended_at))::float8 AS seconds
-FROM counterfoil.effect WHERE verdict IS NULL AND target IS NOT NULL AND mode = 'live' AND intents > 0 GROUP BY target
+SELECT target, extract(epoch FROM now() - min(told_at))::float8 AS seconds
+FROM counterfoil.check_state WHERE closed_at IS NULL AND emitted IS NULL GROUP BY target

@@ -100,37 +100,57 @@ CREATE INDEX outbox_waiting ON outbox (outbox_id) WHERE relayed_at IS NULL;
 CREATE TABLE turn (name text PRIMARY KEY);
 INSERT INTO turn VALUES ('relay'), ('open_partitions'), ('retention'), ('tenant_key'), ('texts');
 
--- Who may judge one tenant's effects on one target now.
+-- Who may judge one tenant's effects on one target now, and what stood in the way the last time.
 CREATE TABLE check_lease (
     tenant     text NOT NULL,
     target     text NOT NULL,
     owner      text NOT NULL,
-    epoch      bigint NOT NULL DEFAULT 1,
-    check_seq  bigint NOT NULL DEFAULT 1,
-    held_until timestamptz NOT NULL,
+    epoch      bigint NOT NULL DEFAULT 0,
+    check_seq  bigint NOT NULL DEFAULT 0,
+    held_until timestamptz NOT NULL DEFAULT '-infinity',
+    checked_at timestamptz NOT NULL DEFAULT '-infinity', -- when it was last taken: whoever waits longest is next
     swept_at   timestamptz,        -- when all of the target was last read
     baseline_fence bigint[],       -- end offsets by partition, read after the first baseline was
+    failures   int NOT NULL DEFAULT 0, -- how often in a row the target gave no answer
+    trouble    text,               -- why, and since when; NULL: it answered
+    troubled_since timestamptz,
+    retry_at   timestamptz NOT NULL DEFAULT '-infinity', -- not before
     PRIMARY KEY (tenant, target)
 );
 
--- How far the checking of one effect has come. A verdict settles by sightings that agree; `fence` holds the end offsets
--- by partition, read after the first of them.
+-- How many looks a target has left, where its contract has it asked so many times a second at most.
+CREATE TABLE look_budget (
+    target      text PRIMARY KEY,
+    looks       float8 NOT NULL,
+    refilled_at timestamptz NOT NULL
+);
+
+-- How far the checking of one effect has come. Ingest opens it with each intent or result that it stores, the reconciler closes
+-- it. A verdict settles by sightings that agree; `fence` holds the end offsets by partition, read after the first of them.
 CREATE TABLE check_state (
     tenant           text NOT NULL,
     effect_id        uuid NOT NULL,
     target           text NOT NULL,
-    sightings        int NOT NULL,
-    verdict          text NOT NULL,
-    sighting_digest  bytea NOT NULL,
-    fence            bigint[] NOT NULL,
-    first_sighted_at timestamptz NOT NULL,
+    told             int NOT NULL DEFAULT 1, -- grows with every batch that brought an intent or a result
+    told_at          timestamptz NOT NULL DEFAULT now(),
+    is_urgent        boolean NOT NULL,       -- nobody knows what became of it, so somebody waits
+    due_at           timestamptz NOT NULL DEFAULT now(),
+    looked_seq       bigint NOT NULL DEFAULT 0, -- check_seq of the last look
+    marks            bigint[],   -- hashes of what it touches, while it is open; NULL: nobody has looked since it was told
+    sightings        int NOT NULL DEFAULT 0,
+    verdict          text,
+    sighting_digest  bytea,
+    fence            bigint[],
+    first_sighted_at timestamptz,
     emitted          text,        -- the last verdict put into the outbox
     settled_at       timestamptz,
     closed_at        timestamptz,
-    facts            int NOT NULL, -- intents and results that were known then
     PRIMARY KEY (tenant, effect_id)
 );
-CREATE INDEX check_state_open ON check_state (tenant, target) WHERE closed_at IS NULL;
+-- However many are closed, these hold the open ones alone.
+CREATE INDEX check_state_due ON check_state (tenant, target, is_urgent, due_at) WHERE closed_at IS NULL;
+CREATE INDEX check_state_unmarked ON check_state (tenant, target) WHERE closed_at IS NULL AND marks IS NULL;
+CREATE INDEX check_state_marks ON check_state USING gin (marks) WHERE closed_at IS NULL;
 
 -- The last state of each resource known to be right, and an unexplained one that waits for its second sighting.
 -- Intents at or past `fence` were durable after this was read, so their writes came later.
@@ -141,6 +161,7 @@ CREATE TABLE target_baseline (
     key              text NOT NULL,
     doc              json,             -- NULL: it did not exist
     problem          text,             -- why it could not be compared
+    digest           bytea,            -- SHA-256 of the two; NULL: it did not exist
     fence            bigint[] NOT NULL,
     read_at          timestamptz NOT NULL,
     candidate_digest bytea,            -- of an unexplained state that waits to settle
@@ -148,6 +169,7 @@ CREATE TABLE target_baseline (
     candidate_at     timestamptz,
     PRIMARY KEY (tenant, target, resource, key)
 );
+CREATE INDEX target_baseline_candidate ON target_baseline (tenant, target) WHERE candidate_digest IS NOT NULL;
 
 -- ---------------------------------------------------------------------------------------------------
 -- What both share.
@@ -313,7 +335,7 @@ GRANT EXECUTE ON FUNCTION open_partitions, admit_tenants TO counterfoil_ingester
 GRANT EXECUTE ON FUNCTION current_tenant TO counterfoil_auditor, counterfoil_operator, counterfoil_ingester, counterfoil_reconciler;
 
 GRANT SELECT ON dead_letter, tenant TO counterfoil_auditor, counterfoil_operator;
-GRANT SELECT ON ingest_offset, log_source, log_gap, outbox, check_lease, check_state, target_baseline TO counterfoil_operator;
+GRANT SELECT ON ingest_offset, log_source, log_gap, outbox, check_lease, look_budget, check_state, target_baseline TO counterfoil_operator;
 GRANT INSERT, UPDATE ON tenant TO counterfoil_operator;
 
 GRANT SELECT, INSERT, UPDATE ON ingest_offset, outbox TO counterfoil_ingester;
@@ -322,4 +344,5 @@ GRANT SELECT ON tenant TO counterfoil_ingester;
 GRANT SELECT, UPDATE ON turn TO counterfoil_ingester, counterfoil_reconciler;
 
 GRANT SELECT ON tenant, ingest_offset, log_source TO counterfoil_reconciler;
-GRANT SELECT, INSERT, UPDATE ON check_lease, check_state, target_baseline, outbox, dead_letter TO counterfoil_reconciler;
+GRANT SELECT, INSERT, UPDATE ON check_lease, look_budget, check_state, target_baseline, outbox, dead_letter TO counterfoil_reconciler;
+GRANT SELECT, INSERT, UPDATE ON check_state TO counterfoil_ingester;

@@ -1,0 +1,261 @@
+"""The half of a pass that only reads: effects as the store has them, the rows they touch, and what was there before."""
+
+import datetime as dt
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from counterfoil.blobs import BlobReader, Claim, claim_in
+from counterfoil.errors import BlobMissing, BlobsAway
+from counterfoil.redaction import Redaction
+from counterfoil_consumers.store import Connection
+from counterfoil_reconcilers.baseline import Baseline, Past
+from counterfoil_reconcilers.contracts import Contracts
+from counterfoil_reconcilers.contracts import Target as Declared
+from counterfoil_reconcilers.disclosure import Disclosure
+from counterfoil_reconcilers.judge import Judgement, judge
+from counterfoil_reconcilers.looking import Looker
+from counterfoil_reconcilers.marks import Marks, Place, marks_of
+from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows, with_reduced_hidden
+from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
+from counterfoil_reconcilers.touched import Touched, resources_of
+from counterfoil_reconcilers.worklist import Found, Worklist
+
+logger = logging.getLogger("counterfoil.reconcile")
+
+_TEXT_ON_ITS_WAY = dt.timedelta(hours=1)  # from an agent's disk to the blob store
+_MOST_CONNECTED = 10_000
+_MOST_UNMARKED = 500
+_MOST_BLIND = 50  # effects that may have changed anything: one of them holds back what would be unattributed
+Chunk = Mapping[RowKey, Row | None]
+
+
+class TooManyConnected(Exception):
+    """More open effects share rows than can be held at a time."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Effects with all that bears on them. `found` are the store's rows on them; all sequences are in one order."""
+
+    tenant: str
+    found: Sequence[Found]
+    effects: Sequence[Effect]
+    touched: Sequence[Touched]
+    marks: Sequence[Marks]
+    baseline: Baseline
+    observed: Rows
+    disclosure: Disclosure
+
+    def before(self, declared: Declared) -> Rows:
+        """Those rows of the baseline that were there before the effects that touch them."""
+        pairs = tuple(zip(self.found, self.touched, strict=True))
+        needed = [
+            (key, row["intent_partition"], row["intent_offset"])
+            for row, one in pairs
+            for key in (*one.writes, *one.reads)
+        ]
+        created = [
+            (search, row["intent_partition"], row["intent_offset"]) for row, one in pairs for search in one.searches
+        ]
+        return self.baseline.usable_for(declared.resources, needed, created)
+
+    def judged(self, contracts: Contracts, declared: Declared) -> Judgement:
+        """What became of the effects."""
+        before = self.before(declared)
+        return judge(contracts, declared.name, self.effects, before, self.observed, self.disclosure)
+
+
+class Observer:
+    """Looks at one target for one tenant's effects. Make a new one for each look."""
+
+    def __init__(
+        self,
+        *,
+        store: Connection,
+        contracts: Contracts,
+        declared: Declared,
+        adapter: Target,
+        tenant: str,
+        first_fence: tuple[int, ...] | None,
+        blobs: BlobReader,
+        redaction: Redaction,
+    ) -> None:
+        self._contracts = contracts
+        self._declared = declared
+        self._tenant = tenant
+        self._blobs = blobs
+        self._disclosure = Disclosure(redaction.of_task(tenant, declared.name))
+        self._past = Past(store, tenant, declared, first_fence)
+        self._looker = Looker(adapter, contracts, declared, self._disclosure, self._past)
+        self._found: list[Found] = []
+        self._noted: list[Effect] = []
+        self._effects: list[Effect] = []
+        self._touched: list[Touched] = []
+        self._marks: list[Marks] = []
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Resources without a baseline as they are declared now."""
+        return self._past.baseline.unread
+
+    @property
+    def effect_ids(self) -> list[uuid.UUID]:
+        """Of the effects noted."""
+        return [row["effect_id"] for row in self._found]
+
+    @property
+    def marks(self) -> Sequence[Marks]:
+        """Of the effects looked for, in the order in which they were noted."""
+        return self._marks
+
+    def note(self, found: Iterable[Found]) -> None:
+        """Take effects in; what was redacted in them is looked for from now on.
+
+        Raises TargetUnavailable where their texts can't be had now.
+        """
+        for row in found:
+            opened = self._opened(row)
+            self._found.append(opened)
+            self._noted.append(_effect(opened, self._tenant, self._disclosure))
+
+    def learn(self, rows: Iterable[Row | None]) -> None:
+        """Try rows that were read for what was redacted."""
+        self._disclosure.learn(rows)
+
+    def add_changed(self, rows: Chunk) -> None:
+        """Take in rows that a sweep found to be otherwise than the baseline."""
+        self._looker.add(rows)
+
+    def look(self) -> None:
+        """Read what the effects that were noted since the last look touch.
+
+        Raises TargetUnavailable.
+        """
+        new = slice(len(self._effects), None)
+        effects, touched = self._looker.look(self._noted[new])
+        self._effects += effects
+        self._touched += touched
+        self._marks += [
+            marks_of(
+                self._contracts,
+                self._declared.name,
+                self._tenant,
+                one,
+                may_have_landed=row["outcome"] not in ("failed", "denied"),
+            )
+            for row, one in zip(self._found[new], touched, strict=True)
+        ]
+
+    def look_with_connected(self, worklist: Worklist, changed: Chunk, beat: Callable[[], object]) -> None:
+        """Look for the noted effects, and for all others that share a row with them or may be what changed these rows.
+
+        Raises TargetUnavailable, and TooManyConnected.
+        """
+        place = Place(self._tenant, self._declared.name)
+        self.note(worklist.connected(place.blinds(changed), self.effect_ids, _MOST_BLIND) if changed else ())
+        asked: set[int] = set()
+        seeks = set(place.changed(changed))
+        while True:
+            self.look()
+            seeks |= {mark for one in self._marks for mark in one.seeks}
+            seeks |= {place.row(key) for key in self._looker.rows.rows}
+            more = worklist.connected(seeks - asked, self.effect_ids, _MOST_CONNECTED) if seeks - asked else []
+            if len(more) + len(self._found) > _MOST_CONNECTED:
+                raise TooManyConnected
+            asked |= seeks
+            if not more:
+                return
+            beat()
+            self.note(more)
+
+    def seen(self) -> Seen:
+        """All of it, in the order of the intents."""
+        order = sorted(range(len(self._found)), key=lambda i: _place_of(self._found[i]))
+        effects = [self._disclosure.opened(self._noted[i]) for i in order]
+        touched = [
+            # What was redacted may have been found in rows that were read later.
+            resources_of(self._contracts, effect, self._past.rows, self._looker.rows)
+            if effect.secret
+            else self._touched[i]
+            for i, effect in zip(order, effects, strict=True)
+        ]
+        return Seen(
+            self._tenant,
+            [self._found[i] for i in order],
+            effects,
+            touched,
+            [self._marks[i] for i in order],
+            self._past.baseline,
+            self._looker.rows,
+            self._disclosure,
+        )
+
+    def _opened(self, row: Found) -> Found:
+        """With the texts that were too large for their event; where one is nowhere, its claim check stays.
+
+        Raises TargetUnavailable when that can't be known now.
+        """
+        texts = {name: claim for name in ("args", "reply") if (claim := _claim(row[name])) is not None}
+        if not texts:
+            return row
+        opened = dict(row)
+        for name, claim in texts.items():
+            try:
+                opened[name] = json.loads(self._blobs.open(self._tenant, claim))
+            except BlobsAway as error:
+                raise TargetUnavailable(self._declared.name, str(error)) from error
+            except (BlobMissing, ValueError, RecursionError) as error:
+                logger.warning("the %s of effect %s can't be compared: %s", name, row["effect_id"].hex, error)
+                opened["reply"] = None if name == "reply" else opened["reply"]
+        return opened
+
+
+def mark_all(worklist: Worklist, new_observer: Callable[[], Observer], besides: Observer) -> None:
+    """Find out what effects touch that nobody has looked at yet, so that none which shares a row is overlooked.
+
+    Raises TargetUnavailable.
+    """
+    ids: list[uuid.UUID] = besides.effect_ids
+    while found := worklist.unmarked(ids, _MOST_UNMARKED):
+        observer = new_observer()
+        observer.note(found)
+        observer.look()
+        worklist.set_marks(found, observer.marks)
+        ids += [row["effect_id"] for row in found]  # one that is told of meanwhile is a matter of the next pass
+
+
+def settle_window(contracts: Contracts, declared: Declared, row: Found) -> dt.timedelta:
+    """How long after an effect's last event its absence still proves nothing."""
+    known = contracts.tools.get(row["tool"])
+    own = None if known is None else known.settle_seconds
+    window = dt.timedelta(seconds=declared.settle_seconds if own is None else own)
+    window += declared.capabilities.read_lag
+    return window if _claim(row["args"]) is None else max(window, _TEXT_ON_ITS_WAY)
+
+
+def _claim(value: Any) -> Claim | None:
+    """The claim check that a recorder put in a field's place; a text that looks like one is an agent's."""
+    return claim_in(value) if isinstance(value, Mapping) else None
+
+
+def _place_of(row: Found) -> tuple[int, int]:
+    return row["intent_partition"], row["intent_offset"]
+
+
+def _effect(row: Found, tenant: str, disclosure: Disclosure) -> Effect:
+    effect = Effect(
+        effect_id=row["effect_id"].bytes,
+        tool=row["tool"],
+        args=with_reduced_hidden(row["args"]),
+        outcome=row["outcome"],
+        order=(row["intent_at"].isoformat(), row["intent_partition"], row["intent_offset"]),
+        reply=with_reduced_hidden(row["reply"]),
+        attempts=row["intents"],
+        step=row["step"],
+        tenant=tenant,
+    )
+    return disclosure.noted(effect, row["redaction"])
