@@ -42,6 +42,7 @@ logger = logging.getLogger("counterfoil.reconcile")
 
 _LONGEST_TURN = dt.timedelta(seconds=20)  # then others have theirs
 _NO_CHANGES: Chunk = {}
+_NO_ANSWER = "unknowable: no answer"  # not what a look says: once there is an answer, that is said whatever it is
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Checker:
                     evidence = {"trouble": error.trouble}
                     ruling = self._ruling(lease, None, row["tool"], "unknowable", reason, (), evidence)
                     self._emitter.rule(_about(lease.tenant, row), ruling, now)
-                said.append("unknowable" if says else None)
+                said.append(_NO_ANSWER if says else None)
             worklist.put_off(found, [self._next_look(row, now) for row in found], said)
         return sum(one is not None for one in said)
 

@@ -52,17 +52,17 @@ WHERE tenant = %(tenant)s AND target = %(target)s AND owner = %(owner)s AND epoc
 FOR UPDATE
 
 -- name: release_lease
-UPDATE counterfoil.check_lease SET held_until = '-infinity', failures = 0, trouble = NULL, troubled_since = NULL, retry_at = '-infinity'
+UPDATE counterfoil.check_lease SET held_until = 'epoch', failures = 0, trouble = NULL, troubled_since = NULL, retry_at = 'epoch'
 WHERE tenant = %(tenant)s AND target = %(target)s AND owner = %(owner)s AND epoch = %(epoch)s
 
 -- name: release_in_trouble
 UPDATE counterfoil.check_lease
-SET held_until = '-infinity', failures = failures + 1, trouble = %(trouble)s, troubled_since = coalesce(troubled_since, now()),
+SET held_until = 'epoch', failures = failures + 1, trouble = %(trouble)s, troubled_since = coalesce(troubled_since, now()),
     retry_at = now() + make_interval(secs => %(seconds)s)
 WHERE tenant = %(tenant)s AND target = %(target)s AND owner = %(owner)s AND epoch = %(epoch)s
 
 -- name: release_leases
-UPDATE counterfoil.check_lease SET held_until = '-infinity' WHERE owner = %(owner)s AND held_until > now()
+UPDATE counterfoil.check_lease SET held_until = 'epoch' WHERE owner = %(owner)s AND held_until > now()
 
 -- name: mark_swept
 UPDATE counterfoil.check_lease SET swept_at = now(), baseline_fence = coalesce(baseline_fence, %(fence)s)
@@ -103,16 +103,16 @@ FROM (SELECT effect_id FROM due ORDER BY is_urgent DESC, due_at LIMIT %(most)s) 
 SELECT {columns}
 FROM (SELECT effect_id FROM counterfoil.check_state
       WHERE tenant = %(tenant)s AND target = %(target)s AND closed_at IS NULL AND marks IS NULL
-        AND effect_id <> ALL(%(besides)s) LIMIT %(most)s) AS d {sources}
+        AND effect_id <> ALL(%(besides)s::uuid[]) LIMIT %(most)s) AS d {sources}
 
 -- name: find_connected
 -- Open effects that touch what these marks stand for.
 WITH marked AS MATERIALIZED (
-    SELECT tenant, target, effect_id FROM counterfoil.check_state WHERE marks && %(marks)s AND closed_at IS NULL
+    SELECT tenant, target, effect_id FROM counterfoil.check_state WHERE marks && %(marks)s::bigint[] AND closed_at IS NULL
 )
 SELECT {columns}
 FROM (SELECT effect_id FROM marked
-      WHERE tenant = %(tenant)s AND target = %(target)s AND effect_id <> ALL(%(besides)s) LIMIT %(most)s) AS d {sources}
+      WHERE tenant = %(tenant)s AND target = %(target)s AND effect_id <> ALL(%(besides)s::uuid[]) LIMIT %(most)s) AS d {sources}
 
 -- name: effect_columns
 s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.redaction, s.args, s.reply, s.intents, s.outcome, s.intent_at,

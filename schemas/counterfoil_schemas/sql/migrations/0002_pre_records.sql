@@ -107,14 +107,14 @@ CREATE TABLE check_lease (
     owner      text NOT NULL,
     epoch      bigint NOT NULL DEFAULT 0,
     check_seq  bigint NOT NULL DEFAULT 0,
-    held_until timestamptz NOT NULL DEFAULT '-infinity',
-    checked_at timestamptz NOT NULL DEFAULT '-infinity', -- when it was last taken: whoever waits longest is next
+    held_until timestamptz NOT NULL DEFAULT 'epoch',
+    checked_at timestamptz NOT NULL DEFAULT 'epoch', -- when it was last taken: whoever waits longest is next
     swept_at   timestamptz,        -- when all of the target was last read
     baseline_fence bigint[],       -- end offsets by partition, read after the first baseline was
     failures   int NOT NULL DEFAULT 0, -- how often in a row the target gave no answer
     trouble    text,               -- why, and since when; NULL: it answered
     troubled_since timestamptz,
-    retry_at   timestamptz NOT NULL DEFAULT '-infinity', -- not before
+    retry_at   timestamptz NOT NULL DEFAULT 'epoch', -- not before
     PRIMARY KEY (tenant, target)
 );
 
