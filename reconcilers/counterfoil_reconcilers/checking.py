@@ -7,6 +7,7 @@ one transaction, which first makes sure that the lease is still ours, and that i
 import datetime as dt
 import logging
 import random
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,6 +70,14 @@ class Checked:
     given_up: int = 0
     open: int = 0
 
+    def add(self, other: "Checked") -> None:
+        """Count what was done besides."""
+        self.effects += other.effects
+        self.said += other.said
+        self.changes += other.changes
+        self.given_up += other.given_up
+        self.open += other.open
+
 
 @dataclass
 class _Swept:
@@ -77,6 +86,26 @@ class _Swept:
     changed: Chunk
     candidates: Mapping[RowKey, Sighting]
     elsewhere: Sequence[Unattributed] = ()
+
+
+class _ToldMore(Exception):
+    """Ingest was told more of these effects while they were judged."""
+
+    def __init__(self, effect_ids: frozenset[uuid.UUID]) -> None:
+        super().__init__()
+        self.effect_ids = effect_ids
+
+
+@dataclass
+class _Outcome:
+    """What was decided, to be written in one transaction; events wait with the emitter."""
+
+    done: Checked = field(default_factory=Checked)
+    states: list[CheckState] = field(default_factory=list)
+    baseline: list[tuple[RowKey, Row | None, Sequence[int]]] = field(default_factory=list)
+    given_up: list[Decision] = field(default_factory=list)
+    candidates: dict[RowKey, Sighting] = field(default_factory=dict)
+    cleared: set[RowKey] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -160,7 +189,7 @@ class Checker:
         patience = self._policy.unknowable_after
         reason = f"{self._declared.name} has given no answer since {since:%Y-%m-%d %H:%M} UTC: {error.reason}"
         said: list[str | None] = []
-        with self._writing(lease):
+        try:
             for row in found:
                 says = row["emitted"] is None and now - max(since, row["last_appended_at"]) >= patience
                 if says:
@@ -168,7 +197,12 @@ class Checker:
                     ruling = self._ruling(lease, None, row["tool"], "unknowable", reason, (), evidence)
                     self._emitter.rule(_about(lease.tenant, row), ruling, now)
                 said.append(_NO_ANSWER if says else None)
-            worklist.put_off(found, [self._next_look(row, now) for row in found], said)
+            with self._writing(lease):
+                worklist.lock(found)
+                self._emitter.put_all(self._store)
+                worklist.put_off(found, [self._next_look(row, now) for row in found], said)
+        finally:
+            self._emitter.forget()
         return sum(one is not None for one in said)
 
     # -- looking
@@ -250,38 +284,59 @@ class Checker:
             before = seen.before(self._declared)
             name = self._declared.name
             swept.elsewhere = sweep(self._contracts, name, before, seen.observed, judgement, seen.disclosure)
-        renew(self._store, lease)
         turn = _Turn(lease, now, progress, fence, seen, judgement, swept)
-        with self._writing(lease):
-            self._decide(turn, worklist, done)
-            if is_sweeping:
-                self._decide_changes(turn, done)
+        done.add(self._conclude(turn, worklist, is_sweeping))
         if is_sweeping and observer.unread:
             self._take_baseline(lease, observer.unread, beat)
 
-    # -- deciding, in one transaction
+    def _conclude(self, turn: _Turn, worklist: Worklist, is_sweeping: bool) -> Checked:
+        """Decide, and write it all down; what ingest was told more of meanwhile is left out, to be looked at again."""
+        left_out: frozenset[uuid.UUID] = frozenset()
+        while True:
+            renew(self._store, turn.lease)
+            outcome = _Outcome()
+            try:
+                # Encoding takes its time, too.
+                self._decide(turn, left_out, outcome)
+                if is_sweeping:
+                    self._decide_changes(turn, outcome)
+                with self._writing(turn.lease):
+                    _lock(worklist, turn.seen.found, left_out)
+                    self._write(turn, worklist, outcome, is_sweeping)
+            except _ToldMore as error:
+                left_out |= error.effect_ids
+            else:
+                return outcome.done
+            finally:
+                self._emitter.forget()  # what was not written
 
-    def _decide(self, turn: _Turn, worklist: Worklist, done: Checked) -> None:
+    def _write(self, turn: _Turn, worklist: Worklist, outcome: _Outcome, is_sweeping: bool) -> None:
+        tenant, name = turn.seen.tenant, self._declared.name
+        for decision in outcome.given_up:
+            outcome.done.given_up += self._give_up(turn, decision)
+        self._emitter.put_all(self._store)
+        set_baseline(self._store, tenant, name, outcome.baseline)
+        worklist.set_states(outcome.states)
+        if is_sweeping:
+            assert turn.seen.baseline.first_fence is not None  # noqa: S101  # no sweep comes before the first baseline
+            for key, sighting in outcome.candidates.items():
+                set_candidate(self._store, tenant, name, key, sighting, turn.seen.baseline.first_fence)
+            for key in outcome.cleared:
+                clear_candidate(self._store, tenant, name, key)
+            self._store.execute(self._named["mark_swept"], {**turn.lease.where, "fence": list(turn.fence)})
+
+    # -- deciding
+
+    def _decide(self, turn: _Turn, left_out: frozenset[uuid.UUID], outcome: _Outcome) -> None:
+        """Effects that share rows are closed together; then the rows as they are become the baseline."""
         seen, judgement = turn.seen, turn.judgement
-        told_more = worklist.lock(seen.found)
         swept_before = self._swept_before(turn)
-        states: list[CheckState] = []
-        baseline: list[tuple[RowKey, Row | None, Sequence[int]]] = []
         for group in connected(seen.touched):
-            if any(seen.found[i]["effect_id"] in told_more for i in group):
-                done.open += len(group)  # judged anew at once, by what is known now
+            if any(seen.found[i]["effect_id"] in left_out for i in group):
+                outcome.done.open += len(group)
                 continue
-            done.effects += len(group)
-            members = [
-                Member(
-                    seen.found[i],
-                    seen.effects[i],
-                    judgement.verdicts[i],
-                    seen.touched[i],
-                    settle_window(self._contracts, self._declared, seen.found[i]),
-                )
-                for i in group
-            ]
+            outcome.done.effects += len(group)
+            members = [self._member(turn, i) for i in group]
             keys = frozenset[RowKey]().union(*(seen.touched[i].writes | judgement.group_rows[i] for i in group))
             rows = _present(seen.observed, keys)
             decisions = decide(
@@ -295,40 +350,45 @@ class Checker:
                 swept_before=swept_before,
             )
             for i, decision in zip(group, decisions, strict=True):
-                self._carry_out(turn, decision, rows, done)
-                states.append(self._state(turn, decision, seen, i))
+                if decision.says:
+                    self._say(turn, decision, rows, outcome.done)
+                outcome.states.append(self._state(turn, decision, i))
+            outcome.given_up += [decision for decision in decisions if decision.gives_up]
             if not decisions[0].closes:
-                done.open += len(members)
+                outcome.done.open += len(members)
             elif seen.baseline.first_fence is not None:
-                baseline += [(key, row, fence_of(decisions)) for key, row in rows.items()]
+                outcome.baseline += [(key, row, fence_of(decisions)) for key, row in rows.items()]
                 for change in judgement.unattributed:
                     if change.row in rows:
-                        self._say_change(turn, change, done)
-        set_baseline(self._store, seen.tenant, self._declared.name, baseline)
-        worklist.set_states(states)
+                        self._say_change(turn, change, outcome.done)
 
-    def _carry_out(self, turn: _Turn, decision: Decision, rows: Mapping[RowKey, Row | None], done: Checked) -> None:
-        member, sighting, verdict = decision.member, decision.sighting, decision.member.verdict
-        about = _about(turn.seen.tenant, member.row)
-        if decision.says:
-            read = [(key, row.version if row else None) for key, row in sorted(rows.items()) if key in member.own_rows]
-            ruling = self._ruling(
-                turn.lease, turn.seen, member.effect.tool, verdict.verdict, verdict.reason, read, verdict.evidence
-            )
-            self._emitter.rule(about, ruling, turn.now)
-            done.said += 1
-        if decision.gives_up:
-            reason = f"the agent said {member.row['outcome']}, {self._declared.name} says {verdict.verdict}, "
-            done.given_up += self._emitter.give_up(
-                self._store,
-                about,
-                letter_class=verdict.verdict,
-                reason=reason + "and that persisted",
-                attempts=sighting.count,
-                now=turn.now,
-            )
+    def _member(self, turn: _Turn, index: int) -> Member:
+        seen = turn.seen
+        window = settle_window(self._contracts, self._declared, seen.found[index])
+        verdict = turn.judgement.verdicts[index]
+        return Member(seen.found[index], seen.effects[index], verdict, seen.touched[index], window)
 
-    def _state(self, turn: _Turn, decision: Decision, seen: Seen, index: int) -> CheckState:
+    def _say(self, turn: _Turn, decision: Decision, rows: Mapping[RowKey, Row | None], done: Checked) -> None:
+        member, verdict = decision.member, decision.member.verdict
+        read = [(key, row.version if row else None) for key, row in sorted(rows.items()) if key in member.own_rows]
+        ruling = self._ruling(
+            turn.lease, turn.seen, member.effect.tool, verdict.verdict, verdict.reason, read, verdict.evidence
+        )
+        self._emitter.rule(_about(turn.seen.tenant, member.row), ruling, turn.now)
+        done.said += 1
+
+    def _give_up(self, turn: _Turn, decision: Decision) -> bool:
+        row, verdict = decision.member.row, decision.member.verdict.verdict
+        return self._emitter.give_up(
+            self._store,
+            _about(turn.seen.tenant, row),
+            letter_class=verdict,
+            reason=f"the agent said {row['outcome']}, {self._declared.name} says {verdict}, and that persisted",
+            attempts=decision.sighting.count,
+            now=turn.now,
+        )
+
+    def _state(self, turn: _Turn, decision: Decision, index: int) -> CheckState:
         row, verdict = decision.member.row, decision.member.verdict
         return CheckState(
             effect_id=row["effect_id"],
@@ -336,7 +396,7 @@ class Checker:
             emitted=verdict.verdict if decision.says else row["emitted"],
             settled_at=decision.settled_at,
             due_at=self._next_look(row, turn.now),
-            marks=seen.marks[index],
+            marks=turn.seen.marks[index],
             is_closed=decision.closes,
         )
 
@@ -344,27 +404,22 @@ class Checker:
         jitter = random.random()  # noqa: S311  # so that what came at once does not come back at once
         return self._policy.pace.next_look(now, row["last_appended_at"], row["accept_deadline"], jitter)
 
-    def _decide_changes(self, turn: _Turn, done: Checked) -> None:
+    def _decide_changes(self, turn: _Turn, outcome: _Outcome) -> None:
         """Changes that no intent explains settle like verdicts; said once, they become the baseline."""
         assert turn.swept is not None  # noqa: S101  # called where a sweep was made
-        seen, name, swept = turn.seen, self._declared.name, turn.swept
-        told: list[tuple[RowKey, Row | None, Sequence[int]]] = []
-        for change in swept.elsewhere:
-            row = seen.observed.get(change.row)
+        for change in turn.swept.elsewhere:
+            row = turn.seen.observed.get(change.row)
             sighting = _sighting_of(turn, change)
             if self._has_settled(turn, sighting):
                 # An unknowable one is not said: an effect that can't be judged may have made it.
-                self._say_change(turn, change, done)
-                told.append((change.row, row if isinstance(row, Row) else None, sighting.fence))
-            elif seen.baseline.first_fence is not None:
-                done.open += 1
-                set_candidate(self._store, seen.tenant, name, change.row, sighting, seen.baseline.first_fence)
-        for key in set(swept.candidates) - {change.row for change in swept.elsewhere}:
-            clear_candidate(self._store, seen.tenant, name, key)
+                self._say_change(turn, change, outcome.done)
+                outcome.baseline.append((change.row, row if isinstance(row, Row) else None, sighting.fence))
+            else:
+                outcome.done.open += 1
+                outcome.candidates[change.row] = sighting
+        outcome.cleared = set(turn.swept.candidates) - {change.row for change in turn.swept.elsewhere}
         if self._declared.writers == "ours":
-            told += [(key, row, turn.fence) for key, row in self._adopted(turn).items()]
-        set_baseline(self._store, seen.tenant, name, told)
-        self._store.execute(self._named["mark_swept"], {**turn.lease.where, "fence": list(turn.fence)})
+            outcome.baseline += [(key, row, turn.fence) for key, row in self._adopted(turn).items()]
 
     def _adopted(self, turn: _Turn) -> dict[RowKey, Row | None]:
         """Rows that other writers changed, as they may: from now on they are what our writes start from."""
@@ -437,15 +492,20 @@ class Checker:
     @contextmanager
     def _writing(self, lease: Lease) -> Iterator[None]:
         """A transaction under the lease; the emitter's numbers are kept only if it commits."""
-        try:
-            with writing(self._store, lease):
-                yield
-                self._emitter.put_all(self._store)
-                pass_by("reconcile.before_commit")
-        except BaseException:
-            self._emitter.forget()
-            raise
+        with writing(self._store, lease):
+            yield
+            pass_by("reconcile.before_commit")
         self._emitter.keep()
+
+
+def _lock(worklist: Worklist, found: Sequence[Found], left_out: frozenset[uuid.UUID]) -> None:
+    """Keep ingest from telling more of these.
+
+    Raises _ToldMore where it did.
+    """
+    told_more = worklist.lock(found) - left_out
+    if told_more:
+        raise _ToldMore(told_more)
 
 
 def _sighting_of(turn: _Turn, change: Unattributed) -> Sighting:

@@ -15,6 +15,7 @@ from counterfoil_reconcilers.expressions import Expression
 from counterfoil_reconcilers.toml_lines import Location
 from counterfoil_reconcilers.values import Path
 
+_MOST_RULES = 10_000  # paths whose rule is remembered; rows may have any names
 # What an expression may use besides the names of its own `let`.
 VARIABLES = frozenset({"args", "result", "before", "old", "effect", "step", "tenant", "keys"})
 
@@ -44,10 +45,19 @@ class Resource:
     tolerance: float
     options: Written
     fields: tuple[tuple[tuple[str, ...], FieldRule], ...] = ()
+    _rules: dict[tuple[str, ...], FieldRule] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rule(self, path: Path) -> FieldRule:
         """The rule of the nearest declared field around `path`; list positions do not count."""
-        names = tuple(step for step in path if isinstance(step, str))
+        names = tuple([step for step in path if isinstance(step, str)])
+        rule = self._rules.get(names)
+        if rule is None:
+            rule = self._nearest(names)
+            if len(self._rules) < _MOST_RULES:
+                self._rules[names] = rule
+        return rule
+
+    def _nearest(self, names: tuple[str, ...]) -> FieldRule:
         best: tuple[str, ...] | None = None
         rule = FieldRule(self.tolerance)
         for declared, candidate in self.fields:

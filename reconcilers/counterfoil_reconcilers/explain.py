@@ -94,6 +94,7 @@ class Searcher:
     def _survey(self) -> None:
         """One fold in which everything landed shows which rows each effect reaches, and which had nothing to change."""
         world = self._fold([TimesOf(1)] * len(self._effects))
+        self._all_landed = world
         self.rows |= {key for key in world.cells if key.key[:1] != ("?",)}
         changing: set[int] = set()
         for touch in world.touches:
@@ -216,7 +217,7 @@ class Searcher:
         return world
 
     def _compare(self, times: Sequence[TimesOf]) -> tuple[World, list[Misfit]]:
-        world = self._fold(times)
+        world = self._all_landed if all(one.is_once for one in times) else self._fold(times)
         for key in self._lookalikes:
             if self.is_swept(key):
                 world.cells.setdefault(key, Cell(None))

@@ -10,7 +10,7 @@ on data that somebody else wrote, is `Unevaluable` with a reason, and leaves a f
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise, takewhile
 from typing import Any
@@ -68,6 +68,7 @@ class Expression:
     _program: Any
     _path: tuple[str, ...] | None
     _loops: bool
+    _constant: list[Json] = field(default_factory=list, compare=False, repr=False)
 
     def evaluate(self, variables: Mapping[str, Json], lookup: Lookup | None = None) -> Json:
         """The value as plain JSON (numbers are floats); `Unevaluable` on anything else."""
@@ -76,6 +77,13 @@ class Expression:
                 raise Unevaluable(self.text, f"{name} is not known here")
         if self._path is not None:
             return self._walk(variables)
+        if self.names or self.looked_up:
+            return self._run(variables, lookup)
+        if not self._constant:
+            self._constant.append(self._run(variables, lookup))
+        return self._constant[0]
+
+    def _run(self, variables: Mapping[str, Json], lookup: Lookup | None) -> Json:
         used = {name: variables[name] for name in self.names}
         if self._loops:
             self._refuse_long(used)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from counterfoil_reconcilers.compare import agree, undecided
 from counterfoil_reconcilers.contracts import Change, Resource, Tool, Write
 from counterfoil_reconcilers.expressions import Unevaluable
-from counterfoil_reconcilers.rows import Effect, Row, RowKey, key_shown, row_key, variables_of
+from counterfoil_reconcilers.rows import Effect, Row, RowKey, key_shown, row_key
 from counterfoil_reconcilers.scope import WHOLE, Reader, Scope
 from counterfoil_reconcilers.values import MISSING, Hidden, Json, Path, Unreadable, at, holds_hidden, put
 from counterfoil_reconcilers.world import Cell, Part, Surroundings, TimesOf, Touch, World, likeness
@@ -36,7 +36,7 @@ class Folder:
     def apply(self, world: World, index: int, effect: Effect, tool: Tool, times: TimesOf) -> None:
         """Let the effect happen, each part as often as `times` says."""
         try:
-            variables = variables_of(effect)
+            variables = effect.variables
         except Unreadable as error:
             reason = f"its arguments cannot be compared: {error}"
             world.problems.setdefault(index, []).append(reason)

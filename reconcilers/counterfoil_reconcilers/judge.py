@@ -8,6 +8,7 @@ Whatever cannot be told is `unknowable` with its reason; a guess is never a verd
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Literal
 
 from counterfoil_reconcilers.compare import differences
@@ -78,14 +79,19 @@ def judge(
     baseline: Rows,
     observed: Rows,
     veil: Veil = NO_VEIL,
+    surveyed: Sequence[Touched] = (),
 ) -> Judgement:
     """Verdicts on effects of one tenant at one target, given all effects that share their rows.
 
     `baseline` holds rows as they were last known to be right, before all these effects; rows that it lacks are
-    judged from `observed` alone. Evidence is said through `veil`.
+    judged from `observed` alone. Evidence is said through `veil`. `surveyed` is what each of them touches, where that
+    is known; what rows may change of it is asked again.
     """
     hides = any(effect.hides for effect in effects)
-    touched = [resources_of(contracts, effect, baseline, observed) for effect in effects]
+    touched = [
+        one if one is not None and one.is_final else resources_of(contracts, effect, baseline, observed)
+        for effect, one in zip_longest(effects, surveyed)
+    ]
     verdicts: dict[int, Verdict] = {}
     unattributed: list[Unattributed] = []
     explained: set[RowKey] = set()

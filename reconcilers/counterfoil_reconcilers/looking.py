@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from counterfoil_reconcilers.baseline import Past
 from counterfoil_reconcilers.contracts import Contracts
@@ -45,23 +46,27 @@ class Looker:
 
         Returns the effects as these rows tell them, and what each touches. Raises TargetUnavailable.
         """
-        _, touched = self._touched(noted)
+        touched = self._touched(noted)
         for _ in range(_ROUNDS):
             keys = {key for one in touched for key in (*one.writes, *one.reads, *one.missing)}
-            wanted = keys - set(self._rows)
+            wanted = keys - self._rows.keys()
             learnt = self._past.load(keys)
             if not wanted and not learnt:
                 break
             self._disclosure.learn(learnt)
             addresses = (Address(self._tenant(key.resource), key) for key in wanted)
             self._take(self._adapter.read(addresses))
-            _, touched = self._touched(noted)
-        self._search(touched)
-        return self._touched(noted)
+            touched = self._touched(noted, touched)
+        if self._search(touched):
+            touched = self._touched(noted, touched)
+        return [self._disclosure.opened(effect) for effect in noted], touched
 
-    def _search(self, touched: Sequence[Touched]) -> None:
-        for search in dict.fromkeys(search for one in touched for search in one.searches):
+    def _search(self, touched: Sequence[Touched]) -> bool:
+        """Look for created rows by what they hold; whether there was anything to look for."""
+        searches = list(dict.fromkeys(search for one in touched for search in one.searches))
+        for search in searches:
             self._take(self._adapter.find(self._tenant(search.resource), [search], _MOST_FOUND))
+        return bool(searches)
 
     def _take(self, found: Iterable[TargetRow]) -> None:
         new = by_key(self._declared, found)
@@ -69,10 +74,15 @@ class Looker:
         self._disclosure.learn(new.values())
         self._disclosure.learn(self._past.load(new))
 
-    def _touched(self, noted: Sequence[Effect]) -> tuple[list[Effect], list[Touched]]:
-        effects = [self._disclosure.opened(effect) for effect in noted]
+    def _touched(self, noted: Sequence[Effect], so_far: Sequence[Touched] = ()) -> list[Touched]:
+        """What each touches by what is known now; what no row changes is not asked again."""
         known, seen = self._past.rows, Rows(self._rows)
-        return effects, [resources_of(self._contracts, effect, known, seen) for effect in effects]
+        return [
+            one
+            if one is not None and one.is_final and not effect.secret
+            else resources_of(self._contracts, self._disclosure.opened(effect), known, seen)
+            for effect, one in zip_longest(noted, so_far)
+        ]
 
     def _tenant(self, resource: str) -> str | None:
         return tenant_at(self._declared, resource, self._disclosure.tenant)

@@ -66,7 +66,7 @@ class Seen:
     def judged(self, contracts: Contracts, declared: Declared) -> Judgement:
         """What became of the effects."""
         before = self.before(declared)
-        return judge(contracts, declared.name, self.effects, before, self.observed, self.disclosure)
+        return judge(contracts, declared.name, self.effects, before, self.observed, self.disclosure, self.touched)
 
 
 class Observer:

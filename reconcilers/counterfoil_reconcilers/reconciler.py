@@ -72,23 +72,10 @@ class ReconcilerSettings:
 
 
 @dataclass
-class PassResult:
+class PassResult(Checked):
     """What one pass over all targets did; `skipped` says which targets were not looked at, and why."""
 
-    effects: int = 0
-    said: int = 0
-    changes: int = 0
-    given_up: int = 0
-    open: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
-
-    def add(self, checked: Checked) -> None:
-        """Add what one tenant's pass did."""
-        self.effects += checked.effects
-        self.said += checked.said
-        self.changes += checked.changes
-        self.given_up += checked.given_up
-        self.open += checked.open
 
 
 class Reconciler:

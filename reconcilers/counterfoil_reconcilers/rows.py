@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 from counterfoil.jsontext import as_given
@@ -96,6 +97,11 @@ class Effect:
     tenant: str = ""
     secret: frozenset[Path] = frozenset()
 
+    @cached_property
+    def variables(self) -> Mapping[str, Json]:
+        """What expressions see of an effect; `Unreadable` if its arguments are not plain JSON, or not at hand."""
+        return _variables_of(self)
+
     @property
     def hides(self) -> bool:
         """Whether it holds what was redacted and not found again."""
@@ -103,8 +109,7 @@ class Effect:
         return holds_hidden([self.args, reply, self.step])
 
 
-def variables_of(effect: Effect) -> dict[str, Json]:
-    """What expressions see of an effect; `Unreadable` if its arguments are not plain JSON, or not at hand."""
+def _variables_of(effect: Effect) -> Mapping[str, Json]:
     if not isinstance(effect.args, Mapping):
         raise Unreadable("its arguments are no map of names and values")
     if effect.args.keys() & _ELSEWHERE:

@@ -31,6 +31,11 @@ class Touched:
     problems: tuple[str, ...]
     reason: str | None = None
 
+    @property
+    def is_final(self) -> bool:
+        """Whether no row could change what it touches: nothing of it was read from rows, or asked for in vain."""
+        return not (self.reads or self.searches or self.blind or self.problems) and self.missing <= self.writes
+
 
 def resources_of(contracts: Contracts, effect: Effect, baseline: Rows, observed: Rows) -> Touched:
     """The rows of an effect, as far as the rows known so far tell."""

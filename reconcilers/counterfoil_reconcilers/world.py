@@ -95,6 +95,11 @@ class TimesOf:
         self.runs = runs
         self.others = dict(others or {})
 
+    @property
+    def is_once(self) -> bool:
+        """Whether all of it landed once."""
+        return self.usual == 1 and self.runs == 1 and not self.others
+
     def __call__(self, part: Part) -> Times:
         return self.others.get(part, self.usual)
 

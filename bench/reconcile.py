@@ -1,0 +1,220 @@
+"""What reconciling costs: `python -m bench.reconcile [--effects N] [--closed N] [--quick] [--json FILE]`.
+
+Effects of one tenant at a PostgreSQL target on the same server, each a write of its own row, 1 % of them in drift. They
+are put into the store as ingest would have left them; then one process looks at all of them until they are closed.
+`effects_per_second` counts looks: read at the target, judged, and what is decided of them written, verdicts into the
+outbox. `due_milliseconds` is how long the query of what is due takes beside so many effects that are closed.
+"""
+
+import argparse
+import datetime as dt
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+from psycopg import sql
+
+from bench.rows import Row, row_of, show, write_json
+from bench.servers import Servers, servers
+from bench.sinks import new_store
+from counterfoil.redaction import Redaction
+from counterfoil.settings import RecorderSettings
+from counterfoil_consumers.store import Connection, connect, queries
+from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.contracts import load
+from counterfoil_reconcilers.reconciler import Reconciler, ReconcilerSettings
+from counterfoil_reconcilers.settling import Pace
+
+TENANT = "acme"
+_CONTRACT = """\
+version = "1"
+[targets.shop]
+kind = "postgresql"
+%s
+tolerance = 0.005
+[targets.shop.resources.orders]
+table = "shop.orders"
+key = ["id"]
+tenant = "merchant"
+fields.updated_at = { ignore = true }
+[tools.refund]
+target = "shop"
+[[tools.refund.writes]]
+resource = "orders"
+key = { id = "args.order" }
+set.status = "'refunded'"
+set.refunded = "number(args.amount)"
+"""
+_ORDERS: LiteralString = """
+    CREATE SCHEMA shop;
+    CREATE TABLE shop.orders (id text PRIMARY KEY, merchant text NOT NULL, status text NOT NULL, refunded numeric NOT NULL,
+                              note text NOT NULL, updated_at timestamptz NOT NULL DEFAULT now());
+    INSERT INTO shop.orders SELECT 'W-' || n, 'acme', 'paid', 0, repeat('x', 200) FROM generate_series(1, {effects}) AS n;
+    ANALYZE shop.orders
+"""
+_ACT: LiteralString = """
+    UPDATE shop.orders SET status = 'refunded', refunded = 12.5, updated_at = now()
+    WHERE substr(id, 3)::int % 100 <> 0
+"""
+_EFFECTS: LiteralString = """
+    INSERT INTO counterfoil.effect (
+        tenant, effect_id, task_id, workflow, agent, mode, first_event_id, intent_event_id, tool, target, args,
+        intent_partition, intent_offset, intent_at, intents, ok, reply, last_appended_at)
+    SELECT 'acme', md5('e' || n)::uuid, md5('t' || n / 10)::uuid, 'refunds', 'agent', 'live', md5('i' || n)::uuid,
+           md5('i' || n)::uuid, 'refund', 'shop',
+           json_build_object('order', 'W-' || n, 'amount', '12.50', 'reason', repeat('r', 100)),
+           n % 24, n, now(), 1, 1, '{{"ok": true}}'::json, now() - interval '1 minute'
+    FROM generate_series(1, {effects}) AS n
+"""
+_OPEN: LiteralString = """
+    INSERT INTO counterfoil.check_state (tenant, effect_id, target, is_urgent)
+    SELECT 'acme', md5('e' || n)::uuid, 'shop', false FROM generate_series(1, {effects}) AS n
+"""
+_CLOSED: LiteralString = """
+    INSERT INTO counterfoil.check_state (tenant, effect_id, target, is_urgent, verdict, emitted, sightings, closed_at)
+    SELECT 'acme', md5('c' || n)::uuid, 'shop', n % 2 = 0, 'applied', 'applied', 2, now()
+    FROM generate_series({first}, {last}) AS n
+"""
+_TELLS: LiteralString = (
+    "SELECT count(*) FROM counterfoil.outbox WHERE headers::text LIKE '%' || encode('verdict', 'hex') || '%'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many effects a round, beside how many closed ones the due query is timed, and how many rounds."""
+
+    effects: int
+    closed: tuple[int, ...]
+    rounds: int
+
+
+QUICK = Plan(5_000, (0, 100_000), 3)
+FULL = Plan(1_000_000, (0, 1_000_000, 10_000_000), 3)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; returns 0."""
+    parser = argparse.ArgumentParser(prog="python -m bench.reconcile", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="5,000 effects and 100,000 closed ones: under five minutes"
+    )
+    parser.add_argument("--effects", type=int, metavar="N", help="how many effects a round")
+    parser.add_argument("--closed", type=int, metavar="N", help="beside how many closed ones the due query is timed")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how many rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, one a line")
+    given = parser.parse_args(arguments)
+    plan = QUICK if given.quick else FULL
+    closed = plan.closed if given.closed is None else (0, given.closed)
+    rows = run(Plan(given.effects or plan.effects, closed, given.rounds or plan.rounds))
+    show("reconcile", rows)
+    if given.json is not None:
+        write_json(rows, given.json)
+    return 0
+
+
+def run(plan: Plan) -> list[Row]:
+    """The rows of all rounds, each with a store and a target of its own."""
+    found: dict[str, list[float]] = {}
+    due: dict[int, list[float]] = {}
+    with servers() as given:
+        for number in range(plan.rounds):
+            for writers in ('writers = "exclusive"', ""):
+                name = "counterfoil" if writers else "counterfoil-no-baseline"
+                found.setdefault(name, []).append(_round(given, plan.effects, writers))
+                print(f"round {number + 1}: {name} {found[name][-1]:,.0f} effects/s", flush=True)
+        with new_store(given) as dsn:
+            for closed, milliseconds in _due_queries(dsn, plan.closed):
+                due[closed] = milliseconds
+    rows = [row_of(name, "effects_per_second", "1/s", values) for name, values in found.items()]
+    return rows + [row_of(f"counterfoil-{n}-closed", "due_milliseconds", "ms", values) for n, values in due.items()]
+
+
+def _round(given: Servers, effects: int, writers: str) -> float:
+    """Looks a second, until all effects are closed."""
+    with new_store(given) as dsn, _reconciler(given, dsn, effects, writers) as reconciler:
+        reconciler.tick()
+        if writers:
+            reconciler.tick()  # the baseline is taken
+        with psycopg.connect(dsn, autocommit=True) as admin:
+            admin.execute(_ACT)
+            for query in (_EFFECTS, _OPEN):
+                admin.execute(sql.SQL(query).format(effects=sql.Literal(effects)))
+            admin.execute("ANALYZE")
+            looks, started = 0, time.perf_counter()
+            while looks < 2 * effects:
+                done = reconciler.tick()
+                assert not done.skipped, done.skipped
+                looks += done.effects
+            seconds = time.perf_counter() - started
+            told = admin.execute(_TELLS).fetchone()
+            assert told is not None
+            assert told[0] == effects, f"{told[0]} verdicts of {effects}"
+    return looks / seconds
+
+
+@contextmanager
+def _reconciler(given: Servers, dsn: str, effects: int, writers: str) -> Iterator[Reconciler]:
+    with psycopg.connect(dsn, autocommit=True) as admin, tempfile.TemporaryDirectory() as folder:
+        admin.execute(sql.SQL(_ORDERS).format(effects=sql.Literal(effects)))
+        admin.execute("INSERT INTO counterfoil.tenant VALUES (%s)", (TENANT,))
+        path = Path(folder) / "contracts.toml"
+        path.write_text(_CONTRACT % writers, encoding="utf-8")
+        recorder = RecorderSettings(kafka=given.kafka, identity_key="0" * 32)
+        settings = ReconcilerSettings(
+            kafka=given.kafka,
+            dsn=dsn,
+            contracts=load(path),
+            target_settings={"shop": {"dsn": dsn}},
+            profile="local",
+            topic_prefix=given.prefix,
+            redaction=Redaction(recorder),
+            policy=Policy(
+                sweep_every=dt.timedelta(hours=1),
+                give_up_after=dt.timedelta(0),
+                pace=Pace(share=0, least=dt.timedelta(0)),
+            ),
+        )
+        reconciler = Reconciler(settings)
+        try:
+            yield reconciler
+        finally:
+            reconciler.close()
+
+
+def _due_queries(dsn: str, closed: Sequence[int]) -> Iterator[tuple[int, list[float]]]:
+    """The milliseconds of the due query, with 1,000 open effects, as closed ones come to stand beside them."""
+    with (
+        psycopg.connect(dsn, autocommit=True) as admin,
+        closing(connect(dsn, "reconciler", application="bench")) as store,
+    ):
+        for query in (_EFFECTS, _OPEN):
+            admin.execute(sql.SQL(query).format(effects=sql.Literal(1_000)))
+        there = 0
+        for number in closed:
+            if number > there:
+                admin.execute(sql.SQL(_CLOSED).format(first=sql.Literal(there + 1), last=sql.Literal(number)))
+            there = number
+            admin.execute("VACUUM ANALYZE counterfoil.check_state")
+            yield number, [_due(store) for _ in range(20)]
+
+
+def _due(store: Connection) -> float:
+    named = queries("reconcile")
+    query = named["find_due"].format(columns=named["effect_columns"], sources=named["effect_sources"])
+    until = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    params = {"tenant": TENANT, "target": "shop", "until": until, "check_seq": 9, "most": 1_000}
+    started = time.perf_counter()
+    found = store.execute(query, params).fetchall()
+    milliseconds = (time.perf_counter() - started) * 1_000
+    assert len(found) == 1_000
+    return milliseconds
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
