@@ -151,6 +151,18 @@ class Checker:
             (r["outcome"], r["verdict"]): bool(r["drift"]) for r in store.execute(self._named["read_drift_rules"])
         }
 
+    def check_one(self, lease: Lease, effect_id: uuid.UUID) -> Checked:
+        """Look at one effect now, and at those that share rows with it; nothing is swept.
+
+        Raises TargetUnavailable, BrokersAway, LeaseLost, TooManyConnected; nothing was written then.
+        """
+        worklist, done = Worklist(self._store, lease), Checked()
+        progress = self._log.read(self._store, lease.tenant, renew(self._store, lease))
+        observer = self._observer(lease)
+        observer.note(worklist.named(effect_id))
+        self._check_some(lease, progress, worklist, observer, None, False, done, lambda: None)
+        return done
+
     def check(self, lease: Lease, *, everything: bool, beat: Callable[[], object] = lambda: None) -> Checked:
         """A turn at one tenant's effects: those that are due, or everything that is open; `beat` is called in between.
 

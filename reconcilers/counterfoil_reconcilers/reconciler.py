@@ -38,9 +38,11 @@ from counterfoil_reconcilers.worklist import (
     Lease,
     LeaseLost,
     Pair,
+    Selection,
     add_leases,
     release,
     release_in_trouble,
+    reopen,
     take_lease,
 )
 from counterfoil_schemas import topics
@@ -69,6 +71,7 @@ class ReconcilerSettings:
     blobs: BlobReader = field(default_factory=BlobReader)
     interval: dt.timedelta = dt.timedelta(seconds=1)
     policy: Policy = field(default_factory=Policy)
+    selection: Selection = field(default_factory=Selection)
 
 
 @dataclass
@@ -131,6 +134,18 @@ class Reconciler:
         """One turn at everything, due or not. What is away is skipped, said, and tried again the next time."""
         return self._turns(everything=True, beat=lambda: None)
 
+    def rejudge(self, since: dt.datetime | None = None) -> int:
+        """Have the selected effects judged anew, closed ones too, by the contracts as they are now; returns how many.
+
+        What was said of them stands until another verdict is said, and stays in the log. Raises StoreAway.
+        """
+        return reopen(self._connected(), self._settings.selection, list(self._settings.contracts.targets), since)
+
+    def _connected(self) -> Connection:
+        if self._store is None or self._store.closed:
+            self._store = connect(self._settings.dsn, "reconciler", application="reconcile")
+        return self._store
+
     def tick(self, beat: Callable[[], object] = lambda: None) -> PassResult:
         """Turns at what is due, until nothing is, or others have it. `beat` is called in between."""
         return self._turns(everything=False, beat=beat)
@@ -138,13 +153,12 @@ class Reconciler:
     def _turns(self, *, everything: bool, beat: Callable[[], object]) -> PassResult:
         result = PassResult()
         try:
-            if self._store is None or self._store.closed:
-                self._store = connect(self._settings.dsn, "reconciler", application="reconcile")
-            pairs = self._pairs(self._store)
-            add_leases(self._store, pairs)
-            while pairs and (lease := take_lease(self._store, self._owner, pairs, everything=everything)) is not None:
+            store = self._connected()
+            pairs = self._pairs(store)
+            add_leases(store, pairs)
+            while pairs and (lease := take_lease(store, self._owner, pairs, everything=everything)) is not None:
                 started = time.monotonic()
-                outcome = self._turn(self._store, lease, result, everything=everything, beat=beat)
+                outcome = self._turn(store, lease, result, everything=everything, beat=beat)
                 metrics.PASS_SECONDS.observe(time.monotonic() - started)
                 metrics.PASSES.labels(lease.target, outcome).inc()
                 if outcome == "ok":
@@ -153,7 +167,7 @@ class Reconciler:
                 had = None if outcome == "away" else lease.tenant
                 pairs = [pair for pair in pairs if pair.target != lease.target or had not in (None, pair.tenant)]
                 beat()
-            self._measure(self._store)
+            self._measure(store)
         except (StoreAway, *WENT_AWAY) as error:
             logger.warning("the store is away: %s", str(error).splitlines()[0])
             result.skipped["store"] = str(error).splitlines()[0]
@@ -199,7 +213,11 @@ class Reconciler:
             redaction=self._settings.redaction,
         )
         try:
-            checked = checker.check(lease, everything=everything, beat=beat)
+            effect_id = self._settings.selection.effect_id
+            if effect_id is not None:
+                checked = checker.check_one(lease, effect_id)
+            else:
+                checked = checker.check(lease, everything=everything, beat=beat)
         except TargetUnavailable as error:
             self._skip(lease, result, error)
             metrics.UNAVAILABLE.labels(lease.target).inc()
@@ -247,7 +265,12 @@ class Reconciler:
         for name, declared in targets.items():
             every = None if declared.writers is None else self._settings.policy.sweep_every
             pairs += [Pair(tenant, name, every) for tenant in self._tenants(store, name, acting[name])]
-        return pairs
+        selection = self._settings.selection
+        if selection.effect_id is None:
+            return [pair for pair in pairs if selection.takes(pair)]
+        found = store.execute(queries("reconcile")["find_targets_of"], {"effect_id": selection.effect_id})
+        ways = [Pair(row["tenant"], row["target"], None) for row in found if row["target"] in targets]
+        return [pair for pair in ways if selection.takes(pair)]
 
     def _tenants(self, store: Connection, target: str, acting: set[str]) -> Sequence[str]:
         """Tenants with open effects at the target, and, where all of it is swept, those whose rows it holds."""

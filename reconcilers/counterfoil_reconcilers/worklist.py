@@ -35,6 +35,20 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which effects to look at: of these targets, this tenant, or a single one; None where all are meant."""
+
+    targets: Sequence[str] | None = None
+    tenant: str | None = None
+    effect_id: uuid.UUID | None = None
+
+    def takes(self, pair: Pair) -> bool:
+        """Whether effects of this pair are among them."""
+        is_target = self.targets is None or pair.target in self.targets
+        return is_target and self.tenant in (None, pair.tenant)
+
+
+@dataclass(frozen=True)
 class Lease:
     """The right to judge one pair until it ends. `now` is the store's clock when it was taken."""
 
@@ -149,6 +163,20 @@ def take_looks(store: Connection, target: str, rate: float, most: int) -> int:
     return granted
 
 
+def reopen(store: Connection, selection: Selection, targets: Sequence[str], since: dt.datetime | None = None) -> int:
+    """Have effects judged anew, closed or not, of these targets; returns how many.
+
+    `since`: those that something was recorded of since then, by the brokers' clock.
+    """
+    params = {
+        "targets": list(targets if selection.targets is None else selection.targets),
+        "tenant": selection.tenant,
+        "effect_id": selection.effect_id,
+        "since": since,
+    }
+    return store.execute(queries("reconcile")["reopen"], params).rowcount
+
+
 class Worklist:
     """The open effects of one lease."""
 
@@ -163,6 +191,10 @@ class Worklist:
         """
         params = {"until": until or _NEVER, "check_seq": self._lease.check_seq, "most": most}
         return self._find("find_due", params)
+
+    def named(self, effect_id: uuid.UUID) -> list[Found]:
+        """One effect, due or not, closed or not."""
+        return self._find("find_named", {"effect_id": effect_id})
 
     def unmarked(self, besides: Collection[uuid.UUID], most: int) -> list[Found]:
         """Effects of which nobody knows yet what they touch."""

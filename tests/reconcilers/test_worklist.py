@@ -20,10 +20,11 @@ from counterfoil_reconcilers.reconciler import Reconciler
 from counterfoil_reconcilers.settling import Pace, pause_after
 from counterfoil_reconcilers.targets.port import TargetRow, TargetUnavailable
 from counterfoil_reconcilers.targets.postgresql import PostgresTarget
-from counterfoil_reconcilers.worklist import Pair, add_leases, release, take_lease, take_looks
+from counterfoil_reconcilers.worklist import Pair, Selection, add_leases, release, take_lease, take_looks
 from tests.fix_shop import CONTRACTS, NOBODY, Shop, body
 
 PAY: LiteralString = "UPDATE shop.orders SET status = 'paid' WHERE id = 'A-1'"
+PAY_2: LiteralString = "UPDATE shop.orders SET status = 'paid' WHERE id = 'A-2'"
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
@@ -329,3 +330,48 @@ def test_what_is_due_is_found_among_any_number_of_closed_ones(
         [plan] = reconciler_store.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + query.as_string(), params)
         root = plan["QUERY PLAN"][0]["Plan"]
         assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 400, (name, root)
+
+
+# -- what is asked for -------------------------------------------------------------------------------------------
+
+
+def test_judged_anew_by_another_contract_the_last_word_counts_and_nothing_is_lost(shop: Shop) -> None:
+    """The first contract forgot a field; the second one knows it, and says that it never came."""
+    reconciler = shop.reconciler()
+    reconciler.once()
+    effect = shop.act("set_status", "ok", PAY, order="A-1", status="paid")
+    other = shop.act("set_status", "ok", PAY_2, order="A-2", status="paid")
+    shop.recorder.close()
+    shop.settle(reconciler)
+    assert (shop.verdicts(effect), shop.step(reconciler).effects) == (["applied"], 0)
+    stricter = CONTRACTS.replace('set.status = "args.status"', 'set.status = "args.status"\nset.paid = "77"')
+    anew = shop.reconciler(shop.contracts(text=stricter), selection=Selection(effect_id=effect))
+    assert anew.rejudge() == 1
+    shop.settle(anew)
+    assert shop.verdicts(effect)[0] == "applied"
+    assert shop.verdicts(effect)[-1] in ("partial", "mismatched")
+    assert shop.state(effect)["verdict"] == shop.verdicts(effect)[-1]
+    assert shop.verdicts(other) == ["applied"]
+
+
+def test_one_effect_can_be_looked_at_now(shop: Shop) -> None:
+    reconciler = shop.reconciler()
+    reconciler.once()
+    effect = shop.act("set_status", "ok", PAY, order="A-1", status="paid")
+    other = shop.act("set_status", "ok", PAY_2, order="A-2", status="paid")
+    shop.recorder.flush()
+    shop.ingest()
+    alone = shop.reconciler(selection=Selection(effect_id=effect)).once()
+    assert (alone.effects, alone.said) == (1, 1)
+    assert (shop.verdicts(effect), shop.verdicts(other)) == (["applied"], [])
+    assert shop.reconciler(selection=Selection(effect_id=uuid.uuid4())).once().effects == 0
+
+
+def test_only_the_selected_targets_and_tenants_are_looked_at(shop: Shop) -> None:
+    write_as(shop, "bolt", 2)
+    shop.recorder.close()
+    shop.ingest()
+    contracts = shop.contracts(NOBODY)
+    assert shop.reconciler(contracts, selection=Selection(tenant="acme")).once().effects == 0
+    assert shop.reconciler(contracts, selection=Selection(targets=["elsewhere"])).once().effects == 0
+    assert shop.reconciler(contracts, selection=Selection(targets=["shop"], tenant="bolt")).once().effects == 2

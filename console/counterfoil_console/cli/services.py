@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -13,11 +14,11 @@ from typing import Annotated
 import typer
 
 from counterfoil.blobs import BlobReader
-from counterfoil.errors import CounterfoilError
+from counterfoil.errors import CounterfoilError, UsageError
 from counterfoil.redaction import Redaction
 from counterfoil.signing import signing_keys_of
 from counterfoil.wire_format import framing_of
-from counterfoil_console.cli.output import AsJson, open_store, print_json
+from counterfoil_console.cli.output import AsJson, Tenant, open_store, print_json
 from counterfoil_console.logs import set_up_logs
 from counterfoil_console.monitoring import Heart, Monitoring
 from counterfoil_console.settings import Settings, load
@@ -27,14 +28,17 @@ from counterfoil_consumers.texts import TextIndexer, index_texts_now
 from counterfoil_consumers.topics import admin_client
 from counterfoil_consumers.topics import check as check_topic
 from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.contract_files import did_you_mean
 from counterfoil_reconcilers.contracts import ContractError, Contracts
 from counterfoil_reconcilers.contracts import load as load_contracts
 from counterfoil_reconcilers.reconciler import Reconciler, ReconcilerSettings
 from counterfoil_reconcilers.targets.opening import open_target
 from counterfoil_reconcilers.targets.port import TargetUnavailable
+from counterfoil_reconcilers.worklist import Selection
 from counterfoil_schemas import topics as declared_topics
 
 _PATIENCE_SECONDS = 60.0
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S"]
 # A batch makes thousands of rows and no cycles; at 700, the default, they were looked through all the time.
 _ALLOCATIONS_A_COLLECTION = 50_000
 # The thread that writes takes the interpreter back after each wait; at 5 ms, the default, decoding kept it waiting.
@@ -85,32 +89,50 @@ def ingest(
 
 
 def reconcile(
-    once: Annotated[bool, typer.Option("--once", help="Make one pass and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Make one pass over all, due or not, and end.")] = False,
+    target: Annotated[list[str] | None, typer.Option("--target", help="Only this target; may be given again.")] = None,
+    tenant: Tenant = None,
+    effect: Annotated[
+        str | None,
+        typer.Option("--effect", help="Look at this one now, and at those that share rows with it, and end."),
+    ] = None,
+    rejudge: Annotated[
+        bool, typer.Option("--rejudge", help="First have what is selected judged anew, closed or not.")
+    ] = False,
+    since: Annotated[
+        dt.datetime | None,
+        typer.Option("--since", help="With --rejudge: what was recorded since then (UTC).", formats=_TIMES),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Hold every intended write against its target, and say what drifts.
 
     Reads the contracts from COUNTERFOIL_CONTRACTS and each target's COUNTERFOIL_TARGETS__NAME__DSN
-    (or what its kind asks for, docs/targets.md). One pass says what
+    (or what its kind asks for, docs/targets.md). Any number of these processes share the work. One pass says what
     may be said at first sight; absence takes a second sighting, so run it again, or without --once.
 
-    Example: counterfoil reconcile --once
+    Example: counterfoil reconcile --rejudge --target shop --since 2026-01-31 --once
     """
     settings = load()
-    set_up_logs(settings.log_format, logging.ERROR if once else logging.INFO)
+    set_up_logs(settings.log_format, logging.ERROR if once or effect else logging.INFO)
     contracts = load_contracts(settings.contracts)
-    worker = new_reconciler(settings, contracts)
+    selection = _selection(contracts, target, tenant, effect)
+    if rejudge and selection == Selection() and since is None:
+        raise UsageError("--rejudge needs a selection: add --target, --tenant, --effect or --since")
+    worker = new_reconciler(settings, contracts, selection)
     _refuse_unready(settings, "reconciler")
     _refuse_wrong_contracts(settings, contracts)
-    if once:
+    anew = worker.rejudge(since and since.replace(tzinfo=dt.UTC)) if rejudge else 0
+    if once or effect is not None:
         result = worker.once()
         worker.close()
         relay_now(settings.dsn, "reconciler", settings.kafka)
         if as_json:
-            print_json(vars(result))
+            print_json(vars(result) | ({"judged_anew": anew} if rejudge else {}))
         else:
             typer.echo(
-                f"{result.effects} writes looked at: {result.said} verdicts said, "
+                (f"{anew} writes are judged anew. " if rejudge else "")
+                + f"{result.effects} writes looked at: {result.said} verdicts said, "
                 f"{result.changes} changes nobody explains, {result.given_up} given up, {result.open} still open"
             )
         if result.skipped:
@@ -128,6 +150,18 @@ def reconcile(
                 relay.stop()
 
 
+def _selection(contracts: Contracts, targets: list[str] | None, tenant: str | None, effect: str | None) -> Selection:
+    for name in targets or ():
+        if name not in contracts.targets:
+            raise UsageError(f"the contracts have no target {name}{did_you_mean(name, contracts.targets)}")
+    try:
+        effect_id = None if effect is None else uuid.UUID(effect)
+    except ValueError as error:
+        what = f"{effect!r} is no effect's id, which has 32 hex digits"
+        raise UsageError(f"{what}; `counterfoil drift` and `counterfoil timeline` show them") from error
+    return Selection(targets or None, tenant, effect_id)
+
+
 def new_ingest(settings: Settings) -> Ingest:
     """A member of the consumer group, as set up."""
     return Ingest(
@@ -142,8 +176,8 @@ def new_ingest(settings: Settings) -> Ingest:
     )
 
 
-def new_reconciler(settings: Settings, contracts: Contracts) -> Reconciler:
-    """A reconciler, as set up."""
+def new_reconciler(settings: Settings, contracts: Contracts, selection: Selection) -> Reconciler:
+    """A reconciler of the selected effects, as set up."""
     return Reconciler(
         ReconcilerSettings(
             kafka=settings.kafka,
@@ -163,7 +197,9 @@ def new_reconciler(settings: Settings, contracts: Contracts) -> Reconciler:
             policy=Policy(
                 sweep_every=dt.timedelta(seconds=settings.sweep_interval_seconds),
                 give_up_after=dt.timedelta(seconds=settings.give_up_after_seconds),
+                unknowable_after=dt.timedelta(seconds=settings.unknowable_after_seconds),
             ),
+            selection=selection,
         )
     )
 

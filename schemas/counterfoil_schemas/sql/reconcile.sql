@@ -98,6 +98,29 @@ WITH due AS MATERIALIZED (
 SELECT {columns}
 FROM (SELECT effect_id FROM due ORDER BY is_urgent DESC, due_at LIMIT %(most)s) AS d {sources}
 
+-- name: find_named
+-- One effect, open or not.
+SELECT {columns} FROM (SELECT %(effect_id)s::uuid AS effect_id) AS d {sources}
+
+-- name: find_targets_of
+-- By the primary key, once a tenant.
+SELECT c.tenant, c.target FROM counterfoil.tenant AS t
+CROSS JOIN LATERAL (
+    SELECT tenant, target FROM counterfoil.check_state AS c WHERE c.tenant = t.tenant AND c.effect_id = %(effect_id)s OFFSET 0) AS c
+
+-- name: reopen
+-- Have effects judged anew, those that no reconciler ever followed, too. What was said of them stays until then.
+INSERT INTO counterfoil.check_state AS c (tenant, effect_id, target, is_urgent)
+SELECT e.tenant, e.effect_id, e.target, false
+FROM counterfoil.effect AS e
+WHERE e.mode = 'live' AND e.intents > 0 AND e.target = ANY(%(targets)s)
+  AND (%(tenant)s::text IS NULL OR e.tenant = %(tenant)s) AND (%(effect_id)s::uuid IS NULL OR e.effect_id = %(effect_id)s)
+  AND (%(since)s::timestamptz IS NULL OR e.last_appended_at >= %(since)s)
+ORDER BY 1, 2
+ON CONFLICT (tenant, effect_id) DO UPDATE
+SET told = c.told + 1, due_at = now(), target = excluded.target, marks = NULL, sightings = 0, verdict = NULL, sighting_digest = NULL,
+    fence = NULL, first_sighted_at = NULL, settled_at = NULL, closed_at = NULL
+
 -- name: find_unmarked
 -- Effects of which nobody knows yet what they touch.
 SELECT {columns}
