@@ -6,8 +6,9 @@ changed.
 Whatever cannot be told is `unknowable` with its reason; a guess is never a verdict.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -43,12 +44,17 @@ VerdictName = Literal["applied", "not_applied", "partial", "duplicated", "mismat
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one effect. `reason` is a sentence for an unknowable one; `evidence` is JSON."""
+    """What became of one effect. `reason` is a sentence for an unknowable one."""
 
     effect_id: bytes
     verdict: VerdictName
     reason: str | None
-    evidence: dict[str, Any]
+    _evidence: Callable[[], dict[str, Any]] = field(repr=False, compare=False)
+
+    @cached_property
+    def evidence(self) -> dict[str, Any]:
+        """What it rests on, as JSON. Made when it is asked for: most looks find what was said already."""
+        return self._evidence()
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def judge(
         known = contracts.tools.get(effect.tool)
         if one.reason is not None or known is None or known.target != target:
             reason = one.reason or f"the contract of {effect.tool} names the target {known.target if known else '?'}"
-            verdicts[index] = Verdict(effect.effect_id, "unknowable", reason, {"tool": effect.tool})
+            verdicts[index] = Verdict(effect.effect_id, "unknowable", reason, partial(_no_evidence, effect.tool))
             if effect.outcome not in ("failed", "denied"):
                 blind.setdefault("*", reason)
         elif effect.outcome not in ("failed", "denied"):
@@ -123,6 +129,10 @@ def judge(
     ordered = tuple(verdicts[index] for index in range(len(effects)))
     rows = tuple(group_rows.get(index, frozenset()) for index in range(len(effects)))
     return Judgement(ordered, tuple(unattributed), frozenset(explained), rows, blind)
+
+
+def _no_evidence(tool: str) -> dict[str, Any]:
+    return {"tool": tool}
 
 
 def sweep(
@@ -180,7 +190,7 @@ def _judge_group(around: Surroundings, effects: Sequence[Effect], blind: Mapping
             name, reason = "unknowable", f"{len(effects)} effects share rows here, too many to tell what became of each"
         elif name == "applied" and effect.outcome == "unknown" and _could_be_absent(searcher, best, index):
             name, reason = "unknowable", "overwritten: later effects leave the same rows whether this one landed or not"
-        verdicts.append(Verdict(effect.effect_id, name, reason, evidence.of(index)))
+        verdicts.append(Verdict(effect.effect_id, name, reason, partial(evidence.of, index)))
     by_row: dict[RowKey, list[Any]] = {}
     for misfit in best.misfits:
         by_row.setdefault(misfit.row, []).append(misfit)
