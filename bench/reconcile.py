@@ -52,9 +52,11 @@ set.refunded = "number(args.amount)"
 """
 _ORDERS: LiteralString = """
     CREATE SCHEMA shop;
-    CREATE TABLE shop.orders (id text PRIMARY KEY, merchant text NOT NULL, status text NOT NULL, refunded numeric NOT NULL,
-                              note text NOT NULL, updated_at timestamptz NOT NULL DEFAULT now());
-    INSERT INTO shop.orders SELECT 'W-' || n, 'acme', 'paid', 0, repeat('x', 200) FROM generate_series(1, {effects}) AS n;
+    CREATE TABLE shop.orders (id text PRIMARY KEY, merchant text NOT NULL, status text NOT NULL,
+                              refunded numeric NOT NULL, note text NOT NULL,
+                              updated_at timestamptz NOT NULL DEFAULT now());
+    INSERT INTO shop.orders
+    SELECT 'W-' || n, 'acme', 'paid', 0, repeat('x', 200) FROM generate_series(1, {effects}) AS n;
     ANALYZE shop.orders
 """
 _ACT: LiteralString = """
@@ -121,7 +123,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(plan: Plan) -> list[Row]:
     """The rows of all rounds, each with a store and a target of its own."""
     found: dict[str, list[float]] = {}
-    due: dict[int, list[float]] = {}
     with servers() as given:
         for number in range(plan.rounds):
             for writers in ('writers = "exclusive"', ""):
@@ -129,8 +130,7 @@ def run(plan: Plan) -> list[Row]:
                 found.setdefault(name, []).append(_round(given, plan.effects, writers))
                 print(f"round {number + 1}: {name} {found[name][-1]:,.0f} effects/s", flush=True)
         with new_store(given) as dsn:
-            for closed, milliseconds in _due_queries(dsn, plan.closed):
-                due[closed] = milliseconds
+            due = dict(_due_queries(dsn, plan.closed))
     rows = [row_of(name, "effects_per_second", "1/s", values) for name, values in found.items()]
     return rows + [row_of(f"counterfoil-{n}-closed", "due_milliseconds", "ms", values) for n, values in due.items()]
 

@@ -128,7 +128,9 @@ def test_a_lease_goes_to_one_and_the_next_one_to_another(reconciler_store: Conne
         first = take_lease(reconciler_store, "one", pairs, everything=True)
         second = take_lease(other, "two", pairs, everything=True)
         third = take_lease(reconciler_store, "one", pairs, everything=True)
-        assert first and second and third
+        assert first
+        assert second
+        assert third
         assert {first.tenant, second.tenant, third.tenant} == {"acme", "bolt", "zeta"}
         assert take_lease(other, "two", pairs, everything=True) is None
         release(reconciler_store, first)
@@ -143,7 +145,8 @@ def test_whoever_takes_a_lease_waits_for_nobody_else_who_does(reconciler_store: 
     with closing(connect(database, "reconciler", application="test")) as other, reconciler_store.transaction():
         first = take_lease(reconciler_store, "one", pairs, everything=True)  # and its transaction hangs
         second = take_lease(other, "two", pairs, everything=True)
-        assert first and second
+        assert first
+        assert second
         assert {first.tenant, second.tenant} == {"acme", "bolt"}
 
 

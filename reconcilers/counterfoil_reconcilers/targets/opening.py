@@ -29,7 +29,7 @@ def open_target(contracts: Contracts, name: str, settings: Settings) -> Target:
     needed = [field for field, info in kind.connection.model_fields.items() if info.is_required()]
     if given is None and needed:
         ways = " and ".join(f"{variable_of(name, field)} or {variable_of(name, field)}_FILE" for field in needed)
-        raise SettingsError(f"the contracts name the target {name}, and nothing says how to reach it: set {ways}")
+        raise SettingsError(f"nothing says how to reach {name}, which the contracts name as a target: set {ways}")
     try:
         connection = kind.connection.model_validate(given or {})
     except pydantic.ValidationError as error:

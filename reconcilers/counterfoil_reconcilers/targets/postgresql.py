@@ -6,7 +6,7 @@ names no row. A whole read sees one snapshot, so that two rows of one transactio
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,10 +17,10 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, field_validator
 
-from counterfoil_reconcilers.contract_files import Written, did_you_mean
 from counterfoil_reconcilers.contract_kinds import Capabilities
 from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
 from counterfoil_reconcilers.rows import Row, RowKey
+from counterfoil_reconcilers.targets.catalogue import TableOptions, check_tables, lacking, no_column
 from counterfoil_reconcilers.targets.port import Address, Connection, Kind, TargetRow, TargetUnavailable, Trouble
 from counterfoil_reconcilers.touched import Search
 from counterfoil_reconcilers.values import Json, Unreadable, key_text, parse_json
@@ -51,11 +51,8 @@ _REFUSED_VALUES = (psycopg.DataError, UnicodeEncodeError)
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
 
-class PostgresResource(Written):
-    """Where rows are found: `doc` is the JSON column that holds the row, if one does."""
-
-    table: str
-    doc: str | None = None
+class PostgresResource(TableOptions):
+    """Where rows are found, in PostgreSQL's own words."""
 
     @field_validator("table")
     @classmethod
@@ -138,13 +135,17 @@ class PostgresTarget:
 
     def check(self) -> Sequence[ContractError]:
         """Tables and columns that the contract names and this database lacks, each with the line that names it."""
-        errors: list[ContractError] = []
         self._shapes.clear()
         with self._session() as connection:
-            tables = [(str(schema), str(table)) for schema, table in connection.execute(_TABLES)]
-            for resource in self._target.resources.values():
-                errors += self._check_resource(connection, resource, tables)
-        return errors
+
+            def columns_of(resource: Resource) -> Collection[str] | None:
+                shape = _read_shape(connection, resource)
+                return shape.columns if shape else None
+
+            def tables() -> Sequence[tuple[str, str]]:
+                return [(str(schema), str(table)) for schema, table in connection.execute(_TABLES)]
+
+            return list(check_tables(self._contracts, self._name, columns_of, tables))
 
     def read(self, addresses: Iterable[Address]) -> Sequence[TargetRow]:
         """Every address once, with its row or None; one query per resource, all in one snapshot."""
@@ -215,17 +216,9 @@ class PostgresTarget:
         """The table's shape, asked for once; TargetUnavailable if it lacks what a look-up needs."""
         if resource.name not in self._shapes:
             shape = _read_shape(connection, resource)
-            needed = [*resource.key, *(name for name in (resource.tenant, options_of(resource).doc) if name)]
-            lacking = next((name for name in needed if shape is None or name not in shape.columns), None)
-            if shape is None or lacking is not None:
-                what = (
-                    f"column {lacking} in table {options_of(resource).table}"
-                    if shape
-                    else f"table {options_of(resource).table}"
-                )
-                raise TargetUnavailable(
-                    self._name, f"there is no {what}, or it may not be read; run the contract check"
-                )
+            reason = lacking(resource, shape.columns if shape else None)
+            if shape is None or reason is not None:
+                raise TargetUnavailable(self._name, str(reason))
             self._shapes[resource.name] = shape
         return self._shapes[resource.name]
 
@@ -304,13 +297,15 @@ class PostgresTarget:
             values.append(tenant)
         doc = options_of(resource).doc
         for name, value in search.fields:
+            if isinstance(value, dict | list):
+                return  # no column's text is looked for by one
             text = _text(value)
             if doc:
                 conditions.append(sql.SQL("t.{}::jsonb ->> {} = %s").format(sql.Identifier(doc), sql.Literal(name)))
             elif name in shape.columns:
                 conditions.append(sql.SQL("t.{} = %s::{}").format(sql.Identifier(name), _type(shape.columns[name])))
             else:
-                continue
+                raise TargetUnavailable(self._name, no_column(resource, name), trouble="unreadable")
             values.append(text)
         query = sql.SQL("SELECT {row} FROM {table} t WHERE {on} LIMIT {limit}").format(
             row=self._row(resource, shape),
@@ -335,52 +330,6 @@ class PostgresTarget:
             return TargetRow(address, Row(parse_json(text or "null"), version, ours))
         except Unreadable as error:
             return TargetRow(address, Row(None, version, ours, str(error)))
-
-    def _check_resource(
-        self, connection: _Connection, resource: Resource, tables: Sequence[tuple[str, str]]
-    ) -> Iterator[ContractError]:
-        at = ("targets", self._name, "resources", resource.name)
-        shape = _read_shape(connection, resource)
-        if shape is None:
-            qualified = "." in options_of(resource).table
-            names = [f"{schema}.{table}" if qualified else table for schema, table in tables]
-            hint = did_you_mean(options_of(resource).table, names)
-            yield self._contracts.error_at(
-                (*at, "table"), f"table {options_of(resource).table} does not exist in target {self._name}{hint}"
-            )
-            return
-        columns = shape.columns
-        named = [("key", name) for name in resource.key]
-        named += [
-            (what, name) for what, name in (("tenant", resource.tenant), ("doc", options_of(resource).doc)) if name
-        ]
-        if options_of(resource).doc is None:
-            named += [("fields", path[0]) for path, _ in resource.fields]
-            yield from self._check_writes(resource, columns)
-        for what, name in named:
-            if name not in columns:
-                hint = did_you_mean(name, columns)
-                place = (*at, what, name) if what == "fields" else (*at, what)
-                yield self._contracts.error_at(
-                    place, f"table {options_of(resource).table} of target {self._name} has no column {name}{hint}"
-                )
-
-    def _check_writes(self, resource: Resource, columns: dict[str, str]) -> Iterator[ContractError]:
-        """Columns that a tool's write changes, or finds its row by."""
-        for tool in self._contracts.tools.values():
-            for write in tool.writes if tool.target == self._name else ():
-                if write.resource != resource:
-                    continue
-                named = [(str(change.kind), str(change.path[0])) for change in write.changes]
-                named += [("find", name) for name, _ in write.find]
-                for what, name in named:
-                    if name not in columns:
-                        hint = did_you_mean(name, columns)
-                        place = ("tools", tool.name, "writes", write.index, what, name)
-                        sentence = (
-                            f"table {options_of(resource).table} of target {self._name} has no column {name}{hint}"
-                        )
-                        yield self._contracts.error_at(place, sentence)
 
 
 def _read_shape(connection: _Connection, resource: Resource) -> _Shape | None:

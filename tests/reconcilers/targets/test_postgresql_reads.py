@@ -133,6 +133,9 @@ def test_scan_and_find_keep_tenants_apart(target: PostgresTarget) -> None:
     assert [row.address.tenant for row in target.find("acme", [paid])] == ["acme"]
     assert target.find("acme", [Search("orders", (("total", "much"),))]) == []
     assert len(target.find(None, [Search("orders", (("status", "paid"),))])) == 2
+    assert target.find("acme", [Search("orders", (("status", ["paid"]),))]) == []
+    with pytest.raises(TargetUnavailable, match=r"no column colour in table public\.orders"):
+        target.find("acme", [Search("orders", (("status", "paid"), ("colour", "red")))])
 
 
 def test_a_view_has_no_version(target: PostgresTarget) -> None:
