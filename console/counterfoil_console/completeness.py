@@ -14,6 +14,8 @@ from counterfoil_reconcilers.settling import Producer
 
 _GRACE = dt.timedelta(seconds=30)  # from a producer's last word to the moment at which others of its events are missed
 
+_SILENT_AFTER = dt.timedelta(seconds=30)
+
 
 @dataclass(frozen=True)
 class Completeness:
@@ -63,9 +65,9 @@ def read_completeness(store: Connection, tenant: str | None, limit: int, lag: in
 
 
 def is_silent(producer: Mapping[str, Any], now: dt.datetime) -> bool:
-    """Whether it has said no goodbye, and nothing else for so long that it must be lost."""
+    """Whether it has said no goodbye, and nothing else for three beats and half a minute."""
     interval = dt.timedelta(microseconds=producer["beat_interval"] or 0)
-    return not producer["closed"] and Producer(0, 0, interval, producer["heard_at"]).is_lost(now)
+    return not producer["closed"] and Producer(0, 0, interval, producer["heard_at"]).is_lost(now, _SILENT_AFTER)
 
 
 def is_in_flight(task: Mapping[str, Any], now: dt.datetime, lag: int | None) -> bool:

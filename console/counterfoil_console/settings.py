@@ -52,6 +52,9 @@ class Settings(RecorderSettings):
     unknowable_after_seconds: float = Field(
         3600, ge=0, description="How long a target may give no answer before that is said of what waits for it."
     )
+    producer_lost_after_seconds: float = Field(
+        900, ge=30, description="How long a silent agent is waited for, whose spool may explain what was found."
+    )
     metrics_host: str = Field("127.0.0.1", description="Where /metrics, /livez and /readyz listen.")
     metrics_port: int = Field(9464, ge=0, le=65535, description="Their port; 0 picks a free one.")
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")

@@ -32,7 +32,7 @@ from counterfoil_reconcilers.judge import Judgement, Unattributed, sweep
 from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.observing import Chunk, Observer, Seen, mark_all, settle_window
 from counterfoil_reconcilers.rows import Row, RowKey, Rows
-from counterfoil_reconcilers.settling import Pace, Progress, Sighting, is_change_settled, sighted
+from counterfoil_reconcilers.settling import LOST_AFTER, Pace, Progress, Sighting, is_change_settled, sighted
 from counterfoil_reconcilers.sweeping import changed_rows, chunks
 from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
 from counterfoil_reconcilers.touched import connected
@@ -51,11 +51,13 @@ class Policy:
     """When to look again, how much at a time, and when to give up.
 
     `unknowable_after`: how long a target may give no answer until that is said of the effects that wait for it.
+    `lost_after`: how long an open producer may be silent until what it may hold in its spool is not waited for.
     """
 
     sweep_every: dt.timedelta = dt.timedelta(seconds=30)
     give_up_after: dt.timedelta = dt.timedelta(seconds=60)
     unknowable_after: dt.timedelta = dt.timedelta(hours=1)
+    lost_after: dt.timedelta = LOST_AFTER
     pace: Pace = field(default_factory=Pace)
     effects_at_a_time: int = 2_000
 

@@ -10,10 +10,14 @@ from counterfoil_reconcilers.settling import Horizon, Producer, Progress
 class LogProgress:
     """Lives as long as the reconciler: it remembers ends that ingest has yet to reach.
 
-    `progress_key` names the ingesting consumer and its topic; `end_offsets` reads the topic's ends by partition.
+    `progress_key` names the ingesting consumer and its topic; `end_offsets` reads the topic's ends by partition. A
+    producer that is silent for `lost_after` is not waited for.
     """
 
-    def __init__(self, progress_key: Mapping[str, str], end_offsets: Callable[[], Sequence[int]]) -> None:
+    def __init__(
+        self, progress_key: Mapping[str, str], end_offsets: Callable[[], Sequence[int]], lost_after: dt.timedelta
+    ) -> None:
+        self._lost_after = lost_after
         self._progress_key = progress_key
         self._end_offsets = end_offsets
         self._horizon = Horizon()
@@ -44,4 +48,4 @@ class LogProgress:
             )
             for row in store.execute(queries("reconcile")["find_open_producers"], {"tenant": tenant})
         ]
-        return Progress(ingested, producers, self._horizon.reached(ingested))
+        return Progress(ingested, producers, self._horizon.reached(ingested), self._lost_after)

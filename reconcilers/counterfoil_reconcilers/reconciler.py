@@ -103,7 +103,9 @@ class Reconciler:
             "topic_id": check(self._admin, self._topic).topic_id,
         }
         self._log = LogProgress(
-            progress_key, lambda: end_offsets(self._admin, self._topic.name, self._topic.partitions)
+            progress_key,
+            lambda: end_offsets(self._admin, self._topic.name, self._topic.partitions),
+            settings.policy.lost_after,
         )
         self._dead_letters = declared["dead_letters"].name
         self._emitter = self._new_emitter()

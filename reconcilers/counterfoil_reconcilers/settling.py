@@ -10,9 +10,9 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-# A producer that missed this many beats, and was silent for at least this long, is lost.
 _BEATS_MISSED = 3
-_SILENCE = dt.timedelta(seconds=30)
+# Its spool may hold intents for as long as it is cut off, so it is long until a producer is taken for lost.
+LOST_AFTER = dt.timedelta(minutes=15)
 # How long a write may be under way without a result before its absence counts.
 _IN_FLIGHT = dt.timedelta(seconds=300)
 _NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -55,14 +55,16 @@ class Producer:
     beat_interval: dt.timedelta
     last_at: dt.datetime
 
-    def is_lost(self, known_until: dt.datetime) -> bool:
-        """Whether it has been silent for so long that its spool is not waited for."""
-        return known_until - self.last_at > max(self.beat_interval * _BEATS_MISSED, _SILENCE)
+    def is_lost(self, known_until: dt.datetime, lost_after: dt.timedelta) -> bool:
+        """Whether it has been silent for so long, and for three of its beats, that its spool is not waited for."""
+        return known_until - self.last_at > max(self.beat_interval * _BEATS_MISSED, lost_after)
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far the log is known: the next offset to ingest by partition, the tenant's open producers, and the moment.
+
+    One that is silent for `lost_after` is lost.
 
     It must have been read before the effects that are judged by it, so that none of theirs is missing among them.
     """
@@ -70,18 +72,19 @@ class Progress:
     ingested: Sequence[int]
     producers: Sequence[Producer]
     known_until: dt.datetime
+    lost_after: dt.timedelta = LOST_AFTER
 
     def is_past(self, fence: Sequence[int]) -> bool:
         """Whether every intent that was durable when `fence` (end offsets by partition) was read is in the store."""
         return _is_past(self.ingested, fence) and all(
-            producer.beat_offset >= fence[producer.partition] or producer.is_lost(self.known_until)
+            producer.beat_offset >= fence[producer.partition] or producer.is_lost(self.known_until, self.lost_after)
             for producer in self.producers
         )
 
     @property
     def nobody_acts(self) -> bool:
         """Whether no producer of the tenant can still have a write under way."""
-        return all(producer.is_lost(self.known_until) for producer in self.producers)
+        return all(producer.is_lost(self.known_until, self.lost_after) for producer in self.producers)
 
 
 @dataclass(frozen=True)

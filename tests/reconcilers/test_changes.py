@@ -189,10 +189,10 @@ def test_a_lost_producer_keeps_nothing_back(shop: Shop) -> None:
     for _ in range(3):
         shop.step(reconciler)
     assert (shop.verdicts(effect), shop.changes()) == ([], [])
-    # As if it had been silent for a minute: the store's owner moves what it heard last.
+    # As if it had been silent for twenty minutes: the store's owner moves what it heard last.
     shop.target.execute("SET ROLE counterfoil_ingester")
     shop.target.execute(
-        "UPDATE counterfoil.producer SET last_at = last_at - interval '1 minute', beat_interval = 200000"
+        "UPDATE counterfoil.producer SET last_at = last_at - interval '20 minutes', beat_interval = 200000"
     )
     shop.target.execute("RESET ROLE")
     shop.settle(reconciler)

@@ -33,7 +33,7 @@ ALIVE = Producer(partition=1, beat_offset=20, beat_interval=BEATS, last_at=ago(1
 SILENT = replace(ALIVE, beat_offset=19)
 SEEN_TWICE = Sighting("not_applied", b"rows", FENCE, ago(60), count=2)
 DONE = Facts("ok", ago(31), 0, None)
-PAST = Progress((10, 20, 0), [ALIVE], NOW)
+PAST = Progress((10, 20, 0), [ALIVE], NOW, lost_after=dt.timedelta(seconds=30))
 
 
 def test_it_settles_when_nothing_stands_against_it() -> None:
@@ -141,7 +141,7 @@ def test_a_change_settles_by_its_own_first_sighting() -> None:
 
 def test_a_lagging_ingest_makes_nobody_look_lost() -> None:
     """Its beats lie in the log, unread: silence is measured where the log ends for us, not where the clock stands."""
-    lagging = Progress((10, 20, 0), [replace(SILENT, last_at=ago(600))], ago(590))
+    lagging = replace(PAST, producers=[replace(SILENT, last_at=ago(600))], known_until=ago(590))
     assert not lagging.is_past(FENCE)
     assert not lagging.nobody_acts
     assert replace(lagging, known_until=NOW).is_past(FENCE)
