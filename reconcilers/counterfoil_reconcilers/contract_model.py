@@ -35,7 +35,8 @@ class FieldRule:
 class Resource:
     """One kind of row. `key` are its fields that name a row, `tenant` the one that says whose it is.
 
-    `options` is where such rows are found, in the words of the target's kind.
+    `options` is where such rows are found, in the words of the target's kind. `finds`: its rows can be searched for
+    what they hold.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Resource:
     tolerance: float
     options: Written
     fields: tuple[tuple[tuple[str, ...], FieldRule], ...] = ()
+    finds: bool = True
 
     def rule(self, path: Path) -> FieldRule:
         """The rule of the nearest declared field around `path`; list positions do not count."""
