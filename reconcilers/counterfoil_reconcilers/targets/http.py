@@ -8,7 +8,7 @@ from typing import Self
 from counterfoil.errors import SettingsError
 from counterfoil_reconcilers.contract_kinds import Capabilities
 from counterfoil_reconcilers.contracts import ContractError, Contracts
-from counterfoil_reconcilers.targets.http_auth import HttpConnection, is_address
+from counterfoil_reconcilers.targets.http_auth import HttpConnection
 from counterfoil_reconcilers.targets.http_client import HttpClient
 from counterfoil_reconcilers.targets.http_declared import HttpKind
 from counterfoil_reconcilers.targets.http_options import HttpOptions, HttpResource
@@ -64,7 +64,7 @@ class HttpTarget:
         return list(found.values())
 
     def scan(self, resource: str, tenant: str | None = None) -> Iterator[TargetRow]:
-        """Every row of a resource, page by page; a row twice in a list by numbers: another was passed over."""
+        """Every row of a resource, page by page."""
         shape = self._shapes[resource]
         listing, whose = shape.options.listing, shape.resource.tenant
         values = {} if whose is None or tenant is None else {whose: tenant}
@@ -72,17 +72,16 @@ class HttpTarget:
             what = f"{resource} can't be listed for all tenants together; ask for the rows of one"
             raise TargetUnavailable(self._name, what, trouble="unreadable")
         until = time.monotonic() + self._options.sweep_seconds
-        listed: set[Address] = set()
+        is_empty = True
         walk = Walk(shape.pages_of(listing))
         while walk.page is not None:
             left = max(0.001, until - time.monotonic())
             for row in self._client.run(self._reader.page(shape, listing, values, walk, tenant), left):
-                if row.address in listed and walk.is_shifting:
-                    what = f"{listing.path} listed a row twice; it changed while it was read"
-                    raise TargetUnavailable(self._name, what, trouble="unreadable")
-                listed.add(row.address)
                 if row.row is not None:
+                    is_empty = False
                     yield row
+        if is_empty:
+            self._client.run(self._reader.prove_nothing(shape, tenant), self._options.deadline_seconds)
 
     async def _check(self, shape: Shape) -> Sequence[ContractError]:
         place = ("targets", self._name, "resources", shape.resource.name)
@@ -134,7 +133,7 @@ def _open(contracts: Contracts, name: str, connection: HttpConnection) -> HttpTa
     for resource in declared.resources.values():
         assert isinstance(resource.options, HttpResource)  # noqa: S101  # likewise
         shapes[resource.name] = Shape(resource, options, resource.options)
-    return HttpTarget(contracts, name, options, shapes, HttpClient(name, is_address(base), options, connection))
+    return HttpTarget(contracts, name, options, shapes, HttpClient(name, base, options, connection))
 
 
 KIND = HttpKind(

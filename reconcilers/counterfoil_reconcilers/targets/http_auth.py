@@ -7,11 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Protocol, Self
-from urllib.parse import quote_plus, urlsplit
+from urllib.parse import quote_plus
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from counterfoil_reconcilers.targets.http_options import HttpOptions
+from counterfoil_reconcilers.targets.http_options import HttpOptions, is_address
 from counterfoil_reconcilers.targets.port import Connection, TargetUnavailable
 
 _IS_TOKEN: Final = re.compile(r"[\x21-\x7e]+( [\x21-\x7e]+)*")
@@ -21,20 +21,6 @@ _GRANT_ERRORS: Final = {
     "invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type",
     "invalid_scope",
 }  # fmt: skip
-
-
-def is_address(url: str) -> str:
-    """The address of an API without a slash at its end. Raises ValueError, which does not quote it."""
-    try:
-        parts = urlsplit(url)
-        readable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        readable = False
-    if not readable or re.search(r"[\s\\{}]|/\.{1,2}(/|$)", url):
-        raise ValueError("is no address of an API; write https://host/path")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("holds more than host and path; credentials are settings of their own")
-    return url.rstrip("/")
 
 
 Address = Annotated[str, AfterValidator(is_address)]

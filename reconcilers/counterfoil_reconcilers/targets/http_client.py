@@ -6,6 +6,7 @@ followed, no cookie kept, no proxy or .netrc of the environment used, so credent
 
 import asyncio
 import json
+import logging
 import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -33,6 +34,9 @@ from counterfoil_reconcilers.values import Unreadable
 _CONNECT_SECONDS: Final = 5.0
 _FIXED: Final = {"Accept": "application/json", "Accept-Encoding": "gzip", "Cache-Control": "no-cache"}
 _NO_ANSWER: Final = (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError)
+
+# It would log each address, and so keys and what is searched for.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")

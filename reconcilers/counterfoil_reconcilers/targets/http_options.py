@@ -1,10 +1,12 @@
 """What a contract says of an HTTP target and its resources, and the presets that say some of it beforehand."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from jsonpath import JSONPathEnvironment, JSONPathError
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -40,6 +42,27 @@ def _is_jsonpath(path: str) -> str:
 
 def _is_place(place: str) -> str:
     return _is_jsonpath(place) if place.startswith("$") else place
+
+
+def is_address(url: str) -> str:
+    """The address of an API without a slash at its end. Raises ValueError, which does not quote it."""
+    try:
+        parts = urlsplit(url)
+        readable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        readable = False
+    if not readable or re.search(r"[\s\\{}]|/\.{1,2}(/|$)", url):
+        raise ValueError("is no address of an API; write https://host/path")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("holds more than host and path; credentials are settings of their own")
+    return url.rstrip("/")
+
+
+def _is_base(url: str) -> str:
+    try:
+        return is_address(url)
+    except ValueError as error:
+        raise ValueError(f"base {error}") from None
 
 
 def _as_table(value: Any) -> Any:
@@ -135,7 +158,7 @@ class Sign(Written):
 class Throttled(Written):
     """How the API says that it wants fewer requests. `resets_at`: a header with the second (Unix time) when it may."""
 
-    statuses: list[Status] = Field(default_factory=lambda: [429])
+    statuses: list[Annotated[int, Field(ge=400, le=599)]] = Field(default_factory=lambda: [429])
     also: list[Sign] = Field(default_factory=list)
     resets_at: str | None = None
 
@@ -143,7 +166,7 @@ class Throttled(Written):
 class HttpDefaults(Written):
     """What a target says once for all its resources, and a preset for all targets."""
 
-    base: str | None = None
+    base: Annotated[str, AfterValidator(_is_base)] | None = None
     prefix: Annotated[str, AfterValidator(lambda path: check_path(path) if path else path)] = ""
     headers: dict[str, str] = Field(default_factory=dict)
     auth_header: str = Field(default="Authorization", pattern=r"^[A-Za-z0-9-]+$")

@@ -1,6 +1,6 @@
 """How a list goes on, page by page, as the contract declares it; whatever looks like a circle is no answer."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,16 +31,20 @@ class Walk:
     page: Page | None = None
     received: int = 0
     _seen: set[Page] = field(default_factory=set)
+    _noted: set[Hashable] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         start = self.pages.first if self.pages.first is not None else int(self.pages.style == "number")
         numbered = self.pages.style in ("number", "offset")
         self._go(Page(params=(*self._size(), *(((self.pages.param or "", start),) if numbered else ()))))
 
-    @property
-    def is_shifting(self) -> bool:
-        """Whether rows that come or go meanwhile move others from one page to another."""
-        return self.pages.style in ("number", "offset")
+    def note(self, rows: Sequence[Hashable]) -> None:
+        """Which rows a page showed. Raises Astray where one came twice and pages shift: another was passed over."""
+        if self.pages.style in ("number", "offset") and (
+            len(set(rows)) < len(rows) or not self._noted.isdisjoint(rows)
+        ):
+            raise Astray("showed a row twice; it changed while it was read")
+        self._noted.update(rows)
 
     def advance(self, answer: Answer, items: Sequence[Any]) -> None:
         """On to the next page, from what the last one said. Raises Astray."""

@@ -17,7 +17,14 @@ from counterfoil_reconcilers.targets.http_client import Ask, HttpClient
 from counterfoil_reconcilers.targets.http_options import Batch, Listing
 from counterfoil_reconcilers.targets.http_pages import Page, Walk
 from counterfoil_reconcilers.targets.http_rows import Astray, Shape
-from counterfoil_reconcilers.targets.http_templates import can_be_sent, can_fill, fill_body, fill_path, fill_query
+from counterfoil_reconcilers.targets.http_templates import (
+    can_be_sent,
+    can_fill,
+    fill_body,
+    fill_path,
+    fill_query,
+    names_in,
+)
 from counterfoil_reconcilers.targets.port import Address, TargetRow, TargetUnavailable
 from counterfoil_reconcilers.touched import Search
 from counterfoil_reconcilers.values import Json, at
@@ -73,6 +80,8 @@ class HttpReader:
         while walk.page is not None and len(found) < limit:
             rows = await self.page(shape, listing, {**fields, **_values(shape, tenant)}, walk, tenant)
             found += [row for row in rows if _holds(shape, row, fields)]
+        if not found:
+            await self.prove_nothing(shape, tenant)
         return found[:limit]
 
     async def page(
@@ -83,8 +92,15 @@ class HttpReader:
         items = await self._items(shape, ask, listing.items, walk)
         with self._reading(ask):
             rows = [self._listed(shape, item, tenant, whole=not listing.keys_only) for item in items]
-        listed = [row for row in rows if row is not None]
+            listed = [row for row in rows if row is not None]
+            walk.note([row.address for row in listed])
         return await self.read([row.address for row in listed]) if listing.keys_only else listed
+
+    async def prove_nothing(self, shape: Shape, tenant: str | None) -> None:
+        """Where a probe is declared: that no rows are there, and not that they are not shown to these credentials."""
+        probe, values = shape.options.probe, _values(shape, tenant)
+        if probe is not None and names_in(probe) <= values.keys():
+            await self._prove(self.ask_probe(shape, values))
 
     async def sample(self, shape: Shape, listing: Listing) -> Sequence[Item] | None:
         """A few rows as a list shows them; None if it isn't there."""
@@ -132,6 +148,8 @@ class HttpReader:
     async def _read_one(self, address: Address) -> _Seen:
         shape, nothing = self._shapes[address.row.resource], TargetRow(address, None)
         values = {**dict(zip(shape.resource.key, address.row.key, strict=True)), **_values(shape, address.tenant)}
+        if not names_in(shape.options.get) <= values.keys():
+            raise self._unreadable(f"GET {shape.options.get} needs a tenant")
         if not shape.may_name(address.row.key) or fill_path(shape.options.get, values) is None:
             return _Seen(nothing)
         ask = self._ask_path(shape, shape.options.get, values)
@@ -160,7 +178,9 @@ class HttpReader:
     async def _read_batch(self, shape: Shape, batch: Batch, some: Sequence[Address]) -> Sequence[TargetRow]:
         tenant, keys = some[0].tenant, [address.row.key[0] for address in some]
         values = _values(shape, tenant)
-        path = fill_path(batch.path, values) or ""
+        path = fill_path(batch.path, values)
+        if path is None:
+            raise self._unreadable(f"GET {batch.path} can't be asked for this tenant")
         query = [*shape.options.query.items(), *fill_query(batch.query, values)]
         query += [(batch.param, batch.separator.join(keys))] if batch.separator else [(batch.param, k) for k in keys]
         walk, rows = Walk(batch.pages or shape.pages), []
@@ -171,7 +191,8 @@ class HttpReader:
             items = await self._items(shape, ask, batch.items, walk)
             with self._reading(ask):
                 rows += [self._batched(shape, item, tenant) for item in items]
-        return [row for row in rows if row.address in some]
+        asked = set(some)
+        return [row for row in rows if row.address in asked]
 
     def _batched(self, shape: Shape, item: Item, tenant: str | None) -> TargetRow:
         address = Address(tenant, RowKey(shape.resource.name, shape.key_of(item) or ("",)))
@@ -198,7 +219,7 @@ class HttpReader:
         return TargetRow(Address(whose, RowKey(shape.resource.name, key)), shape.row(item))
 
     async def _prove(self, proof: Ask) -> None:
-        doubt = "a row was said not to be there, which can't be believed"
+        doubt = "rows were said not to be there, which can't be believed"
         try:
             answer = await self._client.fetch(proof, _NOT_FOUND)
         except TargetUnavailable as error:

@@ -56,8 +56,8 @@ def check_value(template: Any) -> Any:
 
 
 def fill_path(template: str, values: Mapping[str, str]) -> str | None:
-    """The path with its values, each one segment; None where a value makes no segment, and so names no row."""
-    if not all(_is_segment(values[name]) for name in names_in(template)):
+    """The path with its values, each one segment; None where one is lacking, or makes no segment and names no row."""
+    if not all(name in values and _is_segment(values[name]) for name in names_in(template)):
         return None
     path = _PLACE.sub(lambda found: quote(values[found[1]], safe=""), template)
     return path if len(path) <= _LONGEST_PATH_BYTES else None

@@ -65,6 +65,9 @@ def test_what_can_not_be_meant_is_refused_with_its_line(tmp_path: Path, line: st
     [
         ('list = "/items"', "", "404 alone does not say"),
         ("timeout_seconds = 20", "timeout_seconds = 0", "timeout_seconds is wrong"),
+        ("timeout_seconds = 20", 'base = "issues.example"', "base is no address of an API"),
+        ("timeout_seconds = 20", 'base = "https://a:b@issues.example"', "base holds more than host and path"),
+        ("timeout_seconds = 20", 'auth_header = "X\\r\\nY"', "auth_header is wrong"),
         ("timeout_seconds = 20", 'headers = { Authorization = "x" }', "secrets are settings"),
         ("timeout_seconds = 20", 'preset = "strype"', "write github, jira, salesforce, stripe, zendesk"),
         ("timeout_seconds = 20", "throttled = { also = [{ status = 403 }] }", "a sign of throttling"),

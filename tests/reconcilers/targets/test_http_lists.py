@@ -267,6 +267,10 @@ def test_a_tenant_may_stand_in_the_path_alone(api: Api, tmp_path: Path) -> None:
         ]
         with pytest.raises(TargetUnavailable, match="all tenants together"):
             list(target.scan("items"))
+        with pytest.raises(TargetUnavailable, match="needs a tenant"):
+            target.read([item("acme", None)])
+        with pytest.raises(TargetUnavailable, match="for this tenant"):
+            target.find(None, [Search("items", (("id", "acme"),))], 10)
 
 
 def test_a_tenant_stands_in_its_field_and_nobody_owns_a_row_without_one(api: Api, tmp_path: Path) -> None:
@@ -305,6 +309,29 @@ unheld = ["repo"]
         assert [row.row is not None for row in target.read(wanted)] == [True, False]
         with pytest.raises(TargetUnavailable, match=r"can't be believed.*/repos/\{repo\} answered 404"):
             target.read([Address(None, RowKey("items", ("other", "1")))])
+
+
+def test_that_nothing_is_there_is_held_against_the_probe(api: Api, tmp_path: Path) -> None:
+    """An API may show an empty list to whom it does not know."""
+    api.on("/items", says({"items": []}))
+    api.on("/me", says({"name": "counterfoil"}), says({}, 403), says({}, 403))
+    with opened(tmp_path, api, LISTED + 'probe = "/me"\n') as target:
+        assert list(target.scan("items")) == []
+        with pytest.raises(TargetUnavailable, match="can't be believed") as caught:
+            list(target.scan("items"))
+        assert caught.value.trouble == "refused"
+        with pytest.raises(TargetUnavailable, match="can't be believed"):
+            target.find(None, [Search("items", (("status", "paid"),))], 10)
+
+
+def test_a_search_by_pages_that_shift_is_no_answer_either(api: Api, tmp_path: Path) -> None:
+    api.on("/items", says({"items": ROWS[:2]}), says({"items": ROWS[1:3]}), says({"items": []}))
+    with (
+        opened(tmp_path, api, f"{LISTED}{PAGES['number']}\n") as target,
+        pytest.raises(TargetUnavailable, match="twice") as caught,
+    ):
+        target.find(None, [Search("items", (("status", "none"),))], 10)
+    assert caught.value.trouble == "unreadable"
 
 
 def test_versions_come_from_a_header_or_a_field(api: Api, tmp_path: Path) -> None:

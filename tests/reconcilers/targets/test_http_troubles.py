@@ -3,6 +3,7 @@
 import datetime as dt
 import gzip
 import json
+import logging
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -319,6 +320,16 @@ def test_nobody_there_is_away(tmp_path: Path) -> None:
     with serving() as gone:
         pass
     assert trouble_of(tmp_path, gone).trouble == "away"
+
+
+def test_no_address_is_logged(api: Api, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("httpcore2").setLevel(logging.INFO)  # it logs everything, if somebody asks for that
+    try:
+        assert row_of(opened(tmp_path, api)) is not None
+    finally:
+        logging.getLogger("httpcore2").setLevel(logging.NOTSET)
+    assert "/items/1" not in caplog.text
 
 
 def test_cookies_are_not_kept(api: Api, tmp_path: Path) -> None:
