@@ -5,6 +5,8 @@
 # missing and how to get it, and ends well: those tests skip themselves, but under CI they fail.
 set -eu
 
+"$(dirname "$0")/install-pocketbase.sh"
+
 # package:program:service
 WANTED="prometheus:promtool:prometheus postgresql-15:/usr/lib/postgresql/15/bin/postgres:postgresql pgbouncer:pgbouncer:pgbouncer mariadb-server-core:mariadbd:mariadb"
 

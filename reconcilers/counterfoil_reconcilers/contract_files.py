@@ -173,7 +173,8 @@ def _validated(
         )
         inside = _real(first["loc"])
         location = (*at, *inside)
-        known = _keys_at(location[:-1]) if not at else [*besides, *model.model_fields] if len(inside) == 1 else ()
+        own = [field.alias or name for name, field in model.model_fields.items()]
+        known = _keys_at(location[:-1]) if not at else [*besides, *own] if len(inside) == 1 else ()
         raise source.error(location, _sentence(first, location, known)) from error
 
 

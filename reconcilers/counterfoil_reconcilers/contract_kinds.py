@@ -4,10 +4,11 @@ Kinds are found by the entry points of `counterfoil.targets`, ours like anybody 
 """
 
 import datetime as dt
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Literal
+from typing import Any, Literal
 
 from counterfoil.errors import CounterfoilError
 from counterfoil_reconcilers.contract_files import Written, did_you_mean
@@ -40,6 +41,14 @@ class NoOptions(Written):
 
 
 @dataclass(frozen=True)
+class Objection:
+    """What is wrong, and the key within the resource's table that it stands at."""
+
+    at: tuple[str, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
 class KindDescription:
     """One kind of target. `ours`: the language of the predicate in `writers = { ours = "..." }`.
 
@@ -51,6 +60,14 @@ class KindDescription:
     resource_options: type[Written]
     target_options: type[Written] = NoOptions
     ours: Literal["cel", "sql"] = "cel"
+
+    def capabilities_of(self, _target: Any, _resources: Sequence[Any]) -> Capabilities:
+        """What a target with these options can do with resources of these; a kind may leave that to its contracts."""
+        return self.capabilities
+
+    def objections(self, _target: Any, _resource: Any) -> Iterable[Objection]:
+        """What only the kind can find wrong about a resource as declared, given its target's options."""
+        return ()
 
 
 @cache

@@ -36,7 +36,8 @@ class FieldRule:
 class Resource:
     """One kind of row. `key` are its fields that name a row, `tenant` the one that says whose it is.
 
-    `options` is where such rows are found, in the words of the target's kind.
+    `options` is where such rows are found, in the words of the target's kind. `finds`: its rows can be searched for
+    what they hold.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Resource:
     tolerance: float
     options: Written
     fields: tuple[tuple[tuple[str, ...], FieldRule], ...] = ()
+    finds: bool = True
     _rules: dict[tuple[str, ...], FieldRule] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rule(self, path: Path) -> FieldRule:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from counterfoil_reconcilers.contract_files import (
     ContractError,
     Source,
+    Written,
     WrittenContracts,
     WrittenResource,
     WrittenTarget,
@@ -85,21 +86,22 @@ class _Compiler:
             raise self._source.error((*at, "kind"), f"targets.{name}: {error}") from error
         options = validate_options(kind.target_options, written, self._source, at)
         resources = {
-            key: self._resource((*at, "resources", key), key, resource, written, kind)
+            key: self._resource((*at, "resources", key), key, resource, written, kind, options)
             for key, resource in written.resources.items()
         }
+        able = kind.capabilities_of(options, [resource.options for resource in resources.values()])
         writers = written.writers
         ours = writers.ours if writers is not None and not isinstance(writers, str) else None
-        if writers is not None and not kind.capabilities.lists:
+        if writers is not None and not able.lists:
+            who = "this target can't list all" if kind.capabilities.lists else f"no target of kind {kind.name} can list"
             raise self._source.error(
                 (*at, "writers"),
-                f"targets.{name}: no target of kind {written.kind} can list its rows, so none is swept for changes; "
-                "take writers out",
+                f"targets.{name}: {who} its rows, so none is swept for changes; take writers out",
             )
         return Target(
             name=name,
             kind=written.kind,
-            capabilities=_capabilities(kind.capabilities, written),
+            capabilities=_capabilities(able, written),
             options=options,
             writers=writers if isinstance(writers, str) or writers is None else "ours",
             ours=ours,
@@ -117,7 +119,13 @@ class _Compiler:
             raise self._source.error(at, f"{error}; it may use row") from error
 
     def _resource(
-        self, at: Location, name: str, written: WrittenResource, target: WrittenTarget, kind: KindDescription
+        self,
+        at: Location,
+        name: str,
+        written: WrittenResource,
+        target: WrittenTarget,
+        kind: KindDescription,
+        target_options: Written,
     ) -> Resource:
         default = float(next((t for t in (written.tolerance, target.tolerance) if t is not None), 0.0))
         rules = [
@@ -135,7 +143,11 @@ class _Compiler:
             for path, rule in written.fields.items()
         ]
         options = validate_options(kind.resource_options, written, self._source, at)
-        return Resource(name, tuple(written.key), written.tenant, default, options, tuple(rules))
+        finds = kind.capabilities_of(target_options, [options]).finds
+        resource = Resource(name, tuple(written.key), written.tenant, default, options, tuple(rules), finds)
+        for objection in kind.objections(target_options, resource):
+            raise self._source.error((*at, *objection.at), f"resource {name}: {objection.sentence}")
+        return resource
 
     def _tool(self, name: str, written: WrittenTool, targets: Mapping[str, Target]) -> Tool:
         at: Location = ("tools", name)
@@ -155,10 +167,11 @@ class _Compiler:
             for index, write in enumerate(written.writes)
         )
         for index, write in enumerate(writes):
-            if write.find and not target.capabilities.finds:
+            if write.find and not write.resource.finds:
                 raise self._source.error(
                     (*at, "writes", index, "find"),
-                    f"no target of kind {target.kind} can be searched for what a row holds; give the row's key instead",
+                    f"{write.resource.name} of kind {target.kind} can't be searched for what a row holds; "
+                    "give the row's key instead",
                 )
         return Tool(
             name=name,

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
+from typing import Protocol
 
-from counterfoil_reconcilers.baseline import Past
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.contracts import Target as Declared
 from counterfoil_reconcilers.disclosure import Disclosure
@@ -18,11 +18,22 @@ _ROUNDS = 5
 _MOST_FOUND = 200
 
 
+class Known(Protocol):
+    """What is known of the rows as they were before."""
+
+    @property
+    def rows(self) -> Rows:
+        """Those that were asked for."""
+
+    def load(self, keys: Iterable[RowKey]) -> Sequence[Row | None]:
+        """Ask for these; returns those that are new."""
+
+
 class Looker:
     """Looks at the target for the effects of one pass; what was read once is not read again."""
 
     def __init__(
-        self, adapter: Target, contracts: Contracts, declared: Declared, disclosure: Disclosure, past: Past
+        self, adapter: Target, contracts: Contracts, declared: Declared, disclosure: Disclosure, past: Known
     ) -> None:
         self._adapter = adapter
         self._contracts = contracts

@@ -25,6 +25,10 @@ class Unreadable(ValueError):
     """A value from outside that cannot be compared; the message says why."""
 
 
+class TooDeep(Unreadable):
+    """JSON that is nested more deeply than it can be read, whether it is whole or not."""
+
+
 class Hidden(str):
     """A text that was redacted, in whole or in part. What it shows is not what it was."""
 
@@ -153,11 +157,21 @@ def key_text(value: Json) -> str:
 def parse_json(text: str) -> Json:
     """JSON text, strictly: a field named twice, NaN and infinities are `Unreadable`."""
     try:
-        return plain(json.loads(text, object_pairs_hook=_no_repetition, parse_constant=_no_constant))
-    except RecursionError:
-        raise Unreadable("it is nested too deeply") from None
-    except ValueError as error:
+        return plain(decode_json(text))
+    except Unreadable as error:
         raise Unreadable(f"it is not JSON that can be compared ({error})") from error
+
+
+def decode_json(text: str) -> Any:
+    """What JSON text says, as strictly; parts of it may still be nothing that can be compared (see `plain`)."""
+    try:
+        return json.loads(text, object_pairs_hook=_no_repetition, parse_constant=_no_constant)
+    except RecursionError:
+        raise TooDeep("it is nested too deeply") from None
+    except Unreadable:
+        raise
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
 
 
 def _no_repetition(fields: list[tuple[str, Any]]) -> dict[str, Any]:
