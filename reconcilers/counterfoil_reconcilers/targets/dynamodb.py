@@ -163,7 +163,7 @@ class DynamoTarget:
         keys = self._keys_of(requests, resource)
         condition = Condition()
         if tenant is not None and resource.tenant is not None and not keys.has_tenant:
-            condition.holds_one_of(resource.tenant, alternatives(tenant) or [])
+            condition.holds_one_of(resource.tenant, alternatives(tenant))
         for name, value in search.fields:
             if name not in keys.templates:  # which a filter of a query may not name
                 condition.holds_one_of(name, alternatives(value))

@@ -177,12 +177,7 @@ class RedisTarget:
         except (RedisError, OSError) as error:
             self.close()
             raise TargetUnavailable(self._name, _sentence(error), trouble=_trouble(error)) from error
-        except (
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-        ) as error:  # the parser's, on what is no answer of Redis
+        except _NOT_PARSED as error:
             self.close()
             raise TargetUnavailable(self._name, "it answered what is no Redis", trouble="unreadable") from error
 
@@ -191,9 +186,7 @@ class RedisTarget:
         asked = list(wanted)
         options = {resource: _options(self._target.resources[resource]) for resource, _ in asked}
         with self._session() as client:
-            sizes = _measured(
-                client, [(resource, name) for resource, name in asked if options[resource].type == "hash"]
-            )
+            sizes = _measured(client, [one for one in asked if options[one[0]].type == "hash"])
             large = {one: size for one, size in sizes.items() if size > LONGEST_ROW_BYTES}
             small = [one for one in asked if one not in large]
             replies = _held(client, [(name, options[resource].type) for resource, name in small])
