@@ -1,10 +1,13 @@
 """Only the list of fixture modules; each says what it gives."""
 
 pytest_plugins = [
+    "tests.fix_answers",
+    "tests.fix_aws",
     "tests.fix_stack",
     "tests.fix_oldest",
     "tests.fix_store",
     "tests.fix_recorder",
+    "tests.fix_redis",
     "tests.fix_registry",
     "tests.fix_skips",
     "tests.fix_log",

@@ -1,0 +1,100 @@
+"""S3 passes the suite of every kind, on moto's server; what is its own is in test_s3_objects."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from counterfoil_reconcilers.contracts import ContractError, Contracts
+from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
+from counterfoil_reconcilers.touched import Search
+from tests.fix_aws import Aws
+from tests.reconcilers.targets.conformance import MINE, NAME, ODD_KEYS, SECRET, Conformance, Subject, contracts_of, item
+
+_CONTRACT = """\
+[targets.subject]
+kind = "s3"
+[targets.subject.resources.items]
+bucket = "{bucket}"
+object = "{object}"
+key = ["id"]
+tenant = "tenant"
+"""
+_FIND = """\
+[tools.make]
+target = "subject"
+[[tools.make.writes]]
+resource = "items"
+create = true
+find = { status = "'paid'" }
+"""
+
+
+class Bucket:
+    """A bucket of its own: a tenant's objects lie under its name."""
+
+    object = "{tenant}/items/{id}.json"
+
+    def __init__(self, aws: Aws) -> None:
+        self._aws = aws
+        self._name = f"b{uuid.uuid4().hex}"
+        self.client = aws.client("s3")
+        self.client.create_bucket(Bucket=self._name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        self.contract = _CONTRACT.format(bucket=self._name, object=self.object)
+        self.lost_contract = (self.contract.replace(self._name, "no-such-bucket"), "no-such-bucket")
+        self.connection = aws.connection
+        self.refused = {**aws.connection, "secret_access_key": SECRET}
+
+    def put(self, tenant: str, key: str, fields: Mapping[str, Any]) -> None:
+        body = json.dumps({"tenant": tenant, **fields}).encode()
+        self.client.put_object(Bucket=self._name, Key=self._key(tenant, key), Body=body)
+
+    def remove(self, tenant: str, key: str) -> None:
+        self.client.delete_object(Bucket=self._name, Key=self._key(tenant, key))
+
+    def away(self) -> AbstractContextManager[None]:
+        return self._aws.silent()
+
+    def _key(self, tenant: str, key: str) -> str:
+        return self.object.replace("{tenant}", tenant).replace("{id}", key)
+
+
+class BucketOfAll(Bucket):
+    """One whose objects say inside whose they are."""
+
+    object = "items/{id}.json"
+
+
+class TestS3(Conformance):
+    @pytest.fixture(params=[Bucket, BucketOfAll])
+    def subject(self, aws: Aws, request: pytest.FixtureRequest) -> Subject:
+        made: Subject = request.param(aws)
+        return made
+
+    @pytest.mark.parametrize("key", [key for key in ODD_KEYS if "\n" not in key], ids=lambda key: ascii(key)[:20])
+    def test_an_odd_key_names_no_other_row(self, subject: Subject, target: Target, key: str) -> None:
+        super().test_an_odd_key_names_no_other_row(subject, target, key)
+
+    def test_a_404_that_is_not_s3s_own_is_no_answer(self, subject: Subject, target: Target) -> None:
+        """moto's server has no route for a name with a line break, and says so without a code of S3's."""
+        with target, pytest.raises(TargetUnavailable, match="404") as caught:
+            target.read([item("A-1\n")])
+        assert caught.value.trouble == "unreadable"
+
+    def test_rows_are_found_by_what_they_hold(self, subject: Subject, target: Target, contracts: Contracts) -> None:
+        """They are not, and no contract gets as far as this."""
+        assert not contracts.targets[NAME].capabilities.finds
+        with pytest.raises(NotImplementedError):
+            target.find(MINE, [Search("items", (("status", "paid"),))], 10)
+
+    def test_a_contract_that_needs_to_find_is_refused(self, subject: Subject, tmp_path: Path) -> None:
+        with pytest.raises(ContractError, match="can be searched"):
+            contracts_of(tmp_path, subject.contract + _FIND)
+
+    @pytest.mark.usefixtures("strict_aws")
+    def test_refused_credentials_are_no_answer_and_not_shown(self, subject: Subject, contracts: Contracts) -> None:
+        super().test_refused_credentials_are_no_answer_and_not_shown(subject, contracts)
