@@ -4,15 +4,13 @@ Everything that a pass decides is written in one transaction, which first makes 
 """
 
 import datetime as dt
-import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from counterfoil.blobs import BlobReader, Claim, claim_in
-from counterfoil.errors import BlobMissing, BlobsAway, CounterfoilError
+from counterfoil.blobs import BlobReader
+from counterfoil.errors import CounterfoilError
 from counterfoil.failpoints import pass_by
 from counterfoil.redaction import Redaction
 from counterfoil_consumers.store import Connection, queries
@@ -32,13 +30,12 @@ from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_targe
 from counterfoil_reconcilers.judge import Judgement, Unattributed, judge, sweep
 from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.looking import look, look_at_all, touch
-from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows, with_reduced_hidden
+from counterfoil_reconcilers.recorded import before_of, claim_of, effect_of, opened
+from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.settling import Progress, Sighting, is_change_settled, sighted
-from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
+from counterfoil_reconcilers.targets.port import Target
 from counterfoil_reconcilers.touched import Touched, connected
 from counterfoil_reconcilers.veil import key_veiled
-
-logger = logging.getLogger("counterfoil.reconcile")
 
 _LEASE_SECONDS = 60.0
 _TEXT_ON_ITS_WAY = dt.timedelta(hours=1)  # from an agent's disk to the blob store
@@ -150,7 +147,7 @@ class Checker:
         if not found and not sweeps:
             return Checked()
         baseline = read_baseline(self._store, tenant, self._declared, lease.first_fence if is_swept else None)
-        found = [self._opened(row, tenant) for row in found]
+        found = [opened(row, tenant, self._declared.name, self._blobs) for row in found]
         seen = self._see(tenant, lease, baseline, progress, found, sweeps)
         if is_swept and lease.first_fence is None:
             with self._writing(where, lease):
@@ -174,30 +171,20 @@ class Checker:
         """Look at the target, and only then read how far the log goes."""
         known = Rows(baseline.rows)
         disclosure = Disclosure(self._redaction.of_task(tenant, self._declared.name))
-        noted = [_effect(row, tenant, disclosure) for row in found]
+        noted = [effect_of(row, tenant, disclosure) for row in found]
         disclosure.learn(baseline.rows.values())
         if sweeps:
             observed = look_at_all(self._adapter, self._declared, tenant)
             disclosure.learn(observed.rows.values())
             effects = [disclosure.opened(effect) for effect in noted]
-            touched = touch(self._contracts, effects, known, observed)
+            touched = touch(self._contracts, self._declared, effects, known, observed)
         else:
             observed, touched, effects = look(self._adapter, self._contracts, self._declared, disclosure, noted, known)
         ends = self._log.read_ends()
         return _Seen(tenant, lease, baseline, observed, effects, touched, disclosure, ends, progress, sweeps)
 
     def _judge(self, seen: _Seen, found: Sequence[Mapping[str, Any]]) -> _Judged:
-        needed = [
-            (key, row["intent_partition"], row["intent_offset"])
-            for row, one in zip(found, seen.touched, strict=True)
-            for key in (*one.writes, *one.reads)
-        ]
-        created = [
-            (search, row["intent_partition"], row["intent_offset"])
-            for row, one in zip(found, seen.touched, strict=True)
-            for search in one.searches
-        ]
-        before = seen.baseline.usable_for(self._declared.resources, needed, created)
+        before = before_of(seen.baseline, self._declared, found, seen.touched)
         name, effects, veil = self._declared.name, seen.effects, seen.disclosure
         judgement = judge(self._contracts, name, effects, before, seen.observed, veil)
         if not seen.swept:
@@ -364,24 +351,7 @@ class Checker:
         own = None if known is None else known.settle_seconds
         window = dt.timedelta(seconds=self._declared.settle_seconds if own is None else own)
         window += self._declared.capabilities.read_lag
-        return window if _claim(row["args"]) is None else max(window, _TEXT_ON_ITS_WAY)
-
-    def _opened(self, row: dict[str, Any], tenant: str) -> dict[str, Any]:
-        """With the texts that were too large for their event; where one is nowhere, its claim check stays.
-
-        Raises TargetUnavailable when that can't be known now.
-        """
-        texts = {name: claim for name in ("args", "reply") if (claim := _claim(row[name])) is not None}
-        opened = dict(row)
-        for name, claim in texts.items():
-            try:
-                opened[name] = json.loads(self._blobs.open(tenant, claim))
-            except BlobsAway as error:
-                raise TargetUnavailable(self._declared.name, str(error)) from error
-            except (BlobMissing, ValueError, RecursionError) as error:
-                logger.warning("the %s of effect %s can't be compared: %s", name, row["effect_id"].hex, error)
-                opened["reply"] = None if name == "reply" else opened["reply"]
-        return opened
+        return window if claim_of(row["args"]) is None else max(window, _TEXT_ON_ITS_WAY)
 
     def _take_lease(self, tenant: str) -> _Lease | None:
         params = {"tenant": tenant, "target": self._declared.name, "owner": self._owner, "seconds": _LEASE_SECONDS}
@@ -410,11 +380,6 @@ class Checker:
             raise LeaseLost(f"another reconciler took over {held['target']} of {held['tenant']}")
 
 
-def _claim(value: Any) -> Claim | None:
-    """The claim check that a recorder put in a field's place; a text that looks like one is an agent's."""
-    return claim_in(value) if isinstance(value, Mapping) else None
-
-
 def _sighting_of(seen: _Seen, change: Unattributed) -> Sighting:
     """The sighting of a change in this pass's sweep, after those before it."""
     row = seen.observed.get(change.row)
@@ -441,21 +406,6 @@ def _present(observed: Rows, keys: Iterable[RowKey]) -> dict[RowKey, Row | None]
         if row is None or isinstance(row, Row):
             rows[key] = row
     return rows
-
-
-def _effect(row: Mapping[str, Any], tenant: str, disclosure: Disclosure) -> Effect:
-    effect = Effect(
-        effect_id=row["effect_id"].bytes,
-        tool=row["tool"],
-        args=with_reduced_hidden(row["args"]),
-        outcome=row["outcome"],
-        order=(row["intent_at"].isoformat(), row["intent_partition"], row["intent_offset"]),
-        reply=with_reduced_hidden(row["reply"]),
-        attempts=row["intents"],
-        step=row["step"],
-        tenant=tenant,
-    )
-    return disclosure.noted(effect, row["redaction"])
 
 
 def _about(tenant: str, row: Mapping[str, Any]) -> About:

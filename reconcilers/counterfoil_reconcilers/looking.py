@@ -14,6 +14,7 @@ from counterfoil_reconcilers.touched import Touched, resources_of
 # A row found through a row found through a row: deeper joins stay unread, and so unknowable.
 _ROUNDS = 5
 _MOST_FOUND = 200
+_NOTHING = Touched(frozenset(), frozenset(), (), frozenset(), {}, ())
 
 
 def look(
@@ -31,12 +32,11 @@ def look(
     rows: dict[RowKey, Row | None] = {}
     for _ in range(_ROUNDS):
         effects = [disclosure.opened(effect) for effect in noted]
-        touched = touch(contracts, effects, baseline, Rows(rows))
+        touched = touch(contracts, declared, effects, baseline, Rows(rows))
         wanted = {key for one in touched for key in (*one.writes, *one.reads, *one.missing)} - set(rows)
         if not wanted:
             break
-        addresses = (Address(_tenant(declared, key.resource, disclosure.tenant), key) for key in wanted)
-        found = _by_key(declared, adapter.read(addresses))
+        found = read_rows(adapter, declared, disclosure.tenant, wanted)
         rows.update(found)
         disclosure.learn(found.values())
     for search in [search for one in touched for search in one.searches]:
@@ -45,7 +45,15 @@ def look(
         rows.update(found)
         disclosure.learn(found.values())
     effects = [disclosure.opened(effect) for effect in noted]
-    return Rows(rows), touch(contracts, effects, baseline, Rows(rows)), effects
+    return Rows(rows), touch(contracts, declared, effects, baseline, Rows(rows)), effects
+
+
+def read_rows(adapter: Target, declared: Declared, tenant: str, keys: Iterable[RowKey]) -> Mapping[RowKey, Row | None]:
+    """Rows of the tenant by their keys.
+
+    Raises TargetUnavailable.
+    """
+    return _by_key(declared, adapter.read(Address(_tenant(declared, key.resource, tenant), key) for key in keys))
 
 
 def look_at_all(adapter: Target, declared: Declared, tenant: str) -> Rows:
@@ -59,9 +67,20 @@ def look_at_all(adapter: Target, declared: Declared, tenant: str) -> Rows:
     return Rows(rows, frozenset(declared.resources))
 
 
-def touch(contracts: Contracts, effects: Sequence[Effect], baseline: Rows, observed: Rows) -> list[Touched]:
-    """What each effect touches, as far as the rows known so far tell."""
-    return [resources_of(contracts, effect, baseline, observed) for effect in effects]
+def touch(
+    contracts: Contracts, declared: Declared, effects: Sequence[Effect], baseline: Rows, observed: Rows
+) -> list[Touched]:
+    """What each effect touches at the target, as far as the rows known so far tell."""
+    return [
+        _NOTHING if _is_elsewhere(contracts, declared, effect) else resources_of(contracts, effect, baseline, observed)
+        for effect in effects
+    ]
+
+
+def _is_elsewhere(contracts: Contracts, declared: Declared, effect: Effect) -> bool:
+    """Whether the tool's contract names another target than the effect: its rows are not looked for here."""
+    tool = contracts.tools.get(effect.tool)
+    return tool is not None and tool.target != declared.name
 
 
 def _by_key(declared: Declared, found: Iterable[TargetRow]) -> Mapping[RowKey, Row | None]:
