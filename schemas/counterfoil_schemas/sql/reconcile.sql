@@ -113,3 +113,36 @@ SELECT tenant, target, verdict, count(*) AS changes FROM counterfoil.target_chan
 -- name: measure_oldest
 SELECT target, extract(epoch FROM now() - min(last_appended_at))::float8 AS seconds
 FROM counterfoil.effect WHERE verdict IS NULL AND target IS NOT NULL AND mode = 'live' AND intents > 0 GROUP BY target
+
+-- name: read_first_fence
+SELECT baseline_fence FROM counterfoil.check_lease WHERE tenant = %(tenant)s AND target = %(target)s
+
+-- name: find_effects_beside
+-- One effect, those that are open at its target, and others that verdicts found at the same rows, up to a limit.
+WITH beside AS MATERIALIZED (
+    SELECT %(effect_id)s::uuid AS effect_id
+    UNION
+    SELECT e.effect_id FROM counterfoil.effect AS e
+    LEFT JOIN counterfoil.check_state AS c ON c.tenant = e.tenant AND c.effect_id = e.effect_id
+    WHERE e.tenant = %(tenant)s AND e.target = %(target)s AND e.mode = 'live' AND e.intents > 0
+      AND (c.closed_at IS NULL
+           OR c.facts < e.intents + e.ok + e.accepted + e.partial + e.unknown + e.failed + e.denied)
+    UNION
+    (SELECT n.effect_id FROM counterfoil.effect_resource AS r
+     CROSS JOIN LATERAL (
+         SELECT o.effect_id FROM counterfoil.effect_resource AS o
+         WHERE o.tenant = r.tenant AND o.target = r.target AND o.resource = r.resource AND o.key = r.key OFFSET 0) AS n
+     WHERE r.tenant = %(tenant)s AND r.target = %(target)s AND r.effect_id = %(effect_id)s
+     LIMIT %(limit)s))
+SELECT s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.redaction, s.args, s.reply, s.intents, s.outcome, s.intent_at,
+       s.intent_event_id, s.intent_partition, s.intent_offset, s.verdict, s.verdict_reason, s.verdict_at, s.drift, s.means,
+       s.contract_version, s.contract_digest, s.evidence, c.closed_at
+FROM beside AS b
+CROSS JOIN LATERAL (
+    SELECT * FROM counterfoil.effect_state AS t
+    WHERE t.tenant = %(tenant)s AND t.effect_id = b.effect_id AND t.target = %(target)s AND t.mode = 'live'
+      AND t.intents > 0 OFFSET 0) AS s
+LEFT JOIN LATERAL (
+    SELECT k.closed_at FROM counterfoil.check_state AS k
+    WHERE k.tenant = %(tenant)s AND k.effect_id = b.effect_id OFFSET 0) AS c ON true
+ORDER BY s.intent_partition, s.intent_offset
