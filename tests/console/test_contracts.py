@@ -167,6 +167,9 @@ def test_coverage_below_what_is_asked_for(call: Call, worked: Path) -> None:
 
 def test_since_when_is_a_moment_or_a_length_of_time(call: Call, bank: Path) -> None:
     assert "is no length of time" in call("contracts", "coverage", "--since", "yesterday").sentence
+    assert "there was no calendar" in call("contracts", "coverage", "--since", "999999d").sentence
+    for good in ("2026-01-31", "2026-01-31T12:00:00+02:00", "30m"):
+        assert call("contracts", "coverage", "--since", good).code == 0
 
 
 def untouched(database: str) -> list[object]:
@@ -255,6 +258,7 @@ def test_a_call_that_nobody_made(call: Call, worked: Path, tmp_path: Path, datab
     ("arguments", "sentence"),
     [
         ([], "say which write: --effect ID, or --tool NAME with --args FILE"),
+        (["--effect", "12345678", "--args", "good.json"], "a recorded write has its own arguments and reply"),
         (["--effect", "xyz"], "'xyz' is no effect's id: 32 hex digits, or the first 8 of them or more"),
         (["--effect", "0" * 32], f"the store has no effect {'0' * 32}; see `counterfoil timeline`"),
         (["--tool", "nosuch"], "there is no contract for tool nosuch; there is credit"),

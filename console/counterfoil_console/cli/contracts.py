@@ -17,6 +17,7 @@ from counterfoil_console import contract_coverage, contract_trial
 from counterfoil_console.cli.output import AsJson, Tenant, console, duration, open_store, print_json
 from counterfoil_console.contract_check import Finding, compare_with_store, examine_files, examine_targets
 from counterfoil_console.contract_coverage import Coverage, Covered, read_coverage
+from counterfoil_console.drafts.leaves import many
 from counterfoil_console.drafts.mcp import draft_of as draft_of_mcp
 from counterfoil_console.drafts.model import Draft
 from counterfoil_console.drafts.openapi import draft_of as draft_of_openapi
@@ -147,6 +148,8 @@ def try_effect(
     """
     if (effect is None) == (tool is None):
         raise UsageError("say which write: --effect ID, or --tool NAME with --args FILE")
+    if effect is not None and (args or result):
+        raise UsageError("a recorded write has its own arguments and reply: leave --args and --result out")
     settings = load()
     contracts = load_contracts(settings.contracts)
     with open_store(settings, **_READ_ONLY) as store:
@@ -211,7 +214,7 @@ def draft(
             file.write(text)
     except OSError as error:
         raise UsageError(f"{output} can't be written: {error.strerror}") from error
-    typer.echo(f"{len(made.tools)} tools drafted, {len(made.left_out)} left out, in {output}")
+    typer.echo(f"{many(len(made.tools), 'tool')} drafted, {len(made.left_out)} left out, in {output}")
 
 
 def _observed(
@@ -257,7 +260,11 @@ def _moment(text: str) -> dt.datetime:
     try:
         found = dt.datetime.fromisoformat(text)
     except ValueError:
-        return dt.datetime.now(dt.UTC) - duration(text)
+        length = duration(text)
+        try:
+            return dt.datetime.now(dt.UTC) - length
+        except OverflowError as error:
+            raise UsageError(f"{text} ago there was no calendar; leave --since out to count all") from error
     return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
 
 
@@ -273,11 +280,11 @@ def _print_findings(findings: list[Finding], contracts: Contracts | None, notes:
         out.print(Text(shown(note), style="dim"))
     bad = sum(finding.grade == "bad" for finding in findings)
     if contracts is None or bad:
-        out.print(Text(f"{bad} mistake{'s' if bad != 1 else ''}", style="bold red"))
+        out.print(Text(many(bad, "mistake"), style="bold red"))
         return
-    many = f"{len(contracts.tools)} tool{'s' if len(contracts.tools) != 1 else ''}"
     warnings = f", {len(findings)} to look at" if findings else ""
-    out.print(Text(f"version {contracts.version} with {many}: no mistake{warnings}"))
+    tools = many(len(contracts.tools), "tool")
+    out.print(Text(shown(f"version {contracts.version} with {tools}: no mistake{warnings}")))
 
 
 def _print_coverage(found: Coverage, missing: Path | None) -> None:

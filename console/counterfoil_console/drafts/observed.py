@@ -29,6 +29,8 @@ from counterfoil_reconcilers.values import MISSING, Hidden, Unreadable, at
 _LEAST_SHARE = 0.75  # of the writes that a proposal must explain
 _MOST_CANDIDATES = 8  # arguments that are tried for one column of a key
 _MOST_KEYS = 16  # combinations of these, where a key has several columns
+_MOST_FIELDS = 300
+_PROBED = 8  # rows for which an argument must explain a field in half, before all are looked at
 _FEW = 3  # writes that coincide by chance
 _MOST_TO_FILL = 8
 _LONGEST_CONSTANT = 60
@@ -167,11 +169,11 @@ class _Rows:
         for one in self._changes:
             if isinstance(one.after, dict):
                 paths.update(dict.fromkeys(names for names, _ in paths_in(one.after)))
-        for path in paths:
+        # A field that is a value here and a map there can't be named both ways.
+        maps = {path[:depth] for path in paths for depth in range(1, len(path))}
+        for path in islice(paths, _MOST_FIELDS):
             is_fixed = path[0] in (*self._resource.key, self._resource.tenant) or self._resource.rule(path).ignore
-            # A field that is a value here and a map there can't be named both ways.
-            is_both = any(path != other and path == other[: len(path)] for other in paths)
-            if not (is_fixed or is_both) and all(map(is_field, path)):
+            if not is_fixed and path not in maps and all(map(is_field, path)):
                 yield path
 
     def _changed(self, path: tuple[str, ...]) -> list[_Change]:
@@ -265,7 +267,10 @@ class _Rows:
             if not self._known and leaf in self._guess.leaves:
                 continue  # a row that repeats its key
             having = [one for one in looked_at if leaf.of(one.writes[-1]) is not MISSING]
-            held = sum(holds(one, leaf, at(one.after, path)) for one in having)
+            probed = sum(holds(one, leaf, at(one.after, path)) for one in having[:_PROBED])
+            if 2 * probed < min(_PROBED, len(having)):
+                continue
+            held = probed + sum(holds(one, leaf, at(one.after, path)) for one in having[_PROBED:])
             is_named_so = leaf.names[-1] == path[-1]
             is_enough = held >= _LEAST_SHARE * len(having) and held > 0
             if not is_enough or (not self._known and not is_named_so and held < _FEW):

@@ -8,10 +8,10 @@ from typing import Any
 from counterfoil.blobs import BlobReader
 from counterfoil.redaction import Redaction
 from counterfoil_console.drafts.leaves import Variables, arguments_of
-from counterfoil_console.drafts.model import Draft, DraftTarget
+from counterfoil_console.drafts.model import Draft, DraftTarget, DraftTool
 from counterfoil_console.drafts.observed import key_guesses, propose
 from counterfoil_consumers.store import Connection, queries
-from counterfoil_reconcilers.baseline import Baseline, read_baseline
+from counterfoil_reconcilers.baseline import read_baseline
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.contracts import Target as Declared
 from counterfoil_reconcilers.disclosure import Disclosure
@@ -63,7 +63,9 @@ class Sources:
             sample = _Sample(self, adapter, declared, tenant)
             for tool, of_tool in _by_tool(rows):
                 made = sample.propose(tool, of_tool)
-                if made.writes:
+                if tool in draft.tools:
+                    draft.tools[tool].notes.append(f"it writes to {target}, too; a contract names one target")
+                elif made.writes:
                     draft.tools[tool] = made
                 else:
                     draft.left_out[tool] = [f"no argument names a row of {target} that it changed", *made.notes]
@@ -83,32 +85,40 @@ class _Sample:
         fence = first["baseline_fence"] if first is not None and declared.writers is not None else None
         self._baseline = read_baseline(sources.store, tenant, declared, fence)
 
-    def propose(self, tool: str, rows: Sequence[Mapping[str, Any]]) -> Any:
-        """A draft of one tool. Raises TargetUnavailable."""
+    def propose(self, tool: str, rows: Sequence[Mapping[str, Any]]) -> DraftTool:
+        """A draft of one tool.
+
+        Raises TargetUnavailable.
+        """
         disclosure = Disclosure(self._sources.redaction.of_task(self._tenant, self._declared.name))
         full = [opened(row, self._tenant, self._declared.name, self._sources.blobs) for row in rows]
         noted = [effect_of(row, self._tenant, disclosure) for row in full]
         disclosure.learn(self._baseline.rows.values())
-        kept = [(row, one) for row, one in zip(full, noted, strict=True) if _variables(one) is not None]
-        now = self._read([effect for _, effect in kept], disclosure)
-        effects = [disclosure.opened(effect) for _, effect in kept]
-        writes = [one for effect in effects if (one := _variables(effect)) is not None]
-        before = _before(self._baseline, self._declared, [row for row, _ in kept], writes)
+        now = self._read([one for effect in noted if (one := _variables(effect)) is not None])
+        disclosure.learn(now.rows.values())
+        kept = [
+            (row, one)
+            for row, effect in zip(full, noted, strict=True)
+            if (one := _variables(disclosure.opened(effect))) is not None
+        ]
+        before = self._before(kept)
         resources = list(self._declared.resources.values())
-        return propose(tool, self._declared.name, resources, writes, before, now)
+        return propose(tool, self._declared.name, resources, [one for _, one in kept], before, now)
 
-    def _read(self, noted: Sequence[Effect], disclosure: Disclosure) -> Rows:
-        """The rows that the writes may name: of a few all guesses are tried, then those that named a row of all."""
-        writes = [one for effect in noted if (one := _variables(effect)) is not None]
+    def _read(self, writes: Sequence[Variables]) -> Rows:
+        """The rows that the writes may name: of a few all guesses are tried, then of all those that named a row."""
         probes = writes[-_PROBED:]
         rows: dict[RowKey, Row | None] = {}
         for resource in self._declared.resources.values():
             guesses = key_guesses(resource, writes)
             self._add(rows, (guess.of(one) for guess in guesses for one in probes))
-            likely = [guess for guess in guesses if any(rows.get(key) for one in probes if (key := guess.of(one)))]
+            likely = [guess for guess in guesses if any(self._is_known(guess.of(one), rows) for one in probes)]
             self._add(rows, (guess.of(one) for guess in likely for one in writes))
-        disclosure.learn(rows.values())
         return Rows(rows)
+
+    def _is_known(self, key: RowKey | None, rows: Mapping[RowKey, Row | None]) -> bool:
+        """Whether there is such a row, or was."""
+        return key is not None and (rows.get(key) is not None or self._baseline.rows.get(key) is not None)
 
     def _add(self, rows: dict[RowKey, Row | None], keys: Iterable[RowKey | None]) -> None:
         wanted = [key for key in dict.fromkeys(keys) if key is not None and key not in rows]
@@ -116,19 +126,18 @@ class _Sample:
             part = wanted[start : start + _READ_AT_ONCE]
             rows.update(read_rows(self._adapter, self._declared, self._tenant, part))
 
-
-def _before(
-    baseline: Baseline, declared: Declared, rows: Sequence[Mapping[str, Any]], writes: Sequence[Variables]
-) -> Rows:
-    """The rows that none of these writes can have changed already."""
-    needed = {
-        (key, row["intent_partition"], row["intent_offset"])
-        for resource in declared.resources.values()
-        for guess in key_guesses(resource, writes)
-        for row, one in zip(rows, writes, strict=True)
-        if (key := guess.of(one)) is not None
-    }
-    return baseline.usable_for(declared.resources, needed)
+    def _before(self, kept: Sequence[tuple[Mapping[str, Any], Variables]]) -> Rows:
+        """The rows that none of these writes can have changed already."""
+        resources = self._declared.resources
+        writes = [one for _, one in kept]
+        needed = {
+            (key, row["intent_partition"], row["intent_offset"])
+            for resource in resources.values()
+            for guess in key_guesses(resource, writes)
+            for row, one in kept
+            if (key := guess.of(one)) is not None
+        }
+        return self._baseline.usable_for(resources, needed)
 
 
 def _variables(effect: Effect) -> Variables | None:
