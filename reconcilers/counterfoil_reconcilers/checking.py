@@ -158,7 +158,7 @@ class Checker:
 
         Raises TargetUnavailable, BrokersAway, LeaseLost, TooManyConnected; nothing was written then.
         """
-        worklist, done = Worklist(self._store, lease), Checked()
+        worklist, done = Worklist(self._store, lease.tenant, lease.target, lease.check_seq), Checked()
         progress = self._log.read(self._store, lease.tenant, renew(self._store, lease))
         observer = self._observer(lease)
         observer.note(worklist.named(effect_id))
@@ -170,7 +170,7 @@ class Checker:
 
         Raises TargetUnavailable, BrokersAway, LeaseLost, TooManyConnected; what was written before that stays.
         """
-        worklist, done = Worklist(self._store, lease), Checked()
+        worklist, done = Worklist(self._store, lease.tenant, lease.target, lease.check_seq), Checked()
         if self._declared.writers is not None and lease.first_fence is None:
             self._take_baseline(lease, self._declared.resources, beat)
             done.open = len(worklist.due(self._policy.effects_at_a_time, until=None))
@@ -197,7 +197,7 @@ class Checker:
     def no_answer(self, lease: Lease, error: TargetUnavailable, *, everything: bool) -> int:
         """Put off what is due; of what has waited for too long, say that nobody can know. Returns how much was said."""
         now = renew(self._store, lease)
-        worklist = Worklist(self._store, lease)
+        worklist = Worklist(self._store, lease.tenant, lease.target, lease.check_seq)
         found = worklist.due(self._policy.effects_at_a_time, until=None if everything else now)
         since = lease.troubled_since or now
         patience = self._policy.unknowable_after

@@ -3,12 +3,13 @@
 pydantic refuses unknown keys and wrong types; this module turns its words into one sentence with file, line and advice.
 """
 
+import copy
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,12 +21,16 @@ from counterfoil_reconcilers.toml_lines import Location, line_of_keys, nearest_l
 class ContractError(CounterfoilError):
     """A contract is wrong. Its sentence says the file, the line, what is wrong and what to do."""
 
-    def __init__(self, message: str, line: int | None = None) -> None:
+    def __init__(self, message: str, line: int | None = None, file: str | None = None) -> None:
         super().__init__(message)
         self.line = line
+        self.file = file
 
 
 Options = TypeVar("Options", bound="Written")
+
+_DEPTH_OF_A_RESOURCE = 4  # targets, its name, resources, its name
+_GIVES_NAMES = ("let", "each")  # without these, expressions beside them seem to be wrong
 
 
 class Written(BaseModel):
@@ -123,7 +128,7 @@ class Source:
     def error(self, location: Location, sentence: str) -> ContractError:
         """The error of `sentence`, with the file and line where `location` stands."""
         name, line = self.place(location)
-        return ContractError(f"{name} line {line}: {sentence}", line)
+        return ContractError(f"{name} line {line}: {sentence}", line, name)
 
     def place(self, location: Location) -> tuple[str, int]:
         """File name and line of a location, in the file that comes closest to holding it."""
@@ -131,51 +136,96 @@ class Source:
         return best[0], nearest_line(best[1], location)
 
 
-def read(path: Path) -> tuple[dict[str, Any], Source]:
-    """The merged tables of a file, or of every *.toml in a folder, with their places."""
+def read(path: Path, mistakes: list[ContractError]) -> tuple[dict[str, Any], Source]:
+    """The merged tables of a file, or of every *.toml in a folder, with their places; what is wrong is noted."""
     paths = sorted(path.glob("*.toml")) if path.is_dir() else [path]
     if not paths:
-        raise ContractError(f"{path}: the folder holds no *.toml; write a contracts.toml there")
+        mistakes.append(ContractError(f"{path}: the folder holds no *.toml; write a contracts.toml there"))
     files: list[tuple[str, dict[Location, int], dict[str, Any]]] = []
     for file in paths:
         try:
             text = file.read_text(encoding="utf-8")
             files.append((file.name, line_of_keys(text), tomllib.loads(text)))
         except OSError as error:
-            raise ContractError(f"{file}: cannot be read ({error.strerror}); name an existing contract file") from error
+            sentence = f"{file}: cannot be read ({error.strerror}); name an existing contract file"
+            mistakes.append(ContractError(sentence, file=file.name))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             line = _line_in(str(error))
-            raise ContractError(f"{file.name} line {line}: not valid TOML: {error}", line) from error
+            mistakes.append(ContractError(f"{file.name} line {line}: not valid TOML: {error}", line, file.name))
     source = Source(tuple(files))
-    return _merged(source), source
+    return _merged(source, mistakes), source
 
 
-def validate(tables: Mapping[str, Any], source: Source) -> WrittenContracts:
-    """The tables as models, or a ContractError for the first thing that they may not say."""
-    return _validated(WrittenContracts, tables, source, ())
+def validate(
+    tables: Mapping[str, Any], source: Source, mistakes: list[ContractError]
+) -> tuple[WrittenContracts, frozenset[Location]]:
+    """The tables as models, without what they may not say, and the tools and targets of which something is left out.
+
+    Each mistake is noted. A key that nobody knows is left out alone; of any other the tool or resource around it is.
+    """
+    spoilt: set[Location] = set()
+    while True:
+        try:
+            return WrittenContracts.model_validate(tables), frozenset(spoilt)
+        except pydantic.ValidationError as error:
+            mistakes += _mistakes_in(error, source, ())
+            wrong = [_left_out(found["type"], _real(found["loc"])) for found in error.errors()]
+            spoilt |= {location[:2] for location in wrong}
+            tables = _without(tables, wrong)
 
 
-def validate_options(model: type[Options], written: WithOptions, source: Source, at: Location) -> Options:
-    """The keys of a target's kind in the table at `at`, or a ContractError for the first that is wrong."""
-    return _validated(model, written.options, source, at, type(written).model_fields)
-
-
-def _validated(
-    model: type[Options], values: Mapping[str, Any], source: Source, at: Location, besides: Iterable[str] = ()
+def validate_options(
+    model: type[Options], written: WithOptions, source: Source, at: Location, mistakes: list[ContractError]
 ) -> Options:
+    """The keys of a target's kind in the table at `at`; those that are wrong are noted, and then it has none."""
     try:
-        return model.model_validate(values)
+        return model.model_validate(written.options)
     except pydantic.ValidationError as error:
-        # A key that is written wrong is lacking, too.
-        first = min(
-            error.errors(),
-            key=lambda found: (found["type"] == "missing", source.place((*at, *_real(found["loc"])))[1]),
-        )
-        inside = _real(first["loc"])
-        location = (*at, *inside)
         own = [field.alias or name for name, field in model.model_fields.items()]
-        known = _keys_at(location[:-1]) if not at else [*besides, *own] if len(inside) == 1 else ()
-        raise source.error(location, _sentence(first, location, known)) from error
+        mistakes += _mistakes_in(error, source, at, [*type(written).model_fields, *own])
+        return cast("Options", model.model_construct())
+
+
+def _mistakes_in(
+    error: pydantic.ValidationError, source: Source, at: Location, known: Iterable[str] = ()
+) -> Iterable[ContractError]:
+    """Each mistake once, by line. A key that is written wrong is lacking, too: that comes last."""
+    found = sorted(
+        error.errors(),
+        key=lambda one: (one["type"] == "missing", source.place((*at, *_real(one["loc"])))[1]),
+    )
+    said: dict[str, ContractError] = {}
+    for one in found:
+        inside = _real(one["loc"])
+        location = (*at, *inside)
+        names = _keys_at(location[:-1]) if not at else known if len(inside) == 1 else ()
+        mistake = source.error(location, _sentence(one, location, names))
+        said.setdefault(str(mistake), mistake)
+    return said.values()
+
+
+def _left_out(kind: str, location: Location) -> Location:
+    """What of the tables a mistake makes useless."""
+    name = str(location[-1])
+    if kind == "extra_forbidden" and not difflib.get_close_matches(name, _GIVES_NAMES):
+        return location
+    if len(location) >= _DEPTH_OF_A_RESOURCE and location[0::2][:2] == ("targets", "resources"):
+        return location[:_DEPTH_OF_A_RESOURCE]
+    return location[: 2 if location[0] in ("targets", "tools") else 1]
+
+
+def _without(tables: Mapping[str, Any], wrong: Iterable[Location]) -> dict[str, Any]:
+    sound: dict[str, Any] = copy.deepcopy(dict(tables))
+    for location in sorted(wrong, key=len, reverse=True):
+        *around, name = location
+        table: Any = sound
+        for step in around:
+            table = table[step]
+        if location == ("version",):
+            table["version"] = ""
+        else:
+            table.pop(name, None)
+    return sound
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -187,22 +237,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; there is {', '.join(names[:12])}" if names else "; there is none"
 
 
-def _merged(source: Source) -> dict[str, Any]:
+def _merged(source: Source, mistakes: list[ContractError]) -> dict[str, Any]:
     """Files of a folder side by side: tools and targets add up, and nothing is said twice."""
     merged: dict[str, Any] = {}
+
+    def note(name: str, line: int, sentence: str) -> None:
+        mistakes.append(ContractError(f"{name} line {line}: {sentence}", line, name))
+
     for name, lines, tables in source.files:
         for key, value in tables.items():
-            if key in ("tools", "targets") and isinstance(value, dict):
+            if key in ("tools", "targets") and isinstance(value, dict) and isinstance(merged.get(key, {}), dict):
                 for entry, body in value.items():
                     if entry in merged.setdefault(key, {}):
                         line = nearest_line(lines, (key, entry))
-                        raise ContractError(
-                            f"{name} line {line}: {key}.{entry} is declared twice; keep one of them", line
-                        )
-                    merged[key][entry] = body
+                        note(name, line, f"{key}.{entry} is declared twice; keep one of them")
+                    merged[key].setdefault(entry, body)
             elif key in merged and merged[key] != value:
-                line = nearest_line(lines, (key,))
-                raise ContractError(f"{name} line {line}: another file says another {key}; say it in one file", line)
+                note(name, nearest_line(lines, (key,)), f"another file says another {key}; say it in one file")
             else:
                 merged[key] = value
     return merged

@@ -6,7 +6,7 @@
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,15 +50,32 @@ __all__ = [
     "Target",
     "Tool",
     "Write",
+    "examine",
     "load",
 ]
 
 
 def load(path: Path | str) -> Contracts:
     """The contracts of a *.toml file, or of every one in a folder; ContractError says what is wrong where."""
-    tables, source = read(Path(path))
-    written = validate(tables, source)
-    return _Compiler(written, source).contracts(digest_of(tables))
+    contracts, mistakes = examine(path)
+    if contracts is None:
+        raise mistakes[0]
+    return contracts
+
+
+def examine(path: Path | str) -> tuple[Contracts | None, Sequence[ContractError]]:
+    """The contracts, or None and all that is wrong with them, what `load` raises first.
+
+    What hangs on a wrong part (the writes to a resource with a wrong key) is not looked at; while a file can't be read,
+    nothing but that is said.
+    """
+    mistakes: list[ContractError] = []
+    tables, source = read(Path(path), mistakes)
+    if mistakes:
+        return None, mistakes
+    written, spoilt = validate(tables, source, mistakes)
+    contracts = _Compiler(written, source, tables, spoilt, mistakes).contracts(digest_of(tables))
+    return (None if mistakes else contracts), mistakes
 
 
 def digest_of(tables: Mapping[str, Any]) -> str:
@@ -67,34 +84,67 @@ def digest_of(tables: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+_ABLE = Capabilities(finds=True, lists=True)
+
+
 class _Compiler:
-    def __init__(self, written: WrittenContracts, source: Source) -> None:
+    """Compiles what is sound and notes what is wrong; what it gives counts only if nothing was noted."""
+
+    def __init__(
+        self,
+        written: WrittenContracts,
+        source: Source,
+        tables: Mapping[str, Any],
+        spoilt: Set[Location],
+        mistakes: list[ContractError],
+    ) -> None:
         self._written = written
         self._source = source
+        self._tables = tables
+        self._spoilt = spoilt
+        self._mistakes = mistakes
 
     def contracts(self, digest: str) -> Contracts:
         common = _outcomes(self._written, None)
-        targets = {name: self._target(name, target) for name, target in self._written.targets.items()}
-        tools = {name: self._tool(name, tool, targets) for name, tool in self._written.tools.items()}
+        compiled = ((name, self._target(name, one)) for name, one in self._written.targets.items())
+        targets = {name: target for name, target in compiled if target is not None}
+        judged = ((name, self._tool(name, one, targets)) for name, one in self._written.tools.items())
+        tools = {name: tool for name, tool in judged if tool is not None}
         return Contracts(self._written.version, digest, targets, tools, common, self._source)
 
-    def _target(self, name: str, written: WrittenTarget) -> Target:
+    def _note(self, at: Location, sentence: str) -> None:
+        self._mistakes.append(self._source.error(at, sentence))
+
+    def _is_declared(self, *at: str) -> bool:
+        """Whether a file has this table, though it may be wrong and left out."""
+        table: Any = self._tables
+        for name in at:
+            if not isinstance(table, Mapping):
+                return True
+            if name not in table:
+                return False
+            table = table[name]
+        return True
+
+    def _target(self, name: str, written: WrittenTarget) -> Target | None:
         at: Location = ("targets", name)
         try:
             kind = find_kind(written.kind)
         except KindMissing as error:
-            raise self._source.error((*at, "kind"), f"targets.{name}: {error}") from error
-        options = validate_options(kind.target_options, written, self._source, at)
+            self._note((*at, "kind"), f"targets.{name}: {error}")
+            return None
+        options = validate_options(kind.target_options, written, self._source, at, self._mistakes)
         resources = {
             key: self._resource((*at, "resources", key), key, resource, written, kind, options)
             for key, resource in written.resources.items()
         }
-        able = kind.capabilities_of(options, [resource.options for resource in resources.values()])
+        is_sound = not self._mistakes  # what is wrong has no options to go by
+        able = kind.capabilities_of(options, [one.options for one in resources.values()]) if is_sound else _ABLE
         writers = written.writers
         ours = writers.ours if writers is not None and not isinstance(writers, str) else None
         if writers is not None and not able.lists:
             who = "this target can't list all" if kind.capabilities.lists else f"no target of kind {kind.name} can list"
-            raise self._source.error(
+            self._note(
                 (*at, "writers"),
                 f"targets.{name}: {who} its rows, so none is swept for changes; take writers out",
             )
@@ -105,18 +155,12 @@ class _Compiler:
             options=options,
             writers=writers if isinstance(writers, str) or writers is None else "ours",
             ours=ours,
-            is_ours=self._is_ours((*at, "writers", "ours"), ours) if ours and kind.ours == "cel" else None,
+            is_ours=self._compiled((*at, "writers", "ours"), ours, {"row"}) if ours and kind.ours == "cel" else None,
             settle_seconds=float(written.settle_seconds),
             looks_per_second=None if written.looks_per_second is None else float(written.looks_per_second),
             resources=resources,
             outcomes=_outcomes(self._written, written),
         )
-
-    def _is_ours(self, at: Location, text: str) -> Expression:
-        try:
-            return compile_expression(text, {"row"})
-        except ExpressionError as error:
-            raise self._source.error(at, f"{error}; it may use row") from error
 
     def _resource(
         self,
@@ -142,33 +186,34 @@ class _Compiler:
             )
             for path, rule in written.fields.items()
         ]
-        options = validate_options(kind.resource_options, written, self._source, at)
-        finds = kind.capabilities_of(target_options, [options]).finds
+        options = validate_options(kind.resource_options, written, self._source, at, self._mistakes)
+        is_sound = not self._mistakes  # what is wrong has no options to go by
+        finds = not is_sound or kind.capabilities_of(target_options, [options]).finds
         resource = Resource(name, tuple(written.key), written.tenant, default, options, tuple(rules), finds)
-        for objection in kind.objections(target_options, resource):
-            raise self._source.error((*at, *objection.at), f"resource {name}: {objection.sentence}")
+        for objection in kind.objections(target_options, resource) if is_sound else ():
+            self._note((*at, *objection.at), f"resource {name}: {objection.sentence}")
         return resource
 
-    def _tool(self, name: str, written: WrittenTool, targets: Mapping[str, Target]) -> Tool:
+    def _tool(self, name: str, written: WrittenTool, targets: Mapping[str, Target]) -> Tool | None:
         at: Location = ("tools", name)
         target = targets.get(written.target)
         if target is None:
-            raise self._source.error(
-                (*at, "target"),
-                f"tools.{name}: there is no target {written.target}{did_you_mean(written.target, targets)}",
-            )
-        if not written.writes:
-            raise self._source.error(
+            if not self._is_declared("targets", written.target):
+                hint = did_you_mean(written.target, self._tables.get("targets", ()))
+                self._note((*at, "target"), f"tools.{name}: there is no target {written.target}{hint}")
+            return None
+        if not written.writes and at not in self._spoilt:
+            self._note(
                 at, f"tools.{name} says nothing of what it leaves behind; add [[tools.{name}.writes]], or take it out"
             )
-        let, known = self._let((*at, "let"), written.let, VARIABLES, target)
-        writes = tuple(
-            self._write((*at, "writes", index), index, write, known, target)
+        let, known_names = self._let((*at, "let"), written.let, VARIABLES, target)
+        writes = [
+            self._write((*at, "writes", index), index, write, known_names, target)
             for index, write in enumerate(written.writes)
-        )
+        ]
         for index, write in enumerate(writes):
-            if write.find and not write.resource.finds:
-                raise self._source.error(
+            if write is not None and write.find and not write.resource.finds:
+                self._note(
                     (*at, "writes", index, "find"),
                     f"{write.resource.name} of kind {target.kind} can't be searched for what a row holds; "
                     "give the row's key instead",
@@ -183,17 +228,21 @@ class _Compiler:
                 None if written.accepted_within_seconds is None else float(written.accepted_within_seconds)
             ),
             irreversible=written.irreversible,
-            writes=writes,
+            writes=tuple(write for write in writes if write is not None),
         )
 
-    def _write(self, at: Location, index: int, written: WrittenWrite, known: frozenset[str], target: Target) -> Write:
+    def _write(
+        self, at: Location, index: int, written: WrittenWrite, known: frozenset[str], target: Target
+    ) -> Write | None:
         resource = target.resources.get(written.resource)
         if resource is None:
-            hint = did_you_mean(written.resource, target.resources)
-            raise self._source.error(
-                (*at, "resource"), f"target {target.name} has no resource {written.resource}{hint}"
-            )
-        self._check_write(at, written, resource)
+            if not self._is_declared("targets", target.name, "resources", written.resource):
+                hint = did_you_mean(written.resource, target.resources)
+                self._note((*at, "resource"), f"target {target.name} has no resource {written.resource}{hint}")
+            return None
+        self._check_key(at, written, resource)
+        if at[:2] not in self._spoilt:
+            self._check_write(at, written, resource)
         each = self._optional((*at, "each"), written.each, known, target)
         if each is not None:
             known |= {"item", "index"}
@@ -212,29 +261,29 @@ class _Compiler:
             reply=self._optional((*at, "reply"), written.reply, known, target),
         )
 
+    def _check_key(self, at: Location, written: WrittenWrite, resource: Resource) -> None:
+        if written.key is None:
+            return
+        strange = [name for name in written.key if name not in resource.key]
+        for name in strange:
+            hint = did_you_mean(name, resource.key)
+            self._note((*at, "key", name), f"{resource.name} has no key {name}{hint}")
+        for name in () if strange else resource.key:
+            if name not in written.key:
+                self._note((*at, "key"), f"the key of {resource.name} lacks {name}; add it")
+
     def _check_write(self, at: Location, written: WrittenWrite, resource: Resource) -> None:
         if written.key is None and not (written.create and written.find):
-            raise self._source.error(
+            self._note(
                 at,
                 f"a write to {resource.name} names its row: add key = {{ {resource.key[0]} = ... }}"
                 " (or find = {...} with create = true, when the key is not known beforehand)",
             )
-        if written.key is not None:
-            for name in written.key:
-                if name not in resource.key:
-                    raise self._source.error(
-                        (*at, "key", name), f"{resource.name} has no key {name}{did_you_mean(name, resource.key)}"
-                    )
-            for name in resource.key:
-                if name not in written.key:
-                    raise self._source.error((*at, "key"), f"the key of {resource.name} lacks {name}; add it")
         changes = bool(written.set or written.append or written.remove)
         if written.delete and (changes or written.create):
-            raise self._source.error(
-                (*at, "delete"), "a deleted row can hold nothing; take set, append, remove or create away"
-            )
+            self._note((*at, "delete"), "a deleted row can hold nothing; take set, append, remove or create away")
         if not (changes or written.create or written.delete):
-            raise self._source.error(at, "this write changes nothing; add set, append, remove, create or delete")
+            self._note(at, "this write changes nothing; add set, append, remove, create or delete")
 
     def _changes(self, at: Location, written: WrittenWrite, known: frozenset[str], target: Target) -> Iterable[Change]:
         kinds: tuple[tuple[Literal["set", "append"], dict[str, Any]], ...] = (
@@ -244,9 +293,10 @@ class _Compiler:
         for kind, table in kinds:
             for location, value in _flat(table, (*at, kind)):
                 if not isinstance(value, str):
-                    raise self._source.error(
+                    self._note(
                         location, f"{kind}.{location[-1]} is an expression in quotes; write {json.dumps(str(value))}"
                     )
+                    continue
                 text = ".".join(str(step) for step in location[len(at) + 1 :])
                 path = self._path(location, text, known, target)
                 yield Change(kind, path, text, self._expression(location, value, known, target))
@@ -262,7 +312,7 @@ class _Compiler:
             elif part:
                 steps.append(part)
         if not steps or isinstance(steps[0], Expression):
-            raise self._source.error(at, f"{text!r} is no path to a field; begin with the field's name")
+            self._note(at, f"{text!r} is no path to a field; begin with the field's name")
         return tuple(steps)
 
     def _let(
@@ -271,7 +321,7 @@ class _Compiler:
         let: list[tuple[str, Expression]] = []
         for name, text in written.items():
             if name in VARIABLES | {"item", "index"}:
-                raise self._source.error((*at, name), f"let cannot name {name} anew; choose another name")
+                self._note((*at, name), f"let cannot name {name} anew; choose another name")
             let.append((name, self._expression((*at, name), text, known, target)))
             known |= {name}
         return tuple(let), known
@@ -285,18 +335,23 @@ class _Compiler:
         return None if text is None else self._expression(at, text, known, target)
 
     def _expression(self, at: Location, text: str, known: frozenset[str], target: Target) -> Expression:
-        try:
-            expression = compile_expression(text, known)
-        except ExpressionError as error:
-            raise self._source.error(at, f"{error}; it may use {', '.join(sorted(known))}") from error
+        expression = self._compiled(at, text, known)
         for name in expression.looked_up:
-            if name not in target.resources:
-                raise self._source.error(
+            if name not in target.resources and not self._is_declared("targets", target.name, "resources", name):
+                self._note(
                     at,
                     f"`{expression.text}` looks up {name}, which target {target.name} does not have"
                     f"{did_you_mean(name, target.resources)}",
                 )
         return expression
+
+    def _compiled(self, at: Location, text: str, known: Set[str]) -> Expression:
+        """The expression; where it is wrong, one that only stands in its place."""
+        try:
+            return compile_expression(text, known)
+        except ExpressionError as error:
+            self._note(at, f"{error}; it may use {', '.join(sorted(known))}")
+            return compile_expression("null", ())
 
 
 def _capabilities(kind: Capabilities, written: WrittenTarget) -> Capabilities:

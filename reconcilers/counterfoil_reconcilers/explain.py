@@ -53,6 +53,11 @@ _COSTS: Final[dict[str, dict[Way, float]]] = {
 }
 
 
+def is_fault(outcome: str, way: Way) -> bool:
+    """Whether an effect that landed in this way is not what the agent saw."""
+    return _COSTS[outcome][way] >= FAULT
+
+
 @dataclass(frozen=True)
 class Misfit:
     """A place where the observed row is not what an explanation says it must be."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from counterfoil_reconcilers.compare import differences
 from counterfoil_reconcilers.contracts import Contracts, Target
 from counterfoil_reconcilers.evidence import Evidence, capped, differences_shown
-from counterfoil_reconcilers.explain import Explanation, Searcher
+from counterfoil_reconcilers.explain import Explanation, Searcher, Way
 from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.touched import Search, Touched, connected, resources_of
 from counterfoil_reconcilers.values import MISSING
@@ -44,12 +44,16 @@ VerdictName = Literal["applied", "not_applied", "partial", "duplicated", "mismat
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one effect. `reason` is a sentence for an unknowable one."""
+    """What became of one effect. `reason` is a sentence for an unknowable one.
+
+    `way`: how it landed in the explanation that needs the fewest faults; None where there is none.
+    """
 
     effect_id: bytes
     verdict: VerdictName
     reason: str | None
     _evidence: Callable[[], dict[str, Any]] = field(repr=False, compare=False)
+    way: Way | None = None
 
     @cached_property
     def evidence(self) -> dict[str, Any]:
@@ -190,7 +194,7 @@ def _judge_group(around: Surroundings, effects: Sequence[Effect], blind: Mapping
             name, reason = "unknowable", f"{len(effects)} effects share rows here, too many to tell what became of each"
         elif name == "applied" and effect.outcome == "unknown" and _could_be_absent(searcher, best, index):
             name, reason = "unknowable", "overwritten: later effects leave the same rows whether this one landed or not"
-        verdicts.append(Verdict(effect.effect_id, name, reason, partial(evidence.of, index)))
+        verdicts.append(Verdict(effect.effect_id, name, reason, partial(evidence.of, index), best.ways[index]))
     by_row: dict[RowKey, list[Any]] = {}
     for misfit in best.misfits:
         by_row.setdefault(misfit.row, []).append(misfit)

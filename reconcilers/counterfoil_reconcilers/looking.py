@@ -16,6 +16,7 @@ from counterfoil_reconcilers.touched import Touched, resources_of
 # A row found through a row found through a row: deeper joins stay unread, and so unknowable.
 _ROUNDS = 5
 _MOST_FOUND = 200
+_NOTHING = Touched(frozenset(), frozenset(), (), frozenset(), {}, ())
 
 
 class Known(Protocol):
@@ -91,12 +92,27 @@ class Looker:
         return [
             one
             if one is not None and one.is_final and not effect.secret
-            else resources_of(self._contracts, self._disclosure.opened(effect), known, seen)
+            else touched_at(self._contracts, self._declared, self._disclosure.opened(effect), known, seen)
             for effect, one in zip_longest(noted, so_far)
         ]
 
     def _tenant(self, resource: str) -> str | None:
         return tenant_at(self._declared, resource, self._disclosure.tenant)
+
+
+def touched_at(contracts: Contracts, declared: Declared, effect: Effect, known: Rows, seen: Rows) -> Touched:
+    """What an effect touches at a target; nothing, where the contract of its tool names another one."""
+    tool = contracts.tools.get(effect.tool)
+    is_elsewhere = tool is not None and tool.target != declared.name
+    return _NOTHING if is_elsewhere else resources_of(contracts, effect, known, seen)
+
+
+def read_rows(adapter: Target, declared: Declared, tenant: str, keys: Iterable[RowKey]) -> dict[RowKey, Row | None]:
+    """Rows of the tenant by their keys.
+
+    Raises TargetUnavailable.
+    """
+    return by_key(declared, adapter.read(Address(tenant_at(declared, key.resource, tenant), key) for key in keys))
 
 
 def tenant_at(declared: Declared, resource: str, tenant: str) -> str | None:

@@ -1,15 +1,12 @@
 """The half of a pass that only reads: effects as the store has them, the rows they touch, and what was there before."""
 
 import datetime as dt
-import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from counterfoil.blobs import BlobReader, Claim, claim_in
-from counterfoil.errors import BlobMissing, BlobsAway
+from counterfoil.blobs import BlobReader
 from counterfoil.redaction import Redaction
 from counterfoil_consumers.store import Connection
 from counterfoil_reconcilers.baseline import Baseline, Past
@@ -17,11 +14,12 @@ from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.contracts import Target as Declared
 from counterfoil_reconcilers.disclosure import Disclosure
 from counterfoil_reconcilers.judge import Judgement, judge
-from counterfoil_reconcilers.looking import Looker
+from counterfoil_reconcilers.looking import Looker, touched_at
 from counterfoil_reconcilers.marks import Marks, Place, marks_of
-from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows, with_reduced_hidden
-from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
-from counterfoil_reconcilers.touched import Touched, resources_of
+from counterfoil_reconcilers.recorded import before_of, claim_of, effect_of, opened
+from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
+from counterfoil_reconcilers.targets.port import Target
+from counterfoil_reconcilers.touched import Touched
 from counterfoil_reconcilers.worklist import Found, Worklist
 
 logger = logging.getLogger("counterfoil.reconcile")
@@ -52,16 +50,7 @@ class Seen:
 
     def before(self, declared: Declared) -> Rows:
         """Those rows of the baseline that were there before the effects that touch them."""
-        pairs = tuple(zip(self.found, self.touched, strict=True))
-        needed = [
-            (key, row["intent_partition"], row["intent_offset"])
-            for row, one in pairs
-            for key in (*one.writes, *one.reads)
-        ]
-        created = [
-            (search, row["intent_partition"], row["intent_offset"]) for row, one in pairs for search in one.searches
-        ]
-        return self.baseline.usable_for(declared.resources, needed, created)
+        return before_of(self.baseline, declared, self.found, self.touched)
 
     def judged(self, contracts: Contracts, declared: Declared) -> Judgement:
         """What became of the effects."""
@@ -118,9 +107,9 @@ class Observer:
         Raises TargetUnavailable where their texts can't be had now.
         """
         for row in found:
-            opened = self._opened(row)
-            self._found.append(opened)
-            self._noted.append(_effect(opened, self._tenant, self._disclosure))
+            full = opened(row, self._tenant, self._declared.name, self._blobs)
+            self._found.append(full)
+            self._noted.append(effect_of(full, self._tenant, self._disclosure))
 
     def learn(self, rows: Iterable[Row | None]) -> None:
         """Try rows that were read for what was redacted."""
@@ -178,7 +167,7 @@ class Observer:
         effects = [self._disclosure.opened(self._noted[i]) for i in order]
         touched = [
             # What was redacted may have been found in rows that were read later.
-            resources_of(self._contracts, effect, self._past.rows, self._looker.rows)
+            touched_at(self._contracts, self._declared, effect, self._past.rows, self._looker.rows)
             if effect.secret
             else self._touched[i]
             for i, effect in zip(order, effects, strict=True)
@@ -193,25 +182,6 @@ class Observer:
             self._looker.rows,
             self._disclosure,
         )
-
-    def _opened(self, row: Found) -> Found:
-        """With the texts that were too large for their event; where one is nowhere, its claim check stays.
-
-        Raises TargetUnavailable when that can't be known now.
-        """
-        texts = {name: claim for name in ("args", "reply") if (claim := _claim(row[name])) is not None}
-        if not texts:
-            return row
-        opened = dict(row)
-        for name, claim in texts.items():
-            try:
-                opened[name] = json.loads(self._blobs.open(self._tenant, claim))
-            except BlobsAway as error:
-                raise TargetUnavailable(self._declared.name, str(error)) from error
-            except (BlobMissing, ValueError, RecursionError) as error:
-                logger.warning("the %s of effect %s can't be compared: %s", name, row["effect_id"].hex, error)
-                opened["reply"] = None if name == "reply" else opened["reply"]
-        return opened
 
 
 def mark_all(worklist: Worklist, new_observer: Callable[[], Observer], besides: Observer) -> None:
@@ -234,28 +204,8 @@ def settle_window(contracts: Contracts, declared: Declared, row: Found) -> dt.ti
     own = None if known is None else known.settle_seconds
     window = dt.timedelta(seconds=declared.settle_seconds if own is None else own)
     window += declared.capabilities.read_lag
-    return window if _claim(row["args"]) is None else max(window, _TEXT_ON_ITS_WAY)
-
-
-def _claim(value: Any) -> Claim | None:
-    """The claim check that a recorder put in a field's place; a text that looks like one is an agent's."""
-    return claim_in(value) if isinstance(value, Mapping) else None
+    return window if claim_of(row["args"]) is None else max(window, _TEXT_ON_ITS_WAY)
 
 
 def _place_of(row: Found) -> tuple[int, int]:
     return row["intent_partition"], row["intent_offset"]
-
-
-def _effect(row: Found, tenant: str, disclosure: Disclosure) -> Effect:
-    effect = Effect(
-        effect_id=row["effect_id"].bytes,
-        tool=row["tool"],
-        args=with_reduced_hidden(row["args"]),
-        outcome=row["outcome"],
-        order=(row["intent_at"].isoformat(), row["intent_partition"], row["intent_offset"]),
-        reply=with_reduced_hidden(row["reply"]),
-        attempts=row["intents"],
-        step=row["step"],
-        tenant=tenant,
-    )
-    return disclosure.noted(effect, row["redaction"])

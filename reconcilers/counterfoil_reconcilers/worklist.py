@@ -178,23 +178,28 @@ def reopen(store: Connection, selection: Selection, targets: Sequence[str], sinc
 
 
 class Worklist:
-    """The open effects of one lease."""
+    """The open effects of one tenant at one target; `check_seq` is of the lease under which they are looked at."""
 
-    def __init__(self, store: Connection, lease: Lease) -> None:
+    def __init__(self, store: Connection, tenant: str, target: str, check_seq: int) -> None:
         self._store = store
-        self._lease = lease
+        self._where = {"tenant": tenant, "target": target}
+        self._check_seq = check_seq
 
     def due(self, most: int, *, until: dt.datetime | None) -> list[Found]:
         """At most so many that were not looked at under this lease: what somebody waits for first, then by age.
 
         `until` None: whether they are due or not.
         """
-        params = {"until": until or _NEVER, "check_seq": self._lease.check_seq, "most": most}
+        params = {"until": until or _NEVER, "check_seq": self._check_seq, "most": most}
         return self._find("find_due", params)
 
     def named(self, effect_id: uuid.UUID) -> list[Found]:
         """One effect, due or not, closed or not."""
         return self._find("find_named", {"effect_id": effect_id})
+
+    def beside(self, effect_id: uuid.UUID, most: int) -> list[Found]:
+        """One effect, and others that verdicts found at the same rows, closed ones too."""
+        return self._find("find_effects_beside", {"effect_id": effect_id, "limit": most})
 
     def unmarked(self, besides: Collection[uuid.UUID], most: int) -> list[Found]:
         """Effects of which nobody knows yet what they touch."""
@@ -207,7 +212,7 @@ class Worklist:
     def set_marks(self, found: Sequence[Found], marks: Sequence[Marks]) -> None:
         """Keep what effects touch; one that was told more of meanwhile stays unmarked."""
         params = {
-            "tenant": self._lease.tenant,
+            **self._where,
             "effect_ids": [row["effect_id"] for row in found],
             "tolds": [row["told"] for row in found],
             "marks": [_array(one.own) for one in marks],
@@ -216,7 +221,7 @@ class Worklist:
 
     def lock(self, found: Sequence[Found]) -> frozenset[uuid.UUID]:
         """Keep ingest from telling more of these until the transaction ends; returns those it did tell more of."""
-        params = {"tenant": self._lease.tenant, "effect_ids": [row["effect_id"] for row in found]}
+        params = {**self._where, "effect_ids": [row["effect_id"] for row in found]}
         told = {
             row["effect_id"]: row["told"] for row in self._store.execute(queries("reconcile")["lock_checks"], params)
         }
@@ -225,8 +230,8 @@ class Worklist:
     def set_states(self, states: Sequence[CheckState]) -> None:
         """Write down how far these have come."""
         params = {
-            "tenant": self._lease.tenant,
-            "check_seq": self._lease.check_seq,
+            **self._where,
+            "check_seq": self._check_seq,
             "effect_ids": [state.effect_id for state in states],
             "sightings": [state.sighting.count for state in states],
             "verdicts": [state.sighting.verdict for state in states],
@@ -244,8 +249,8 @@ class Worklist:
     def put_off(self, found: Sequence[Found], due_ats: Sequence[dt.datetime], emitted: Sequence[str | None]) -> None:
         """Look at these later; `emitted` is what was said of each all the same."""
         params = {
-            "tenant": self._lease.tenant,
-            "check_seq": self._lease.check_seq,
+            **self._where,
+            "check_seq": self._check_seq,
             "effect_ids": [row["effect_id"] for row in found],
             "due_ats": list(due_ats),
             "emitted": list(emitted),
@@ -255,8 +260,7 @@ class Worklist:
     def _find(self, name: str, params: Mapping[str, Any]) -> list[Found]:
         named = queries("reconcile")
         query = named[name].format(columns=named["effect_columns"], sources=named["effect_sources"])
-        where = {"tenant": self._lease.tenant, "target": self._lease.target}
-        return list(self._store.execute(query, {**where, **params}))
+        return list(self._store.execute(query, {**self._where, **params}))
 
 
 def _array(numbers: Collection[int]) -> str:

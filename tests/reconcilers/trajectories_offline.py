@@ -80,23 +80,11 @@ def judge_all(
 
     With `redaction`, effects are judged as its recorders would have written them down.
     """
-    snapshot: dict[str, dict[RowKey, Row | None]] = {}
-    for file in sorted((data / "target_snapshot").glob("*.json.gz")):
-        table = file.name.removesuffix(".json.gz")
-        resource = next(
-            (r.name for r in contracts.targets[target].resources.values() if options_of(r).table == table), None
-        )
-        if resource is not None:
-            with gzip.open(file, "rt") as opened:
-                content = json.load(opened)
-            snapshot[resource] = {RowKey(resource, (key,)): row_of(doc) for key, doc in content.items()}
-    whole = frozenset(snapshot)
-    before = Rows({key: row for rows in snapshot.values() for key, row in rows.items()}, whole)
-    finals = _final_rows(contracts, final, target)
+    before, finals = rows_of(contracts, data, final, target)
     judged = Judged({}, {}, {})
     for tenant, recorded in effects_by_tenant(contracts, data, events).items():
         effects = recorded
-        observed = Rows({**before.rows, **finals.get(tenant, {})}, whole)
+        observed = finals.get(tenant, before)
         veil: Veil = NO_VEIL
         if redaction is not None:
             veil = disclosure = Disclosure(redaction.of_task("acme", tenant))
@@ -111,6 +99,26 @@ def judge_all(
         judged.verdicts.update(zip(effects, result.verdicts, strict=True))
         judged.changes[tenant] = (*result.unattributed, *sweep(contracts, target, before, observed, result, veil))
     return judged
+
+
+def rows_of(contracts: Contracts, data: Path, final: Path, target: str) -> tuple[Rows, dict[str, Rows]]:
+    """The rows of the snapshot, and by tenant those that stand at the end."""
+    snapshot: dict[str, dict[RowKey, Row | None]] = {}
+    for file in sorted((data / "target_snapshot").glob("*.json.gz")):
+        table = file.name.removesuffix(".json.gz")
+        resource = next(
+            (r.name for r in contracts.targets[target].resources.values() if options_of(r).table == table), None
+        )
+        if resource is not None:
+            with gzip.open(file, "rt") as opened:
+                content = json.load(opened)
+            snapshot[resource] = {RowKey(resource, (key,)): row_of(doc) for key, doc in content.items()}
+    whole = frozenset(snapshot)
+    before = Rows({key: row for rows in snapshot.values() for key, row in rows.items()}, whole)
+    finals = {
+        tenant: Rows({**before.rows, **rows}, whole) for tenant, rows in _final_rows(contracts, final, target).items()
+    }
+    return before, finals
 
 
 def _recorded(effect: Effect, redaction: Redaction) -> Effect:
@@ -190,4 +198,5 @@ __all__ = [
     "figures",
     "judge_all",
     "lines",
+    "rows_of",
 ]

@@ -13,6 +13,7 @@ from counterfoil_console.away import explained
 from counterfoil_console.cli import (
     blob,
     completeness,
+    contracts,
     doctor,
     halts,
     holds,
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 _PARTS = (
     *(stack, setup, tenants, keys, schemas, services, offsets, rebuild, people, completeness, blob, redaction),
-    *(retention, holds, halts, doctor),
+    *(contracts, retention, holds, halts, doctor),
 )
 for part in _PARTS:
     part.add_to(app)

@@ -156,3 +156,47 @@ SELECT counterfoil.skip_offsets(
 
 -- name: retire_topics
 SELECT counterfoil.retire_topics(%(consumer)s, %(cluster_id)s, %(topic)s, %(topic_id)s, %(reason)s, %(by)s) AS partitions
+
+-- name: recorded_arguments
+-- The names of the arguments of each tool's latest live writes, and how many have these and no others; those whose
+-- arguments are kept elsewhere can't tell.
+SELECT k.tool, n.names, count(*) AS writes
+FROM (SELECT tenant, effect_id, tool, row_number() OVER (PARTITION BY tool ORDER BY intent_at DESC) AS number
+      FROM counterfoil.effect WHERE mode = 'live' AND intents > 0 AND tool = ANY(%(tools)s)) AS k
+CROSS JOIN LATERAL (
+    SELECT args FROM counterfoil.effect AS e
+    WHERE e.tenant = k.tenant AND e.effect_id = k.effect_id AND json_typeof(e.args) = 'object'
+      AND e.args -> '$blob' IS NULL AND e.args -> '$reduced' IS NULL OFFSET 0) AS e
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(DISTINCT name ORDER BY name), '{}') AS names FROM json_object_keys(e.args) AS name
+    OFFSET 0) AS n
+WHERE k.number <= %(limit)s
+GROUP BY k.tool, n.names
+
+-- name: contract_coverage
+-- Live writes by tool, target and verdict; the reasons of unknowable ones without the words that tell rows apart.
+SELECT tool, target, verdict,
+       CASE WHEN verdict = 'unknowable' THEN regexp_replace(coalesce(verdict_reason, ''), '\S*\d\S*', '…', 'g') END AS reason,
+       count(*) AS writes, sum(intents)::bigint AS intents
+FROM counterfoil.effect
+WHERE mode = 'live' AND intents > 0 AND (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+  AND (%(since)s::timestamptz IS NULL OR last_appended_at >= %(since)s)
+GROUP BY 1, 2, 3, 4
+
+-- name: find_effects
+SELECT tenant, effect_id, tool, target, mode, intents FROM counterfoil.effect
+WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
+  AND effect_id BETWEEN rpad(%(digits)s, 32, '0')::uuid AND rpad(%(digits)s, 32, 'f')::uuid
+ORDER BY tenant, effect_id LIMIT 5
+
+-- name: sampled_writes
+-- The latest live writes of each tool at each target that the agent says landed.
+SELECT e.effect_id, e.tool, e.target, e.step, e.redaction, e.args, e.reply, e.outcome, e.intents, e.intent_at,
+       e.intent_partition, e.intent_offset
+FROM (SELECT tenant, effect_id, row_number() OVER (PARTITION BY tool, target ORDER BY intent_at DESC) AS number
+      FROM counterfoil.effect_state
+      WHERE tenant = %(tenant)s AND mode = 'live' AND intents > 0 AND outcome IN ('ok', 'accepted')
+        AND (%(target)s::text IS NULL OR target = %(target)s)) AS k
+CROSS JOIN LATERAL (
+    SELECT * FROM counterfoil.effect_state AS s WHERE s.tenant = k.tenant AND s.effect_id = k.effect_id OFFSET 0) AS e
+WHERE k.number <= %(limit)s

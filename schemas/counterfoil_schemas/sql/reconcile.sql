@@ -141,13 +141,15 @@ FROM (SELECT effect_id FROM marked
 s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.redaction, s.args, s.reply, s.intents, s.outcome, s.intent_at,
 s.intent_event_id, s.intent_partition, s.intent_offset, s.last_appended_at, s.accept_deadline, s.verdict, s.drift,
 s.intents - s.ok - s.accepted - s.partial - s.unknown - s.failed - s.denied AS in_flight,
-c.told, c.marks, c.sightings, c.verdict AS sighted_verdict, c.sighting_digest, c.fence, c.first_sighted_at, c.emitted, c.settled_at
+s.verdict_reason, s.verdict_at, s.means, s.contract_version, s.contract_digest,
+c.told, c.sightings, c.verdict AS sighted_verdict, c.sighting_digest, c.fence, c.first_sighted_at, c.emitted, c.settled_at,
+c.closed_at
 
 -- name: effect_sources
 CROSS JOIN LATERAL (
     SELECT * FROM counterfoil.effect_state AS s WHERE s.tenant = %(tenant)s AND s.effect_id = d.effect_id OFFSET 0) AS s
-CROSS JOIN LATERAL (
-    SELECT * FROM counterfoil.check_state AS c WHERE c.tenant = %(tenant)s AND c.effect_id = d.effect_id OFFSET 0) AS c
+LEFT JOIN LATERAL (
+    SELECT * FROM counterfoil.check_state AS c WHERE c.tenant = %(tenant)s AND c.effect_id = d.effect_id OFFSET 0) AS c ON true
 WHERE s.intents > 0 AND s.mode = 'live' AND s.target = %(target)s
 
 -- name: lock_checks
@@ -260,3 +262,20 @@ SELECT tenant, target, verdict, count(*) AS changes FROM counterfoil.target_chan
 -- name: measure_oldest
 SELECT target, extract(epoch FROM now() - min(told_at))::float8 AS seconds
 FROM counterfoil.check_state WHERE closed_at IS NULL AND emitted IS NULL GROUP BY target
+
+-- name: read_first_fence
+SELECT baseline_fence FROM counterfoil.check_lease WHERE tenant = %(tenant)s AND target = %(target)s
+
+-- name: find_effects_beside
+-- One effect, and others that verdicts found at the same rows, up to a limit.
+WITH beside AS MATERIALIZED (
+    SELECT %(effect_id)s::uuid AS effect_id
+    UNION
+    (SELECT n.effect_id FROM counterfoil.effect_resource AS r
+     CROSS JOIN LATERAL (
+         SELECT o.effect_id FROM counterfoil.effect_resource AS o
+         WHERE o.tenant = r.tenant AND o.target = r.target AND o.resource = r.resource AND o.key = r.key OFFSET 0) AS n
+     WHERE r.tenant = %(tenant)s AND r.target = %(target)s AND r.effect_id = %(effect_id)s
+     LIMIT %(limit)s)
+)
+SELECT {columns} FROM beside AS d {sources}
