@@ -110,7 +110,9 @@ class Bench:
     def _try(self, found: Sequence[Mapping[str, Any]], effect_id: uuid.UUID) -> Trial:
         observer = self._observer()
         observer.note(found)
-        observer.look_with_connected(self._worklist(), {}, lambda: None)
+        worklist = self._worklist()
+        observer.note(worklist.unmarked(observer.effect_ids, _MOST_BESIDE))  # they may share rows, too
+        observer.look_with_connected(worklist, {}, lambda: None)
         seen = observer.seen()
         index = next(i for i, row in enumerate(seen.found) if row["effect_id"] == effect_id)
         judgement = seen.judged(self.contracts, self.contracts.targets[self.target])

@@ -155,7 +155,7 @@ def test_a_topic_with_other_partitions(
         ("bank.accounts", "bank.acounts", "table bank.acounts does not exist in target bank; did you mean"),
         ('target = "bank"', 'target = "bonk"', "bonk"),
         ("[tools.credit]", "[tools.credit", "not valid TOML"),
-        ("version =", "vresion =", "lacks the key version; add it"),
+        ("version =", "vresion =", "the top level has no key vresion; did you mean version?"),
     ],
 )
 def test_a_contract_that_is_wrong(call: Call, bank: Path, before: str, after: str, sentence: str, form: str) -> None:
@@ -176,7 +176,7 @@ def test_contracts_that_are_nowhere(call: Call, tmp_path: Path, form: str) -> No
 @pytest.mark.parametrize("form", ["", "--once"])
 def test_a_target_without_a_connection_string(call: Call, bank: Path, form: str) -> None:
     sentence = call(*f"reconcile {form}".split(), TARGETS__BANK__DSN=None).sentence
-    assert sentence.startswith("the contracts name the target bank, and nothing says how to reach it: set COUNTERFOIL_")
+    assert sentence.startswith("nothing says how to reach bank, which the contracts name as a target: set COUNTERFOIL_")
 
 
 def test_a_target_that_is_away(call: Call, bank: Path, database: str, closed_port: int, operator: Connection) -> None:

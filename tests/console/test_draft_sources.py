@@ -2,8 +2,6 @@
 
 import json
 import tomllib
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,7 @@ from hypothesis import strategies as st
 from counterfoil_console.drafts import mcp, openapi
 from counterfoil_console.drafts.sources import DraftError
 from counterfoil_console.drafts.writing import text_of
-from counterfoil_reconcilers import contract_kinds, contracts
-from counterfoil_reconcilers.contract_files import Written
-from counterfoil_reconcilers.contract_kinds import Capabilities, KindDescription
+from counterfoil_reconcilers import contract_kinds
 from counterfoil_reconcilers.contracts import Contracts, load
 
 from .conftest import Call
@@ -99,44 +95,19 @@ TOOLS = {
 }
 
 
-class HttpResource(Written):
-    """What drafts say of such a resource."""
-
-    get: str
-
-
-HTTP = KindDescription("http", Capabilities(), HttpResource)
-
-
-@pytest.fixture
-def http(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The kind http is installed: the real one, or one that knows as much of it as drafts do."""
-    known = dict(contract_kinds.entry_points_of_kinds())
-    known.setdefault("http", EntryPoint("http", f"{__name__}:HTTP", contract_kinds.GROUP))
-    monkeypatch.setattr(contract_kinds, "entry_points_of_kinds", lambda: known)
-    if known["http"].value.startswith(__name__):
-        monkeypatch.setattr(
-            contracts, "find_kind", lambda name: HTTP if name == "http" else contract_kinds.find_kind(name)
-        )
-    contract_kinds.find_kind.cache_clear()
-    yield
-    contract_kinds.find_kind.cache_clear()
-
-
 def loaded(text: str, folder: Path) -> Contracts:
     (folder / "draft.toml").write_text(text, encoding="utf-8")
     return load(folder / "draft.toml")
 
 
-@pytest.mark.usefixtures("http")
 def test_operations_become_tools(tmp_path: Path) -> None:
     text = text_of(openapi.draft_of(yaml.safe_load(API), None))
     found = loaded(text, tmp_path)
     tables = tomllib.loads(text)
     assert tables["targets"]["help_desk"]["kind"] == "http"
-    assert {name: one["get"] for name, one in tables["targets"]["help_desk"]["resources"].items()} == {
-        "tickets": "/tickets/{ticket-id}",
-        "users_tickets": "/users/{user}/tickets/{ticket}",
+    assert tables["targets"]["help_desk"]["resources"] == {
+        "tickets": {"get": "/tickets/{ticket-id}", "list": "/tickets", "key": ["ticket-id"]},
+        "users_tickets": {"get": "/users/{user}/tickets/{ticket}", "probe": "/tickets", "key": ["user", "ticket"]},
     }
     assert set(found.tools) == {"open_ticket", "change_ticket", "delete_tickets_ticket_id", "assign"}
     [opened] = tables["tools"]["open_ticket"]["writes"]
@@ -259,7 +230,6 @@ def test_hostile_tools_make_a_file_that_loads(
 
 @_often
 @given(names=st.lists(_NAMES, min_size=1, max_size=4, unique=True), schema=_json, anything=_json)
-@pytest.mark.usefixtures("http")
 def test_hostile_descriptions_make_a_file_that_loads(
     tmp_path: Path, names: list[str], schema: Any, anything: Any
 ) -> None:

@@ -14,7 +14,9 @@ from counterfoil_reconcilers.targets.redis import RedisConnection, RedisResource
 from counterfoil_reconcilers.targets.s3 import S3Resource
 
 PAGE = (Path(__file__).parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
-CONTRACTS = [text for text in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL) if "kind = " in text]
+# A block marked as a fragment lacks its version, or more.
+_WHOLE = r"(?<!-->\n)```toml\n(.*?)```"
+CONTRACTS = [text for text in re.findall(_WHOLE, PAGE, re.DOTALL) if "kind = " in text]
 
 
 def section(title: str) -> str:

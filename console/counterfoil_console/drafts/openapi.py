@@ -20,7 +20,6 @@ _METHODS = ("post", "put", "patch", "delete")
 _LONGEST_CHAIN = 20  # of references to references
 
 # What a resource of the kind says of where its rows are; the only words of that kind that drafts know.
-_OPTIONS = {"get": "the path of its GET"}
 
 
 def draft_of(document: Any, target: str | None) -> Draft:
@@ -82,8 +81,18 @@ class _Api:
         arguments = ", ".join(dict.fromkeys([*_parameters(path), *self._properties(operation)]))
         notes.append(f"arguments: {arguments or 'none'}")
         draft.tools[name] = DraftTool(name, target, [write], notes=notes)
-        why = {option: Guess(row, text) for option, text in _OPTIONS.items()}
-        resources.setdefault(resource, DraftResource(_parameters(row), why))
+        resources.setdefault(resource, DraftResource(_parameters(row), self._options(row)))
+
+    def _options(self, row: str) -> dict[str, Guess]:
+        """How a row of the kind http is read, and what tells a missing one from an API that is away."""
+        options = {"get": Guess(row, "the path of its GET")}
+        around = row.rsplit("/", 1)[0]
+        plain = [path for path in self._paths if self._reads(path) and not _parameters(path)]
+        if around in plain:
+            options["list"] = Guess(around, "the path around it has a GET; say its pages, and where its items are")
+        elif plain:
+            options["probe"] = Guess(min(plain, key=len), "a GET that answers while the API does")
+        return options
 
     def _row_path(self, path: str, method: str) -> str | None:
         """The path that reads the row: its own, or for a POST to a collection that of its elements."""
