@@ -32,7 +32,8 @@ from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_targe
 from counterfoil_reconcilers.judge import Judgement, Unattributed, judge, sweep
 from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.looking import look, look_at_all, touch
-from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows, with_reduced_hidden
+from counterfoil_reconcilers.repairs import Repairs, read_repairs
+from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey, Rows, with_reduced_hidden
 from counterfoil_reconcilers.settling import Progress, Sighting, is_change_settled, sighted
 from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
 from counterfoil_reconcilers.touched import Touched, connected
@@ -90,6 +91,7 @@ class _Seen:
     fence: tuple[int, ...]
     progress: Progress
     swept: bool
+    repairs: Repairs
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ class Checker:
     ) -> _Seen:
         """Look at the target, and only then read how far the log goes."""
         known = Rows(baseline.rows)
+        repairs = read_repairs(self._store, tenant, self._declared.name, baseline)
         disclosure = Disclosure(self._redaction.of_task(tenant, self._declared.name))
         noted = [_effect(row, tenant, disclosure) for row in found]
         disclosure.learn(baseline.rows.values())
@@ -184,7 +187,7 @@ class Checker:
         else:
             observed, touched, effects = look(self._adapter, self._contracts, self._declared, disclosure, noted, known)
         ends = self._log.read_ends()
-        return _Seen(tenant, lease, baseline, observed, effects, touched, disclosure, ends, progress, sweeps)
+        return _Seen(tenant, lease, baseline, observed, effects, touched, disclosure, ends, progress, sweeps, repairs)
 
     def _judge(self, seen: _Seen, found: Sequence[Mapping[str, Any]]) -> _Judged:
         needed = [
@@ -222,6 +225,7 @@ class Checker:
             self._decide_group(seen, members, rows, changes, swept_before, done)
         if seen.swept:
             self._decide_changes(seen, judged.elsewhere, done)
+            self._use_up_repairs(seen, judged)
             set_baseline(self._store, seen.tenant, self._declared.name, judged.adopted, seen.fence)
             if seen.baseline.unread:
                 set_first_baseline(self._store, seen.tenant, self._declared, seen.baseline, seen.observed, seen.fence)
@@ -301,7 +305,8 @@ class Checker:
             if self._has_settled(seen, sighting):
                 # An unknowable one is not said: an effect that can't be judged may have made it.
                 self._say_change(seen, change, done)
-                set_baseline(self._store, seen.tenant, self._declared.name, {change.row: present}, sighting.fence)
+                fence = seen.repairs.past(change.row, sighting.fence)
+                set_baseline(self._store, seen.tenant, self._declared.name, {change.row: present}, fence)
             elif seen.baseline.first_fence is not None:
                 done.open += 1
                 set_candidate(
@@ -309,6 +314,18 @@ class Checker:
                 )
         for key in set(seen.baseline.candidates) - {change.row for change in changes}:
             clear_candidate(self._store, seen.tenant, self._declared.name, key)
+
+    def _use_up_repairs(self, seen: _Seen, judged: _Judged) -> None:
+        """A row that is as it was known, seen after its repair was said, had been repaired by then."""
+        fences, first_fence = seen.baseline.fences, seen.baseline.first_fence
+        lag = dt.timedelta(seconds=self._declared.settle_seconds) + self._declared.capabilities.read_lag
+        spoken_for = judged.judgement.explained | {change.row for change in judged.elsewhere}
+        for key in seen.repairs.older_than(seen.progress.known_until - lag):
+            observed = seen.observed.get(key)
+            if key in spoken_for or observed is NOT_READ or (observed is not None and observed.problem):
+                continue
+            fence = seen.repairs.past(key, fences.get(key) or first_fence or seen.fence)
+            set_baseline(self._store, seen.tenant, self._declared.name, {key: seen.baseline.rows.get(key)}, fence)
 
     def _has_settled(self, seen: _Seen, sighting: Sighting) -> bool:
         return is_change_settled(sighting, dt.timedelta(seconds=self._declared.settle_seconds), seen.progress)
@@ -327,7 +344,7 @@ class Checker:
         return seen.lease.swept_at if seen.swept else None
 
     def _say_change(self, seen: _Seen, change: Unattributed, done: Checked) -> None:
-        if change.verdict != "unattributed":
+        if change.verdict != "unattributed" or change.row in seen.repairs:
             return
         versions = [(change.row, change.evidence.get("version"))]
         ruling = self._ruling(seen, None, change.verdict, change.reason, versions, change.evidence)

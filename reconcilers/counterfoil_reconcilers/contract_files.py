@@ -96,6 +96,11 @@ class WrittenWrite(Written):
     reply: str | None = None
 
 
+class WrittenUndo(Written):
+    tool: str
+    args: dict[str, str] = {}
+
+
 class WrittenTool(Written):
     target: str
     identity: list[str] | None = None
@@ -103,6 +108,7 @@ class WrittenTool(Written):
     settle_seconds: float | int | None = Field(default=None, ge=0)
     accepted_within_seconds: float | int | None = Field(default=None, ge=0)
     irreversible: bool = False
+    undo: WrittenUndo | None = None
     writes: list[WrittenWrite] = []
 
 
@@ -238,6 +244,8 @@ def _keys_at(location: Location) -> Iterable[str]:
         (1, "outcomes"): WrittenOutcomes,
     }
     shape = shapes.get((len(names), names[0] if names else ""))
+    if shape is WrittenWrite and names[2] == "undo":
+        shape = WrittenUndo
     return list(shape.model_fields) if shape else []
 
 

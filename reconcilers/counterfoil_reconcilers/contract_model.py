@@ -17,6 +17,8 @@ from counterfoil_reconcilers.values import Path
 
 # What an expression may use besides the names of its own `let`.
 VARIABLES = frozenset({"args", "result", "before", "old", "effect", "step", "tenant", "keys"})
+# What an undo may use. Its `before` holds rows by resource: `before.orders.status`.
+UNDO_VARIABLES = frozenset({"args", "result", "before", "effect", "step", "tenant"})
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,14 @@ class Write:
 
 
 @dataclass(frozen=True)
+class Undo:
+    """The call that takes back what a call of a tool left behind. It is proposed to people, and never made."""
+
+    tool: str
+    args: tuple[tuple[str, Expression], ...]
+
+
+@dataclass(frozen=True)
 class Tool:
     """What a call of this tool must leave behind."""
 
@@ -130,6 +140,7 @@ class Tool:
     settle_seconds: float | None
     accepted_within_seconds: float | None
     irreversible: bool
+    undo: Undo | None
     writes: tuple[Write, ...]
 
 

@@ -14,6 +14,7 @@ from counterfoil_console.cli import (
     blob,
     completeness,
     doctor,
+    drift,
     halts,
     holds,
     keys,
@@ -42,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _PARTS = (
-    *(stack, setup, tenants, keys, schemas, services, offsets, rebuild, people, completeness, blob, redaction),
+    *(stack, setup, tenants, keys, schemas, services, offsets, rebuild, people, drift, completeness, blob, redaction),
     *(retention, holds, halts, doctor),
 )
 for part in _PARTS:

@@ -67,6 +67,54 @@ LEFT JOIN counterfoil.effect_state AS s
     ON s.tenant = n.tenant AND s.task_id = n.task_id AND s.mode = 'live' AND s.intent_at >= n.read_at
 ORDER BY n.read_at, n.hops, n.task_id, s.intent_at, s.effect_id LIMIT %(limit)s
 
+-- name: history
+-- tenant, target, resource, key (JSON text: a list of texts), before (an event) or NULL, limit: what happened to one row of a
+-- target, the latest first. All of it is put in order before it is cut, so that pages fit together.
+WITH found AS (
+    SELECT e.event_id
+    FROM counterfoil.effect_resource AS r
+    CROSS JOIN LATERAL (
+        SELECT v.event_id FROM counterfoil.every_event AS v
+        WHERE v.tenant = r.tenant AND v.effect_id = r.effect_id
+          AND v.kind IN ('tool_intent', 'tool_result', 'verdict', 'operation') OFFSET 0) AS e
+    WHERE r.tenant = %(tenant)s AND r.target = %(target)s AND r.resource = %(resource)s AND r.key = %(key)s
+    UNION
+    SELECT c.change_id FROM counterfoil.target_change AS c
+    WHERE c.tenant = %(tenant)s AND c.target = %(target)s AND c.resource = %(resource)s AND c.key = %(key)s
+    UNION
+    SELECT o.event_id
+    FROM counterfoil.target_change AS c
+    CROSS JOIN LATERAL (
+        SELECT v.event_id FROM counterfoil.every_event AS v
+        WHERE v.tenant = c.tenant AND v.causation_id = c.change_id AND v.kind = 'operation' OFFSET 0) AS o
+    WHERE c.tenant = %(tenant)s AND c.target = %(target)s AND c.resource = %(resource)s AND c.key = %(key)s
+    UNION
+    SELECT p.event_id FROM counterfoil.repair AS p
+    WHERE p.tenant = %(tenant)s AND p.target = %(target)s AND p.resource = %(resource)s AND p.key = %(key)s
+), events AS MATERIALIZED (
+    SELECT e.*
+    FROM found AS f
+    CROSS JOIN LATERAL (
+        SELECT v.tenant, v.event_id, v.kind, v.mode, v.task_id, v.task_ref, v.workflow, v.agent, v.release, v.principal,
+               v.on_behalf_of, v.effect_id, v.attempt, v.causation_id, v.producer_id, v.seq, v.occurred_at, v.appended_at,
+               v.unread, v.body
+        FROM counterfoil.every_event AS v WHERE v.tenant = %(tenant)s AND v.event_id = f.event_id LIMIT 1) AS e
+), placed AS MATERIALIZED (
+    SELECT p.event_id, p.place
+    FROM (SELECT array_agg(o.event_id ORDER BY o.producer_id, o.seq, o.event_id) AS ids,
+                 array_agg(o.producer_id ORDER BY o.producer_id, o.seq, o.event_id) AS producers,
+                 array_agg(o.causation_id ORDER BY o.producer_id, o.seq, o.event_id) AS causes,
+                 array_agg(o.occurred_at ORDER BY o.producer_id, o.seq, o.event_id) AS moments
+          FROM events AS o) AS a
+    CROSS JOIN LATERAL counterfoil.in_order(a.ids, a.producers, a.causes, a.moments) AS p
+)
+SELECT e.tenant, p.place, e.event_id, e.kind, e.mode, e.task_id, e.task_ref, e.workflow, e.agent, e.release, e.principal,
+       e.on_behalf_of, e.effect_id, e.attempt, e.causation_id, e.producer_id, e.seq, e.occurred_at, e.appended_at, e.unread,
+       e.body
+FROM placed AS p JOIN events AS e USING (event_id)
+WHERE %(before)s::uuid IS NULL OR p.place < (SELECT b.place FROM placed AS b WHERE b.event_id = %(before)s)
+ORDER BY p.place DESC LIMIT %(limit)s
+
 -- name: denials
 -- tenant or NULL, since (a moment), limit
 SELECT * FROM counterfoil.denials

@@ -1,0 +1,90 @@
+"""Rows that people repaired by hand: such a change is explained by the operation that says so.
+
+An operation stands in the log, so it is held against a row's fence as intents are. It explains what a check finds that
+differs from the row's last known state, as long as that state was read before the operation was durable; whatever
+becomes the last known state after it has used it up. So one operation never explains a later change.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from counterfoil_consumers.store import Connection, queries
+from counterfoil_reconcilers.baseline import Baseline, Fence
+from counterfoil_reconcilers.rows import RowKey
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Where an operation that names a repaired row stands in the log, and since when (the broker's clock)."""
+
+    partition: int
+    offset: int
+    appended_at: dt.datetime
+
+
+class Repairs:
+    """Those that are not used up, by row."""
+
+    def __init__(self, by_row: Mapping[RowKey, tuple[Repair, ...]]) -> None:
+        self._by_row = by_row
+
+    def __contains__(self, key: RowKey) -> bool:
+        return key in self._by_row
+
+    def past(self, key: RowKey, fence: Fence) -> Fence:
+        """The fence beyond the row's repairs.
+
+        It rises on their partitions alone, up to offsets that are ingested: no intent that is still unknown is thereby
+        taken for one that the row may hold already.
+        """
+        ends = list(fence)
+        for repair in self._by_row.get(key, ()):
+            ends[repair.partition] = max(ends[repair.partition], repair.offset + 1)
+        return tuple(ends)
+
+    def older_than(self, moment: dt.datetime) -> Iterator[RowKey]:
+        """Rows whose repairs were all said before `moment`."""
+        for key, repairs in self._by_row.items():
+            if all(repair.appended_at <= moment for repair in repairs):
+                yield key
+
+
+NO_REPAIRS = Repairs({})
+
+
+def read_repairs(store: Connection, tenant: str, target: str, baseline: Baseline) -> Repairs:
+    """The repairs at a target that no check has used up; to be read before the target is looked at."""
+    if baseline.first_fence is None:
+        return NO_REPAIRS
+    where = {"tenant": tenant, "target": target, "first_fence": list(baseline.first_fence)}
+    found = store.execute(queries("reconcile")["find_repairs"], where)
+    return Repairs(_by_row(found, baseline.fences, baseline.first_fence))
+
+
+def _by_row(
+    found: Iterable[Mapping[str, Any]], fences: Mapping[RowKey, Fence], first_fence: Fence
+) -> dict[RowKey, tuple[Repair, ...]]:
+    by_row: dict[RowKey, tuple[Repair, ...]] = {}
+    for row in found:
+        key = _key(row["key"])
+        if key is None:
+            continue
+        named = RowKey(row["resource"], key)
+        if row["offset"] >= fences.get(named, first_fence)[row["partition"]]:
+            repair = Repair(row["partition"], row["offset"], row["appended_at"])
+            by_row[named] = (*by_row.get(named, ()), repair)
+    return by_row
+
+
+def _key(text: str) -> tuple[str, ...] | None:
+    """The key that an operation gives; None if it is none, for anybody may have written it."""
+    try:
+        parts = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
+        return None
+    return tuple(parts)
