@@ -11,7 +11,8 @@ COMMANDS = [
     "up", "down", "status", "env", "migrate", "topics", "config", "tenant add", "tenant list", "key new", "key list",
     "ingest", "offsets list", "offsets skip", "offsets retire", "rebuild", "fold-unread", "digest", "reconcile",
     "timeline", "task", "history", "drift", "drift ack", "drift resolve", "completeness", "blob", "redact", "halt",
-    "resume", "halts", "schemas register", "schemas check", "doctor", "tenant rotate", "tenant login", "retention list", "retention set", "retention run",
+    "resume", "halts", "schemas register", "schemas check", "doctor", "tenant rotate",
+    "tenant login", "retention list", "retention set", "retention run",
     "hold add", "hold list", "hold release",
 ]  # fmt: skip
 

@@ -70,35 +70,39 @@ ORDER BY n.read_at, n.hops, n.task_id, s.intent_at, s.effect_id LIMIT %(limit)s
 -- name: history
 -- tenant, target, resource, key (JSON text: a list of texts), before (an event) or NULL, limit: what happened to one row of a
 -- target, the latest first. All of it is put in order before it is cut, so that pages fit together.
+-- Each LATERAL has one index that it is written for.
 WITH found AS (
-    SELECT e.event_id
+    SELECT e.*
     FROM counterfoil.effect_resource AS r
     CROSS JOIN LATERAL (
-        SELECT v.event_id FROM counterfoil.every_event AS v
+        SELECT * FROM counterfoil.every_event AS v
         WHERE v.tenant = r.tenant AND v.effect_id = r.effect_id
           AND v.kind IN ('tool_intent', 'tool_result', 'verdict', 'operation') OFFSET 0) AS e
     WHERE r.tenant = %(tenant)s AND r.target = %(target)s AND r.resource = %(resource)s AND r.key = %(key)s
-    UNION
-    SELECT c.change_id FROM counterfoil.target_change AS c
-    WHERE c.tenant = %(tenant)s AND c.target = %(target)s AND c.resource = %(resource)s AND c.key = %(key)s
-    UNION
-    SELECT o.event_id
+    UNION ALL
+    SELECT e.*
     FROM counterfoil.target_change AS c
     CROSS JOIN LATERAL (
-        SELECT v.event_id FROM counterfoil.every_event AS v
-        WHERE v.tenant = c.tenant AND v.causation_id = c.change_id AND v.kind = 'operation' OFFSET 0) AS o
+        SELECT * FROM counterfoil.every_event AS v
+        WHERE v.tenant = c.tenant AND v.event_id = c.change_id AND v.kind = 'verdict' AND v.effect_id IS NULL OFFSET 0) AS e
     WHERE c.tenant = %(tenant)s AND c.target = %(target)s AND c.resource = %(resource)s AND c.key = %(key)s
-    UNION
-    SELECT p.event_id FROM counterfoil.repair AS p
+    UNION ALL
+    SELECT e.*
+    FROM counterfoil.target_change AS c
+    CROSS JOIN LATERAL (
+        SELECT * FROM counterfoil.every_event AS v
+        WHERE v.tenant = c.tenant AND v.causation_id = c.change_id AND v.kind = 'operation' OFFSET 0) AS e
+    WHERE c.tenant = %(tenant)s AND c.target = %(target)s AND c.resource = %(resource)s AND c.key = %(key)s
+    UNION ALL
+    SELECT e.*
+    FROM counterfoil.repair AS p
+    CROSS JOIN LATERAL (
+        SELECT * FROM counterfoil.every_event AS v
+        WHERE v.tenant = p.tenant AND v.causation_id = p.verdict_event_id AND v.event_id = p.event_id
+          AND v.kind = 'operation' OFFSET 0) AS e
     WHERE p.tenant = %(tenant)s AND p.target = %(target)s AND p.resource = %(resource)s AND p.key = %(key)s
 ), events AS MATERIALIZED (
-    SELECT e.*
-    FROM found AS f
-    CROSS JOIN LATERAL (
-        SELECT v.tenant, v.event_id, v.kind, v.mode, v.task_id, v.task_ref, v.workflow, v.agent, v.release, v.principal,
-               v.on_behalf_of, v.effect_id, v.attempt, v.causation_id, v.producer_id, v.seq, v.occurred_at, v.appended_at,
-               v.unread, v.body
-        FROM counterfoil.every_event AS v WHERE v.tenant = %(tenant)s AND v.event_id = f.event_id LIMIT 1) AS e
+    SELECT DISTINCT ON (f.event_id) f.* FROM found AS f ORDER BY f.event_id
 ), placed AS MATERIALIZED (
     SELECT p.event_id, p.place
     FROM (SELECT array_agg(o.event_id ORDER BY o.producer_id, o.seq, o.event_id) AS ids,

@@ -306,11 +306,12 @@ WITH given AS MATERIALIZED (
         resolved_event_id = greatest(o.resolved_event_id, excluded.resolved_event_id)
 ), repairs AS (
     INSERT INTO repair (
-        tenant, target, resource, key, event_id, task_id, check_seq, repaired_by, reason, partition, "offset", appended_at)
+        tenant, target, resource, key, event_id, verdict_event_id, task_id, check_seq, repaired_by, reason, partition, "offset",
+        appended_at)
     SELECT DISTINCT ON (i.tenant, i.event_id, r ->> 'resource', r ->> 'key')
-           i.tenant, i.body ->> 'target', r ->> 'resource', r ->> 'key', i.event_id, i.task_id,
-           coalesce((i.body ->> 'check_seq')::bigint, 0), i.body ->> 'by', i.body ->> 'reason', i.partition, i."offset",
-           i.appended_at
+           i.tenant, i.body ->> 'target', r ->> 'resource', r ->> 'key', i.event_id,
+           (i.body ->> 'verdict_event_id')::uuid, i.task_id, coalesce((i.body ->> 'check_seq')::bigint, 0), i.body ->> 'by',
+           i.body ->> 'reason', i.partition, i."offset", i.appended_at
     FROM given AS i, json_array_elements(i.body -> 'resources') AS r
     WHERE i.kind = 'operation' AND NOT i.unread AND i.body ->> 'operation' = 'resolve' AND i.body ->> 'target' IS NOT NULL
     ON CONFLICT DO NOTHING

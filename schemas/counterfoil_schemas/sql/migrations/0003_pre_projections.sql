@@ -152,18 +152,19 @@ CREATE TABLE verdict_operation (
 
 -- Rows that people repaired by hand, one for each operation that says so. Never changed.
 CREATE TABLE repair (
-    tenant      text NOT NULL,
-    target      text NOT NULL,
-    resource    text NOT NULL,
-    key         text NOT NULL,
-    event_id    uuid NOT NULL,                     -- the operation
-    task_id     uuid NOT NULL,
-    check_seq   bigint NOT NULL,                   -- what checks up to this one found there is explained
-    repaired_by text NOT NULL,
-    reason      text,
-    partition   int NOT NULL,                      -- where the operation stands in the log
-    "offset"    bigint NOT NULL,
-    appended_at timestamptz NOT NULL,              -- the broker's clock
+    tenant           text NOT NULL,
+    target           text NOT NULL,
+    resource         text NOT NULL,
+    key              text NOT NULL,
+    event_id         uuid NOT NULL,                -- the operation
+    verdict_event_id uuid,                         -- the verdict that it is about, and its cause
+    task_id          uuid NOT NULL,
+    check_seq        bigint NOT NULL,              -- what checks up to this one found there is explained
+    repaired_by      text NOT NULL,
+    reason           text,
+    partition        int NOT NULL,                 -- where the operation stands in the log
+    "offset"         bigint NOT NULL,
+    appended_at      timestamptz NOT NULL,         -- the broker's clock
     PRIMARY KEY (tenant, target, resource, key, event_id)
 );
 
