@@ -19,7 +19,7 @@ from counterfoil.ids import Id, new_id, partition_key, task_id_of
 from counterfoil.issuing import redaction_of_a_person
 from counterfoil.jsontext import to_text
 from counterfoil.settings import RecorderSettings
-from counterfoil.signing import signing_keys_of
+from counterfoil.signing import VARIABLE, SigningKeys, signing_keys_of
 from counterfoil_consumers.store import Connection, fetch_one, queries
 from counterfoil_schemas import topics
 
@@ -173,6 +173,15 @@ def refuse_unsaid(by: str, reason: str) -> None:
             raise UsageError(f"a decision has {what}; give it with --{'by' if what == 'a name' else 'reason'}")
         if len(text) > _MAX_TEXT_CHARACTERS:
             raise UsageError(f"{what} has at most {_MAX_TEXT_CHARACTERS} characters, and this one has {len(text)}")
+
+
+def refuse_unsigned(store: Connection, keys: SigningKeys, tenants: Iterable[str]) -> None:
+    """Raise UsageError where a tenant's records must be signed and no key is here: ingest would not believe them."""
+    rows = store.execute(queries("console")["list_tenant_keys"]).fetchall()
+    signed = {row["tenant"] for row in rows if row["valid_from"] <= row["read_at"]}
+    for tenant in sorted(signed & set(tenants)):
+        if keys.signer(tenant) is None:
+            raise UsageError(f"records of {tenant} must be signed, and there is no key for it here; set {VARIABLE}")
 
 
 def _task_of(about: Mapping[str, Any]) -> Id:

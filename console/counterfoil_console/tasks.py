@@ -6,8 +6,8 @@ proposals, and nothing here makes a call.
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from counterfoil_console.timeline import plain
@@ -189,39 +189,58 @@ def _proposal(contracts: Contracts | None, tenant: str, row: Mapping[str, Any]) 
 
 
 def _with_undoing(writes: Sequence[Write], proposals: Mapping[uuid.UUID, Proposal]) -> tuple[Write, ...]:
-    """Each write with what it undoes: what its arguments say, or the latest before it whose undo is this very call."""
-    undone: dict[uuid.UUID, uuid.UUID] = {}
-    known = {write.effect["effect_id"] for write in writes}
+    """Each write with what it undoes: what its arguments say, or the latest before it whose undo is this very call.
+
+    Of several that undo one, the first that landed is who undid it.
+    """
+    undoing: dict[uuid.UUID, uuid.UUID] = {}
+    undone: dict[uuid.UUID, Write] = {}
+    by_id = {write.effect["effect_id"]: write for write in writes}
+    undo_tools = {proposal.tool for proposal in proposals.values()}
     for place, write in enumerate(writes):
-        found = _named_by(write, known) or _proposed_before(write, writes[:place], proposals, undone)
+        found = _named_by(write, by_id, proposals)
+        if found is None and write.effect["tool"] in undo_tools:
+            standing = (
+                other
+                for other in reversed(writes[:place])
+                if other.effect["effect_id"] not in undoing and not _has_landed(undone.get(other.effect["effect_id"]))
+            )
+            found = _proposed_before(write, standing, proposals)
         if found is not None:
-            undone[found] = write.effect["effect_id"]
-    undoing = {by: effect_id for effect_id, by in undone.items()}
+            undoing[write.effect["effect_id"]] = found
+            if not _has_landed(undone.get(found)):
+                undone[found] = write
     return tuple(
-        Write(
-            write.effect,
-            write.parts,
-            write.parts_left_out,
-            undoing.get(write.effect["effect_id"]),
-            undone.get(write.effect["effect_id"]),
+        replace(
+            write,
+            undoes=undoing.get(write.effect["effect_id"]),
+            undone_by=undone[effect_id].effect["effect_id"] if effect_id in undone else None,
         )
-        for write in writes
+        for effect_id, write in by_id.items()
     )
 
 
-def _named_by(write: Write, known: set[uuid.UUID]) -> uuid.UUID | None:
+def _has_landed(write: Write | None) -> bool:
+    return write is not None and write.landing in ("landed", "more than once")
+
+
+def _named_by(
+    write: Write, by_id: Mapping[uuid.UUID, Write], proposals: Mapping[uuid.UUID, Proposal]
+) -> uuid.UUID | None:
+    """The effect that the arguments name, if its contract says no other tool."""
     said = undone_effect(write.effect["args"])
     named = None if said is None else uuid.UUID(bytes=said)
-    return named if named in known and named != write.effect["effect_id"] else None
+    if named is None or named not in by_id or named == write.effect["effect_id"]:
+        return None
+    return named if proposals[named].tool in (None, write.effect["tool"]) else None
 
 
 def _proposed_before(
-    write: Write, before: Sequence[Write], proposals: Mapping[uuid.UUID, Proposal], undone: Mapping[uuid.UUID, Any]
+    write: Write, standing: Iterable[Write], proposals: Mapping[uuid.UUID, Proposal]
 ) -> uuid.UUID | None:
-    for other in reversed(before):
+    for other in standing:
         effect_id: uuid.UUID = other.effect["effect_id"]
-        is_undone = effect_id in undone or effect_id in undone.values()
-        if not is_undone and is_call_of(proposals[effect_id], write.effect["tool"], write.effect["args"]):
+        if is_call_of(proposals[effect_id], write.effect["tool"], write.effect["args"]):
             return effect_id
     return None
 
@@ -238,6 +257,4 @@ def _compensations(writes: Sequence[Write], proposals: Mapping[uuid.UUID, Propos
 
 def _undone(writes: Sequence[Write]) -> frozenset[uuid.UUID]:
     """The writes that another took back; one that did not land took nothing back."""
-    return frozenset(
-        write.undoes for write in writes if write.undoes is not None and write.landing in ("landed", "more than once")
-    )
+    return frozenset(write.undoes for write in writes if write.undoes is not None and _has_landed(write))

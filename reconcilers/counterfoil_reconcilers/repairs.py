@@ -15,6 +15,8 @@ from counterfoil_consumers.store import Connection, queries
 from counterfoil_reconcilers.baseline import Baseline, Fence
 from counterfoil_reconcilers.rows import RowKey
 
+_LONGEST_KEY = 2_000  # bytes; a longer one is no row's, since no baseline could hold it
+
 
 @dataclass(frozen=True)
 class Repair:
@@ -80,7 +82,9 @@ def _by_row(
 
 
 def _key(text: str) -> tuple[str, ...] | None:
-    """The key that an operation gives; None if it is none, for anybody may have written it."""
+    """The key that an operation gives; None if it is none that a row could have, for anybody may have written it."""
+    if len(json.dumps(text)) > _LONGEST_KEY:
+        return None
     try:
         parts = json.loads(text)
     except (ValueError, RecursionError):

@@ -11,9 +11,10 @@ import pytest
 from counterfoil import Recorder
 from counterfoil.codec import encode
 from counterfoil.ids import new_id
+from counterfoil.signing import SigningKey
 from counterfoil_console.operations import Decision, OperationDesk, find_drift
 from counterfoil_consumers.store import Connection
-from tests.consumers.made import event, intent, key_of, result
+from tests.consumers.made import event, intent, key_of, put_key, result
 from tests.fix_log import Produce
 
 from .conftest import Call, credit, stored_events, work
@@ -275,3 +276,16 @@ def test_decisions_of_many_threads_are_all_in_the_log(
     assert len(said) == 4
     [state] = operator.execute("SELECT acked_by, acked_event_id FROM verdict_operation").fetchall()
     assert (state["acked_by"], state["acked_event_id"]) == (said[-1]["body"]["by"], said[-1]["event_id"])
+
+
+def test_what_ingest_would_not_believe_is_refused(call: Call, drifted: dict[str, Listed], database: str) -> None:
+    """A tenant whose records are signed: without its key here, the operation would be a foreign letter."""
+    key = SigningKey("acme", "desk1", b"\x07" * 32)
+    put_key(database, key)
+    given = drifted["not_applied"]["drift_id"]
+    sentence = call("drift", "ack", given, "--reason", "r").sentence
+    assert sentence == ("records of acme must be signed, and there is no key for it here; set COUNTERFOIL_SIGNING_KEYS")
+    assert call("drift", "ack", given, "--reason", "r", SIGNING_KEYS=key.text()).code == 0
+    call("ingest", "--once")
+    [row] = [one for one in listed(call) if one["drift_id"] == given]
+    assert row["ack_reason"] == "r"

@@ -196,3 +196,34 @@ def test_a_circle_of_tasks_ends(call: Call, shop: Shop, database: str) -> None:
         connection.execute("SET ROLE counterfoil_ingester")
         connection.execute("UPDATE counterfoil.task SET parent_task_id = task_id")
     assert call("task", "t-1", "--children").out == "t-1: 0 of 1 write landed, 1 is not known\n"
+
+
+def test_of_several_tries_to_undo_the_one_that_landed_counts(call: Call, half_done: Shop) -> None:
+    back = "UPDATE shop.orders SET status = 'new' WHERE id = 'A-1'"
+    half_done.act("set_status", "ok", order="A-1", status="new")
+    half_done.settle(half_done.reconcilers[0])
+    again = half_done.act("set_status", "ok", back, order="A-1", status="new", step="again")
+    half_done.settle(half_done.reconcilers[0])
+    told = call("task", "t-1", "--effects", "--json").json
+    [paid] = [one for one in told["writes"] if one["undone_by"]]
+    assert (paid["tool"], paid["undone_by"]) == ("set_status", again.hex)
+    assert "set_status" not in [one["tool"] for one in told["compensations"]]
+
+
+def test_a_write_by_another_tool_than_the_contract_s_undoes_nothing(call: Call, half_done: Shop) -> None:
+    """Whoever wants a write to look undone may say so in any call's arguments."""
+    [refund] = [
+        one["effect_id"] for one in call("task", "t-1", "--effects", "--json").json["writes"] if one["tool"] == "refund"
+    ]
+    half_done.act(
+        "set_status",
+        "ok",
+        "UPDATE shop.orders SET status = 'x' WHERE id = 'A-2'",
+        order="A-2",
+        status="x",
+        undoes=refund,
+    )
+    half_done.settle(half_done.reconcilers[0])
+    told = call("task", "t-1", "--effects", "--json").json
+    assert not [one for one in told["writes"] if one["undone_by"]]
+    assert refund in [one["effect_id"] for one in told["compensations"]]

@@ -182,7 +182,7 @@ def test_what_is_no_key_explains_nothing_and_stops_nothing(shop: Shop) -> None:
     drift_id = missed(shop, reconciler)
     about = find_drift(shop.operator, drift_id)
     desk = OperationDesk(shop.recorder.settings)
-    for key in ('{"id": 1}', "[1]", "[]", "oops", "[" * 500):
+    for key in ('{"id": 1}', "[1]", "[]", "oops", "[" * 500, f'["{"k" * 1_900}Ä"]'):
         desk.say(Decision("resolve", about, "dana", "by hand", Repaired("orders", key), 99))
     shop.sql(MEND)
     shop.settle(reconciler)

@@ -7,6 +7,7 @@ import typer
 from rich.text import Text
 
 from counterfoil.event import Event
+from counterfoil.signing import signing_keys_of
 from counterfoil_console.cli.output import (
     AsJson,
     By,
@@ -17,7 +18,7 @@ from counterfoil_console.cli.output import (
     user_of_this_shell,
 )
 from counterfoil_console.hostile import shown
-from counterfoil_console.operations import Decision, Operation, OperationDesk, Repaired, decisions_on
+from counterfoil_console.operations import Decision, Operation, OperationDesk, Repaired, decisions_on, refuse_unsigned
 from counterfoil_console.rendering import drift_table
 from counterfoil_console.rows import key_of
 from counterfoil_console.settings import Settings, load
@@ -131,6 +132,7 @@ def _decide(
     person = user_of_this_shell() if by is None else by
     with open_store(settings) as store:
         decisions = decisions_on(store, operation, ids, tenant, person, reason, repaired)
+        refuse_unsigned(store, signing_keys_of(settings), (one.about["tenant"] for one in decisions))
     desk = None if dry_run else OperationDesk(settings)
     told = []
     for decision in decisions:
