@@ -11,7 +11,7 @@ from typing import Any
 from counterfoil.errors import CounterfoilError, UsageError
 from counterfoil_console.rows import RowName
 from counterfoil_console.timeline import plain
-from counterfoil_consumers.store import Connection, queries
+from counterfoil_consumers.store import Connection, fetch_one, queries
 
 
 class HistoryNotFound(CounterfoilError):
@@ -38,9 +38,9 @@ def read_history(
     where = {"target": row.target, "resource": row.resource, "key": row.key}
     owner = _owner(store, row, tenant)
     page = {**where, "tenant": owner, "before": before, "limit": limit + 1}
-    found = store.execute(queries("forensic")["history"], page).fetchall()
-    if not found and before is not None and not _is_there(store, {**page, "before": None}, before):
+    if before is not None and not _has_event(store, {**where, "tenant": owner, "event_id": before}):
         raise HistoryNotFound(f"no event {before.hex} stands in the history of {row}; take one that it shows")
+    found = store.execute(queries("forensic")["history"], page).fetchall()
     return History(owner, row, tuple(reversed(found[:limit])), len(found) > limit)
 
 
@@ -82,6 +82,5 @@ def _owner(store: Connection, row: RowName, tenant: str | None) -> str:
     )
 
 
-def _is_there(store: Connection, page: Mapping[str, Any], event_id: uuid.UUID) -> bool:
-    found = store.execute(queries("forensic")["history"], {**page, "limit": None})
-    return any(event["event_id"] == event_id for event in found)
+def _has_event(store: Connection, where: Mapping[str, Any]) -> bool:
+    return bool(fetch_one(store, queries("console")["has_event_of_row"], dict(where))["found"])

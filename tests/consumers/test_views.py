@@ -511,6 +511,42 @@ def test_a_history_comes_in_the_order_of_causes_whatever_the_clocks_say(store: S
     assert [row["kind"] for row in reversed(rows)] == ["tool_intent", "tool_result", "verdict"]
 
 
+def test_numbers_of_one_producer_count_within_their_task(store: Store, operator: Connection) -> None:
+    """The fifth event of a task may come before the first of the producer's next one."""
+    producer, row = new_id(), [{"resource": "refunds", "key": '["A-17"]'}]
+    for number, seq in ((1, 50), (2, 3)):
+        own: dict[str, Any] = {
+            "effect_id": new_id(), "task_id": task_id_of("acme", f"T-{number}"), "producer_id": producer,
+        }  # fmt: skip
+        store(
+            intent(seq=seq, occurred_at=number * 1_000_000, **own),
+            event("verdict", VERDICT | {"resources": row}, seq=seq + 1, occurred_at=number * 1_000_000 + 1, **own),
+        )
+    rows = asked(operator, "history", tenant="acme", before=None, **ROW)
+    assert [row["seq"] for row in reversed(rows)] == [50, 51, 3, 4]
+
+
+def test_a_row_with_a_long_life_comes_in_whole_pages(store: Store, operator: Connection) -> None:
+    """By more processes, one write each, than are put in order at a time."""
+    body = VERDICT | {"resources": [{"resource": "refunds", "key": '["A-17"]'}]}
+    ids = [new_id() for _ in range(1_300)]
+    store(
+        *(
+            event(
+                "verdict", body, event_id=one, effect_id=new_id(), producer_id=new_id(), occurred_at=(n + 1) * 1_000_000
+            )
+            for n, one in enumerate(ids)
+        )
+    )
+    seen: list[bytes] = []
+    before = None
+    while page := asked(operator, "history", tenant="acme", before=before, **ROW | {"limit": 500}):
+        seen += [one["event_id"].bytes for one in page]
+        before = page[-1]["event_id"]
+    assert seen == ids[::-1]
+    assert len(asked(operator, "history", tenant="acme", before=None, **ROW | {"limit": 1_001})) == 1_001
+
+
 @pytest.mark.parametrize("login", ["operator", "tenant"])
 def test_a_history_reads_its_own_row_s_events_and_no_others(
     store: Store, operator: Connection, database: str, tenants_login: Callable[[str], Connection], login: str

@@ -77,7 +77,7 @@ def history(
     target: Annotated[str, typer.Argument(help="The target.")],
     resource: Annotated[str, typer.Argument(help="The resource, as its contract names it.")],
     key: Annotated[str, typer.Argument(help="The row's key; a JSON list of texts, if it has several columns.")],
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most this many, the latest.")] = 200,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1_000, help="At most this many, the latest.")] = 200,
     before: Annotated[str | None, typer.Option("--before", help="Only what stands before this event.")] = None,
     tenant: Tenant = None,
     as_json: AsJson = False,

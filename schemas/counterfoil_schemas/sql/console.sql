@@ -90,6 +90,20 @@ WHERE (%(tenant)s::text IS NULL OR t.tenant = %(tenant)s)
                   WHERE p.tenant = t.tenant AND p.target = %(target)s AND p.resource = %(resource)s AND p.key = %(key)s))
 ORDER BY t.tenant
 
+-- name: has_event_of_row
+SELECT EXISTS (
+    SELECT FROM counterfoil.every_event AS v
+    WHERE v.tenant = %(tenant)s AND v.event_id = %(event_id)s
+      AND (EXISTS (SELECT FROM counterfoil.effect_resource AS r
+                   WHERE r.tenant = v.tenant AND r.target = %(target)s AND r.resource = %(resource)s AND r.key = %(key)s
+                     AND r.effect_id = v.effect_id)
+           OR EXISTS (SELECT FROM counterfoil.target_change AS c
+                      WHERE c.tenant = v.tenant AND c.target = %(target)s AND c.resource = %(resource)s
+                        AND c.key = %(key)s AND c.change_id IN (v.event_id, v.causation_id))
+           OR EXISTS (SELECT FROM counterfoil.repair AS p
+                      WHERE p.tenant = v.tenant AND p.target = %(target)s AND p.resource = %(resource)s AND p.key = %(key)s
+                        AND p.event_id = v.event_id))) AS found
+
 -- name: known_rows
 -- Of the first ones: it helps to see a name.
 SELECT DISTINCT f.target, f.resource
