@@ -2,7 +2,7 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.cells import cell_len
@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from counterfoil_console.evidence import compact, differences, row_name
+from counterfoil_console.history import History
 from counterfoil_console.hostile import shown
 from counterfoil_console.timeline import Timeline, costs, gaps, unanswered
+from counterfoil_reconcilers.undoing import undone_effect
 
 _ID_DIGITS = 8
 _TASK_DIGITS = 12
@@ -96,9 +98,9 @@ def _line(event: Mapping[str, Any], effects: Mapping[uuid.UUID, Mapping[str, Any
         waits = " — no result yet" if is_open else ""
         return time, Text("tool_intent", style="yellow" if is_open else ""), _intent(body, effect + again, waits)
     if event["kind"] == "tool_result":
-        return time, _word(body["outcome"], "result "), _result(body, effect)
+        return time, word(body["outcome"], "result "), _result(body, effect)
     if event["kind"] == "verdict":
-        return time, _word(body["verdict"], "verdict "), _verdict(event, effects, effect)
+        return time, word(body["verdict"], "verdict "), _verdict(event, effects, effect)
     say = _DETAILS.get(event["kind"], _plainly)
     return time, Text(shown(event["kind"])), say(body)
 
@@ -141,6 +143,12 @@ def _observation(body: Mapping[str, Any]) -> str:
     return f"{body['target']}: read {', '.join(rows) or 'nothing'}"
 
 
+def _operation(body: Mapping[str, Any]) -> str:
+    rows = ", ".join(row_name(row) for row in body["resources"])
+    repaired = f" · repaired {rows} at {body['target']}" if rows else ""
+    return f"{body['operation']} by {body['by']}: {body['reason'] or 'no reason given'}{repaired}"
+
+
 def _plainly(body: Mapping[str, Any]) -> str:
     return " · ".join(f"{name} {compact(value)}" for name, value in body.items() if value is not None)
 
@@ -163,11 +171,56 @@ _DETAILS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "completion": _completion,
     "retrieval": lambda body: f"{body['query']} → " + ", ".join(source["id"] for source in body["sources"]),
     "observation": _observation,
+    "operation": _operation,
     "dead_lettered": lambda body: f"given up after {body['attempts']} checks: {body['reason']}",
 }
 
 
-def _print_effects(console: Console, effects: Iterable[Mapping[str, Any]]) -> None:
+def _undone(effects: Iterable[Mapping[str, Any]]) -> dict[bytes, bytes]:
+    """The effects that another says it undoes, each with that other one."""
+    return {
+        said: effect["effect_id"].bytes for effect in effects if (said := undone_effect(effect["args"])) is not None
+    }
+
+
+def undoing(undoes: bytes | None, undone_by: bytes | None) -> list[str]:
+    """What a write takes back, and what took it back."""
+    told = [] if undoes is None else [f"undoes {undoes.hex()}"]
+    return told if undone_by is None else [*told, f"undone by {undone_by.hex()}, if that landed"]
+
+
+def print_history(console: Console, history: History) -> None:
+    """What happened to a row, the earliest first, and who did it."""
+    row = history.row
+    console.print(Text(shown(f"{row}  tenant {history.tenant}", _LONGEST_LINE), style="bold"))
+    if history.earlier and history.events:
+        console.print(Text(f"… earlier: --before {history.events[0]['event_id'].hex}", style="dim"))
+    day = None
+    for event in history.events:
+        if event["occurred_at"].date() != day:
+            day = event["occurred_at"].date()
+            console.print(Text(f"\n{day} UTC", style="dim"))
+        time, what, detail = _line(event, {}, is_open=False)
+        line = Text(f"{time} ", style="dim")
+        line.append(what)
+        line.append(f" {shown(detail, _LONGEST_DETAIL)}", style="not dim")
+        console.print(line)
+        console.print(Padding(Text(shown(_who(event), _LONGEST_DETAIL), style="dim"), (0, 0, 0, 13)))
+
+
+def _who(event: Mapping[str, Any]) -> str:
+    """Who did it, with which credential and for whom; and where to look."""
+    told = [f"agent {event['agent']}"]
+    if event["principal"]:
+        told.append(f"as {event['principal']}")
+    if event["on_behalf_of"]:
+        told.append(f"on behalf of {event['on_behalf_of']}")
+    name = event["task_ref"] or event["task_id"].hex[:_TASK_DIGITS]
+    return " · ".join([*told, f"task {name}", f"event {event['event_id'].hex}"])
+
+
+def _print_effects(console: Console, effects: Collection[Mapping[str, Any]]) -> None:
+    undone = _undone(effects)
     for number, effect in enumerate(effects):
         if not number:
             console.print(Text("\nWrites: what the agent said, what the target says", style="bold"))
@@ -178,17 +231,18 @@ def _print_effects(console: Console, effects: Iterable[Mapping[str, Any]]) -> No
         tries = "1 attempt" if effect["intents"] == 1 else f"{effect['intents']} attempts"
         head.append(f"  {tries}{', given up' if effect['given_up'] else ''}")
         console.print(head)
-        console.print(Padding(_both_sides(effect), (0, 0, 0, 2)))
+        console.print(Padding(both_sides(effect), (0, 0, 0, 2)))
+        _print_indented(console, undoing(undone_effect(effect["args"]), undone.get(effect["effect_id"].bytes)))
         if effect["drift"]:
             _print_indented(console, differences(effect["evidence"]))
 
 
-def _both_sides(effect: Mapping[str, Any]) -> Text:
+def both_sides(effect: Mapping[str, Any]) -> Text:
     """`the agent said ok, the target says partial: DRIFT, a part of it landed`."""
     line = Text("the agent said ")
-    line.append(_word(effect["outcome"]))
+    line.append(word(effect["outcome"]))
     line.append(", the target says ")
-    line.append(_word(effect["verdict"] or ("nothing yet" if effect["target"] else "nothing: none is named")))
+    line.append(word(effect["verdict"] or ("nothing yet" if effect["target"] else "nothing: none is named")))
     means = shown(effect["means"] or "")
     if effect["drift"]:
         line.append(": ")
@@ -198,7 +252,18 @@ def _both_sides(effect: Mapping[str, Any]) -> Text:
         line.append(f" ({means})")
     if effect["verdict_reason"]:
         line.append(f" ({shown(effect['verdict_reason'], _LONGEST_LINE)})")
+    for said in decided(effect):
+        line.append(f"; {shown(said, _LONGEST_LINE)}")
     return line
+
+
+def decided(row: Mapping[str, Any]) -> list[str]:
+    """What people decided on the verdict in force; a resolution outranks an acknowledgement."""
+    if row.get("resolved_at") is not None:
+        return [f"resolved {row['resolved_at']:%m-%d %H:%M} UTC by {row['resolved_by']}: {row['resolve_reason']}"]
+    if row["acked_at"] is not None:
+        return [f"acknowledged {row['acked_at']:%m-%d %H:%M} UTC by {row['acked_by']}: {row['ack_reason']}"]
+    return []
 
 
 def _print_indented(console: Console, lines: Iterable[str]) -> None:
@@ -225,7 +290,7 @@ def drift_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("what, and where to look", overflow="fold")
     for row in rows:
         table.add_row(
-            f"{row['found_at']:%m-%d %H:%M:%S}", _word(row["outcome"] or "nothing"), _word(row["verdict"]), _where(row)
+            f"{row['found_at']:%m-%d %H:%M:%S}", word(row["outcome"] or "nothing"), word(row["verdict"]), _where(row)
         )
     return table
 
@@ -238,14 +303,16 @@ def _where(row: Mapping[str, Any]) -> Text:
     lines = [f"{row['means'] or ''}{' (given up)' if row['given_up'] else ''}", row["reason"] or ""]
     found = differences(row["evidence"], _DIFFERENCES_OF_A_ROW)
     lines += found or [f"rows {row['resources']}" if row["resources"] else f"arguments {compact(row['args'])}"]
+    lines += decided(row)
     for line in filter(None, lines):
         text.append(f"\n{shown(line, _LONGEST_LINE)}", style="not bold")
     task = row["task_id"]
     tenant = f"tenant {shown(row['tenant'])}"
     look = tenant if task is None else f"counterfoil timeline {task.hex[:_TASK_DIGITS]}  # {tenant}"
-    text.append(f"\n{look}", style="not bold dim")
+    text.append(f"\n{look}\nid {row['drift_id'].hex}", style="not bold dim")
     return text
 
 
-def _word(word: str, before: str = "") -> Text:
-    return Text(f"{before}{shown(word, _LONGEST_WORD)}", style=_COLOURS.get(word, ""))
+def word(said: str, before: str = "") -> Text:
+    """A word of an outcome or a verdict in its colour."""
+    return Text(f"{before}{shown(said, _LONGEST_WORD)}", style=_COLOURS.get(said, ""))

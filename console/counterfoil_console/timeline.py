@@ -59,13 +59,13 @@ def read_timeline(store: Connection, name: str, tenant: str | None = None) -> Ti
     return Timeline(task, tuple(events), {effect["effect_id"]: effect for effect in effects})
 
 
-def find_task(store: Connection, name: str, tenant: str | None = None) -> dict[str, Any]:
-    """The row of the task called so.
+def find_task(store: Connection, name: str, tenant: str | None = None, *, is_ref: bool = False) -> dict[str, Any]:
+    """The row of the task called so; with `is_ref`, what looks like the first digits of an id is none.
 
     Raises TaskNotFound.
     """
     digits = name.replace("-", "").lower()
-    is_prefix = len(digits) >= _PREFIX_DIGITS and all(digit in "0123456789abcdef" for digit in digits)
+    is_prefix = not is_ref and len(digits) >= _PREFIX_DIGITS and all(digit in "0123456789abcdef" for digit in digits)
     # A name that was redacted is not in the store; the id that was made of it is.
     tenants = [tenant] if tenant else [row["tenant"] for row in store.execute(queries("console")["list_tenants"])]
     ids = [uuid.UUID(bytes=task_id_of(one, name)) for one in tenants]

@@ -20,6 +20,8 @@ PROJECTIONS: Mapping[str, tuple[str, ...]] = {
     "effect": ("tenant", "effect_id"),
     "effect_resource": ("tenant", "target", "resource", "key", "effect_id"),
     "target_change": ("tenant", "change_id", "resource", "key"),
+    "verdict_operation": ("tenant", "verdict_event_id"),
+    "repair": ("tenant", "target", "resource", "key", "event_id"),
     "task": ("tenant", "task_id"),
     "producer": ("tenant", "producer_id", "task_id"),
     "producer_claim": ("tenant", "producer_id", "task_id"),

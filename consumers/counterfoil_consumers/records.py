@@ -27,6 +27,7 @@ _MAX_MICROS = 253_000_000_000_000_000
 _MAX_SEQ = 2**62
 _MAX_ATTEMPT = 2**31
 _LONGEST_INDEXED = 2_000  # bytes; a B-tree of Postgres takes 2,704
+_NAMES_ROWS = ("verdict", "operation")
 _MODES = (b"live", b"shadow", b"replay")
 _MOST_REMEMBERED = 5_000
 
@@ -59,6 +60,7 @@ _FOLDED: Mapping[str, tuple[str, ...]] = {
     "verdict": (
         "target", "verdict", "reason", "check_seq", "contract_version", "contract_digest", "resources", "evidence",
     ),
+    "operation": ("operation", "by", "reason", "verdict_event_id", "target", "check_seq", "resources"),
     "producer_opened": ("beat_interval",),
     "producer_beat": ("open_tasks",),
     "producer_closed": ("open_tasks", "adopted_by"),
@@ -339,7 +341,7 @@ def _body(kind: str, read: BodyReader, body: bytes, tenant: str) -> tuple[bytes,
     try:
         whole, folded, end = read(body, 0)
         if end == len(body):
-            if kind == "verdict" and len(whole) > _LONGEST_INDEXED:
+            if kind in _NAMES_ROWS and len(whole) > _LONGEST_INDEXED:
                 _check_resources(whole, tenant)
             return bytea(whole.encode()), NULL if folded is None else bytea(folded.encode())
         problem = f"the body {_misses(end, body)}"
@@ -348,8 +350,8 @@ def _body(kind: str, read: BodyReader, body: bytes, tenant: str) -> tuple[bytes,
     raise BadRecord(problem, tenant=tenant)
 
 
-def _check_resources(verdict: str, tenant: str) -> None:
-    for resource in json.loads(verdict)["resources"]:
+def _check_resources(body: str, tenant: str) -> None:
+    for resource in json.loads(body)["resources"]:
         for name in ("resource", "key"):
             size = len(str(resource[name]).encode())
             if size > _LONGEST_INDEXED:

@@ -32,6 +32,8 @@ _IS_CUT: Mapping[str, LiteralString] = {
     "task": _OF_CUT_TASK,
     "effect": _OF_CUT_TASK,
     "producer": _OF_CUT_TASK,
+    "verdict_operation": _OF_CUT_TASK,
+    "repair": _OF_CUT_TASK,
     "retrieval_source": _OF_CUT_TASK,
     "task_cost": _OF_CUT_TASK,
     "effect_resource": (

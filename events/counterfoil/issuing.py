@@ -10,16 +10,15 @@ import secrets
 import time
 from collections.abc import Iterable
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from pydantic import SecretStr
 
 from counterfoil.codec import encode
+from counterfoil.confirming import ConfirmedSender, Headers
 from counterfoil.control import read_standing_orders
 from counterfoil.errors import ControlAway, UsageError
 from counterfoil.event import Event
 from counterfoil.ids import OPERATORS, new_id, partition_key, task_id_of
 from counterfoil.jsontext import to_text
-from counterfoil.kafka import delivery_error, new_producer
 from counterfoil.orders import ACTION_HEADER, KIND, Order, StandingOrders, breaker_named, is_breaker
 from counterfoil.redaction import Redaction
 from counterfoil.scope import Scope
@@ -29,11 +28,8 @@ from counterfoil_schemas import topics
 
 logger = logging.getLogger("counterfoil")
 
-Headers = list[tuple[str, str | bytes | None]]
-
 CONTROL_TASK = "control"
 _MAX_REASON_CHARACTERS = 2_000
-_FLUSH_GRACE_SECONDS = 2.0
 
 
 class OrderDesk:
@@ -49,8 +45,8 @@ class OrderDesk:
         self._control, self._events = declared["control"].name, declared["events"].name
         self._producer_id = new_id()
         self._seqs: dict[str, int] = {}
-        self._producer: Producer | None = None
-        self._redaction = _redaction(settings)
+        self._sender = ConfirmedSender(settings.kafka, "counterfoil-orders", timeout_seconds)
+        self._redaction = redaction_of_a_person(settings)
         self._signing = signing_keys_of(settings)
 
     def standing(self) -> StandingOrders:
@@ -108,13 +104,13 @@ class OrderDesk:
         signer = self._signing.signer(event.tenant)
         if signer is not None:
             headers.append(signer.header(value))
-        problem = self._send([(self._control, key, value) for key in order.standing_keys()], headers)
+        problem = self._sender.send([(self._control, key, value) for key in order.standing_keys()], headers)
         if problem is not None:
             raise ControlAway(
                 f"the brokers did not confirm the {order.action} of {order.scope} within {self._timeout_seconds:g} s "
                 f"({problem}), so whether it stands is not known; look with `counterfoil halts`, and give it again"
             )
-        problem = self._send([(self._events, partition_key(event.tenant, event.task_id), value)], headers)
+        problem = self._sender.send([(self._events, partition_key(event.tenant, event.task_id), value)], headers)
         if problem is not None:
             logger.warning("order %s stands, but is not in the log of record: %s", order.order_id.hex(), problem)
 
@@ -138,26 +134,6 @@ class OrderDesk:
             occurred_at=order.issued_at,
             redaction=redactor.stamp,
         )
-
-    def _send(self, records: list[tuple[str, bytes, bytes]], headers: Headers) -> str | None:
-        """Why not all of them are acknowledged, or None."""
-        if self._producer is None:
-            limits = {"message.timeout.ms": int(self._timeout_seconds * 1000)}
-            self._producer = new_producer(self._settings.kafka, "counterfoil-orders", limits)
-        problems: list[str] = []
-
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            if problem := delivery_error(error, message):
-                problems.append(problem.str())
-
-        try:
-            for topic, key, value in records:
-                self._producer.produce(topic, value, key, headers=headers, on_delivery=delivered)
-        except (KafkaException, BufferError) as error:
-            problems.append(str(error))
-        if self._producer.flush(self._timeout_seconds + _FLUSH_GRACE_SECONDS):
-            problems.append("no answer")
-        return problems[0] if problems else None
 
 
 class Breaker:
@@ -201,7 +177,7 @@ def halts_of_people(halts: Iterable[Order], scope: Scope) -> list[Order]:
     return [halt for halt in halts if halt.scope == str(scope) and not halt.is_of_breaker]
 
 
-def _redaction(settings: RecorderSettings) -> Redaction:
+def redaction_of_a_person(settings: RecorderSettings) -> Redaction:
     """The policy. Whoever halts needs no identity key; without it, tokens of secrets in reasons join to nothing."""
     if settings.identity_key is None:
         settings = settings.model_copy(update={"identity_key": SecretStr(secrets.token_hex())})

@@ -31,6 +31,7 @@ from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_targe
 from counterfoil_reconcilers.judge import Judgement, Unattributed, sweep
 from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.observing import Chunk, Observer, Seen, mark_all, settle_window
+from counterfoil_reconcilers.repairs import Repairs, read_repairs
 from counterfoil_reconcilers.rows import Row, RowKey, Rows
 from counterfoil_reconcilers.settling import LOST_AFTER, Pace, Progress, Sighting, is_change_settled, sighted
 from counterfoil_reconcilers.sweeping import changed_rows, chunks
@@ -121,6 +122,7 @@ class _Turn:
     seen: Seen
     judgement: Judgement
     swept: _Swept | None
+    repairs: Repairs
 
 
 class Checker:
@@ -287,6 +289,7 @@ class Checker:
         beat: Callable[[], object],
     ) -> None:
         """Look, judge and decide, for the effects that the observer was given and those connected to them."""
+        repairs = read_repairs(self._store, lease.tenant, lease.target, observer.past)
         mark_all(worklist, lambda: self._observer(lease), observer)
         observer.look_with_connected(worklist, swept.changed if swept and is_sweeping else _NO_CHANGES, beat)
         fence = self._log.read_ends()
@@ -298,7 +301,7 @@ class Checker:
             before = seen.before(self._declared)
             name = self._declared.name
             swept.elsewhere = sweep(self._contracts, name, before, seen.observed, judgement, seen.disclosure)
-        turn = _Turn(lease, now, progress, fence, seen, judgement, swept)
+        turn = _Turn(lease, now, progress, fence, seen, judgement, swept, repairs)
         done.add(self._conclude(turn, worklist, is_sweeping))
         if is_sweeping and observer.unread:
             self._take_baseline(lease, observer.unread, beat)
@@ -427,13 +430,26 @@ class Checker:
             if self._has_settled(turn, sighting):
                 # An unknowable one is not said: an effect that can't be judged may have made it.
                 self._say_change(turn, change, outcome.done)
-                outcome.baseline.append((change.row, row if isinstance(row, Row) else None, sighting.fence))
+                fence = turn.repairs.past(change.row, sighting.fence)
+                outcome.baseline.append((change.row, row if isinstance(row, Row) else None, fence))
             else:
                 outcome.done.open += 1
                 outcome.candidates[change.row] = sighting
         outcome.cleared = set(turn.swept.candidates) - {change.row for change in turn.swept.elsewhere}
+        self._use_up_repairs(turn, turn.swept, outcome)
         if self._declared.writers == "ours":
             outcome.baseline += [(key, row, turn.fence) for key, row in self._adopted(turn).items()]
+
+    def _use_up_repairs(self, turn: _Turn, swept: _Swept, outcome: _Outcome) -> None:
+        """A row that is as it was known, seen after its repair was said, had been repaired by then."""
+        baseline = turn.seen.baseline
+        lag = dt.timedelta(seconds=self._declared.settle_seconds) + self._declared.capabilities.read_lag
+        spoken_for = turn.judgement.explained | {change.row for change in swept.elsewhere}
+        for key in turn.repairs.older_than(turn.progress.known_until - lag):
+            changed = swept.changed.get(key)
+            if key not in spoken_for and not (changed is not None and changed.problem):
+                fence = turn.repairs.past(key, baseline.fences.get(key) or baseline.first_fence or turn.fence)
+                outcome.baseline.append((key, baseline.rows.get(key), fence))
 
     def _adopted(self, turn: _Turn) -> dict[RowKey, Row | None]:
         """Rows that other writers changed, as they may: from now on they are what our writes start from."""
@@ -465,7 +481,7 @@ class Checker:
         return turn.lease.swept_at
 
     def _say_change(self, turn: _Turn, change: Unattributed, done: Checked) -> None:
-        if change.verdict != "unattributed":
+        if change.verdict != "unattributed" or change.row in turn.repairs:
             return
         versions = [(change.row, change.evidence.get("version"))]
         ruling = self._ruling(turn.lease, turn.seen, None, change.verdict, change.reason, versions, change.evidence)

@@ -102,6 +102,11 @@ class WrittenWrite(Written):
     reply: str | None = None
 
 
+class WrittenUndo(Written):
+    tool: str
+    args: dict[str, str] = {}
+
+
 class WrittenTool(Written):
     target: str
     identity: list[str] | None = None
@@ -109,6 +114,7 @@ class WrittenTool(Written):
     settle_seconds: float | int | None = Field(default=None, ge=0)
     accepted_within_seconds: float | int | None = Field(default=None, ge=0)
     irreversible: bool = False
+    undo: WrittenUndo | None = None
     writes: list[WrittenWrite] = []
 
 
@@ -291,6 +297,8 @@ def _keys_at(location: Location) -> Iterable[str]:
         (1, "outcomes"): WrittenOutcomes,
     }
     shape = shapes.get((len(names), names[0] if names else ""))
+    if shape is WrittenWrite and names[2] == "undo":
+        shape = WrittenUndo
     return list(shape.model_fields) if shape else []
 
 

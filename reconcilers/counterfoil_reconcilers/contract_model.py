@@ -18,6 +18,8 @@ from counterfoil_reconcilers.values import Path
 _MOST_RULES = 10_000  # paths whose rule is remembered; rows may have any names
 # What an expression may use besides the names of its own `let`.
 VARIABLES = frozenset({"args", "result", "before", "old", "effect", "step", "tenant", "keys"})
+# What an undo may use. Its `before` holds rows by resource: `before.orders.status`.
+UNDO_VARIABLES = frozenset({"args", "result", "before", "effect", "step", "tenant"})
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,14 @@ class Write:
 
 
 @dataclass(frozen=True)
+class Undo:
+    """The call that takes back what a call of a tool left behind. It is proposed to people, and never made."""
+
+    tool: str
+    args: tuple[tuple[str, Expression], ...]
+
+
+@dataclass(frozen=True)
 class Tool:
     """What a call of this tool must leave behind."""
 
@@ -144,6 +154,7 @@ class Tool:
     settle_seconds: float | None
     accepted_within_seconds: float | None
     irreversible: bool
+    undo: Undo | None
     writes: tuple[Write, ...]
 
 

@@ -19,6 +19,7 @@ from counterfoil_reconcilers.contract_files import (
     WrittenResource,
     WrittenTarget,
     WrittenTool,
+    WrittenUndo,
     WrittenWrite,
     did_you_mean,
     read,
@@ -27,6 +28,7 @@ from counterfoil_reconcilers.contract_files import (
 )
 from counterfoil_reconcilers.contract_kinds import Capabilities, KindDescription, KindMissing, find_kind
 from counterfoil_reconcilers.contract_model import (
+    UNDO_VARIABLES,
     VARIABLES,
     Change,
     Contracts,
@@ -35,6 +37,7 @@ from counterfoil_reconcilers.contract_model import (
     Resource,
     Target,
     Tool,
+    Undo,
     Write,
 )
 from counterfoil_reconcilers.expressions import Expression, ExpressionError, compile_expression
@@ -49,6 +52,7 @@ __all__ = [
     "Resource",
     "Target",
     "Tool",
+    "Undo",
     "Write",
     "examine",
     "load",
@@ -228,8 +232,28 @@ class _Compiler:
                 None if written.accepted_within_seconds is None else float(written.accepted_within_seconds)
             ),
             irreversible=written.irreversible,
+            undo=None if written.undo is None else self._undo((*at, "undo"), name, written.undo, target),
             writes=tuple(write for write in writes if write is not None),
         )
+
+    def _undo(self, at: Location, name: str, written: WrittenUndo, target: Target) -> Undo:
+        tools = self._written.tools
+        if tools[name].irreversible:
+            self._note(at, f"tools.{name} is irreversible and has an undo; take one of them out")
+        if written.tool not in tools and not self._is_declared("tools", written.tool):
+            hint = did_you_mean(written.tool, tools)
+            self._note(
+                (*at, "tool"), f"tools.{name}: no contract says what {written.tool}, its undo, leaves behind{hint}"
+            )
+        args = self._named((*at, "args"), written.args, UNDO_VARIABLES, target)
+        for key, expression in args:
+            if expression.looked_up:
+                self._note(
+                    (*at, "args", key),
+                    f"`{expression.text}` looks up a row, which an undo can't; use before.RESOURCE.FIELD of a row that "
+                    f"{name} writes",
+                )
+        return Undo(written.tool, args)
 
     def _write(
         self, at: Location, index: int, written: WrittenWrite, known: frozenset[str], target: Target

@@ -211,6 +211,7 @@ class Evidence:
         if state in ("wrong", "half"):
             found = list(differences(resource, after, self._observed(key, part.path), part.path))
             entry.update(capped(found, resource, veil, secret))
+        if state in ("wrong", "half") or before is not MISSING:
             entry["before"] = short(veiled(veil, resource, after, before, part.path, secret)[1])
         return entry
 

@@ -7,7 +7,11 @@ EFFECTS = Gauge(
     "Live effects by the verdict in force (settling: none yet; uncovered: no target).",
     ["tenant", "target", "verdict"],
 )
-DRIFT = Gauge("counterfoil_drift", "Effects and changes in drift now.", ["tenant", "target", "verdict"])
+DRIFT = Gauge(
+    "counterfoil_drift",
+    "Effects and changes in drift now that nobody resolved; acknowledged (yes, no): whether somebody has seen them.",
+    ["tenant", "target", "verdict", "acknowledged"],
+)
 OLDEST_UNRESOLVED = Gauge(
     "counterfoil_oldest_unresolved_effect_seconds", "Age of the oldest effect without a verdict.", ["target"]
 )

@@ -87,6 +87,11 @@ class Observer:
         self._marks: list[Marks] = []
 
     @property
+    def past(self) -> Past:
+        """The rows as they were before."""
+        return self._past
+
+    @property
     def unread(self) -> frozenset[str]:
         """Resources without a baseline as they are declared now."""
         return self._past.baseline.unread

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -300,9 +301,14 @@ class Reconciler:
         for row in store.execute(named["measure_effects"]):
             labels = (row["tenant"], row["target"], row["verdict"])
             metrics.EFFECTS.labels(*labels).set(row["effects"])
-            if row["drift"]:
-                metrics.DRIFT.labels(*labels).set(row["drift"])
+            _measure_drift(row)
         for row in store.execute(named["measure_changes"]):
-            metrics.DRIFT.labels(row["tenant"], row["target"], row["verdict"]).set(row["changes"])
+            _measure_drift(row)
         for row in store.execute(named["measure_oldest"]):
             metrics.OLDEST_UNRESOLVED.labels(row["target"]).set(row["seconds"])
+
+
+def _measure_drift(row: Mapping[str, Any]) -> None:
+    for acknowledged, count in (("no", row["drift"]), ("yes", row["acked"])):
+        if count:
+            metrics.DRIFT.labels(row["tenant"], row["target"], row["verdict"], acknowledged).set(count)

@@ -127,7 +127,12 @@ def test_the_whole_way_in_separate_processes(
     except AssertionError:
         print(verdicts(), call("doctor", **changes).out, reconcile.log.read_text(), ingest.log.read_text())
         raise
-    wait_for(lambda: 'counterfoil_drift{target="shop",tenant="demo",verdict="partial"} 1.0' in _metrics(reconcile))
+    wait_for(
+        lambda: (
+            'counterfoil_drift{acknowledged="no",target="shop",tenant="demo",verdict="partial"} 1.0'
+            in _metrics(reconcile)
+        )
+    )
     wait_for(lambda: call("doctor", **changes).out.count("\nok    ingest"))
     assert "counterfoil_oldest_unresolved_effect_seconds" in _metrics(reconcile)
     assert "counterfoil_reconcile_passes_total" in _metrics(reconcile)

@@ -10,8 +10,9 @@ from .conftest import Call
 COMMANDS = [
     "up", "down", "status", "env", "migrate", "topics", "config", "tenant add", "tenant list", "key new", "key list",
     "ingest", "offsets list", "offsets skip", "offsets retire", "rebuild", "fold-unread", "digest", "reconcile",
-    "timeline", "drift", "completeness", "blob", "redact", "halt", "resume", "halts", "schemas register",
-    "schemas check", "doctor", "tenant rotate", "tenant login", "retention list", "retention set", "retention run",
+    "timeline", "task", "history", "drift", "drift ack", "drift resolve", "completeness", "blob", "redact", "halt",
+    "resume", "halts", "schemas register", "schemas check", "doctor", "tenant rotate",
+    "tenant login", "retention list", "retention set", "retention run",
     "hold add", "hold list", "hold release", "contracts check", "contracts coverage", "contracts test",
     "contracts draft",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from counterfoil import Event
 from counterfoil.ids import new_id
+from counterfoil_consumers.errors import BadRecord
 from counterfoil_consumers.projection import write_batch
 from counterfoil_consumers.records import Reader, Record
 from counterfoil_consumers.source import Source
@@ -52,6 +53,17 @@ SOURCES = st.lists(
 )
 SEQS = st.integers(0, 9) | st.sampled_from([-1, 2**63 - 1, 2**63 - 2, -(2**63)])
 CLAIMS = st.lists(st.fixed_dictionaries({"task_id": st.sampled_from(TASKS), "last_seq": SEQS}), max_size=3)
+OPERATIONS = st.fixed_dictionaries(
+    {
+        "operation": st.sampled_from(["acknowledge", "resolve", "repair"]),
+        "by": TEXT,
+        "reason": st.none() | TEXT,
+        "verdict_event_id": st.none() | st.sampled_from([bytes([3]) * 16, bytes([2]) * 16]),
+        "target": st.none() | TEXT,
+        "check_seq": st.none() | st.integers(0, 3),
+        "resources": RESOURCES,
+    }
+)
 ARGS = st.sampled_from(['{"a":1}', "[]", "null", "{oops"])
 LETTER = {"letter_id": bytes(16), "letter_kind": "effect", "letter_class": "c", "reason": "r", "attempts": 1}
 BODIES: dict[str, tuple[bool, st.SearchStrategy[Any]]] = {
@@ -107,6 +119,7 @@ BODIES: dict[str, tuple[bool, st.SearchStrategy[Any]]] = {
         ),
     ),
     "verdict": (True, VERDICTS),
+    "operation": (False, OPERATIONS),
     "dead_lettered": (True, st.just(LETTER)),
 }
 
@@ -119,6 +132,7 @@ THEMES = [
     ["tool_intent", "tool_result"],
     ["tool_result"],
     ["verdict"],
+    ["operation"],
     ["tool_intent", "verdict", "dead_lettered"],
     sorted(BODIES),
 ]
@@ -196,12 +210,12 @@ def folded(operator: Connection, tenant: str) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for table in (
         *("task", "effect", "producer", "producer_claim", "completeness", "effect_resource", "target_change"),
-        *("retrieval_source", "task_cost"),
+        *("retrieval_source", "task_cost", "verdict_operation", "repair"),
     ):
         query = f"SELECT to_jsonb(t) - 'tenant' AS row FROM {table} AS t WHERE tenant = %s"
         rows = [row["row"] for row in operator.execute(query, [tenant])]
         for row in rows:
-            for offset in {"intent_offset", "beat_offset"} & set(row):
+            for offset in {"intent_offset", "beat_offset", "offset"} & set(row):
                 row[offset] = row[offset] and row[offset] // 2
         found[table] = sorted(rows, key=str)
     return found
@@ -255,3 +269,39 @@ def test_the_highest_check_seq_wins_in_one_batch_and_over_two(
             [effect] = folded(operator, tenant)["effect"]
             assert (effect["check_seq"], effect["verdict"]) == (10, "not_applied")
             assert effect["verdict_event_id"].replace("-", "") == ids[1].hex()
+
+
+def test_the_latest_of_two_decisions_on_one_verdict_counts_in_any_order(
+    ingester: Connection, source: Source, read: Reader, operator: Connection
+) -> None:
+    """Two people at once: the event with the higher id says who resolved it, and the acknowledgement stays beside."""
+    ids = sorted(new_id() for _ in range(3))
+    said = [("acknowledge", "ann"), ("resolve", "bea"), ("resolve", "cy")]
+    for number, order in enumerate(itertools.permutations(range(3))):
+        for cut in (0, 1, 2):
+            tenant = f"decided-{number}-{cut}"
+            records = [
+                record_at(
+                    event(
+                        "operation",
+                        {"operation": said[place][0], "by": said[place][1], "verdict_event_id": bytes([3]) * 16},
+                        event_id=ids[place],
+                        task_id=TASKS[0],
+                        seq=place,
+                    ),
+                    tenant,
+                    place,
+                )
+                for place in order
+            ]
+            store(ingester, source, read, records[:cut])
+            store(ingester, source, read, records[cut:])
+            [decided] = folded(operator, tenant)["verdict_operation"]
+            assert (decided["acked_by"], decided["resolved_by"]) == ("ann", "cy")
+            assert decided["resolved_event_id"].replace("-", "") == ids[2].hex()
+
+
+def test_a_row_of_a_repair_that_is_too_long_to_be_looked_up_is_set_aside(read: Reader) -> None:
+    body = {"operation": "resolve", "by": "ann", "target": "a", "resources": [{"resource": "r" * 2_001, "key": "[]"}]}
+    with pytest.raises(BadRecord, match="a resource has 2001 bytes; at most 2000 can be looked up"):
+        read.row(record_at(event("operation", body, task_id=TASKS[0]), "acme", 0))

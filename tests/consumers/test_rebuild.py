@@ -38,6 +38,10 @@ VERDICT = {
     "target": "pay", "verdict": "not_applied", "check_seq": 1, "contract_version": "1", "contract_digest": b"\x01",
     "evidence": "{}", "resources": [{"resource": "refunds", "key": '"1"'}],
 }  # fmt: skip
+DECISION = {
+    "operation": "resolve", "by": "dana", "reason": "by hand", "target": "pay", "check_seq": 1,
+    "resources": VERDICT["resources"],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -74,10 +78,11 @@ def varied(recorder: Recorder, produce: Produce, ingest_all: Callable[[], None])
                 one.ok({"id": number})
     judged = event("verdict", VERDICT, task_id=task.task_id, effect_id=one.effect_id)
     found = event("verdict", VERDICT, task_id=task.task_id)
+    decided = event("operation", DECISION | {"verdict_event_id": judged.event_id}, task_id=task.task_id)
     astray = event(retention_class="legal")
     unread = event("dreamt", None, raw_body=b"\xff later", body_schema=b"\x07" * 8)
     clash = intent(event_id=judged.event_id, task_id=task.task_id)
-    for made in (judged, judged, found, astray, unread, clash, result("ok", task_id=task.task_id)):
+    for made in (judged, judged, found, decided, astray, unread, clash, result("ok", task_id=task.task_id)):
         produce(encode(made), key_of(made))
     produce(b"of nobody", b"key")
     recorder.close()
@@ -452,12 +457,13 @@ def test_what_retention_dropped_stays_folded_and_does_not_come_back(
             event_of(second, kind="verdict", body=VERDICT, task_id=task_id, effect_id=effect_id),
             event_of(second, kind="verdict", body=VERDICT, task_id=task_id),
             event_of(first, kind="completion", body={"text": "x", "input_tokens": 5}, task_id=task_id),
+            event_of(first, kind="operation", body=DECISION | {"verdict_event_id": effect_id}, task_id=task_id),
         ]
     for one in sent:
         produce(encode(one), key_of(one))
     ingest_all()
     before = digest_now()
-    assert drop_old(operator, database) == 8
+    assert drop_old(operator, database) == 10
     after = digest_now()
     assert after.differing(before) == ["event"]
     done = rebuild(origin).compare()
@@ -467,9 +473,9 @@ def test_what_retention_dropped_stays_folded_and_does_not_come_back(
     ingest_all()
     rows = operator.execute("SELECT task_id, events, input_tokens::int AS tokens FROM task ORDER BY task_id").fetchall()
     assert {(row["task_id"].bytes, row["events"], row["tokens"]) for row in rows} == {
-        (task_id, 5, 5) for task_id in (half, whole, fresh)
+        (task_id, 6, 5) for task_id in (half, whole, fresh)
     }
-    assert fetch_one(operator, "SELECT count(*)::int AS n FROM every_event")["n"] == 7  # type: ignore[arg-type]
+    assert fetch_one(operator, "SELECT count(*)::int AS n FROM every_event")["n"] == 8  # type: ignore[arg-type]
 
 
 def test_a_class_whose_partitions_ingest_has_not_made_yet(

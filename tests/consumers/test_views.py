@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -434,3 +434,148 @@ def test_a_long_name_of_a_document_or_model_stops_nothing(store: Store, operator
     assert row["oldest_as_of"].year == 9987
     [cost] = asked(operator, "cost_by_task")
     assert (cost["model"], cost["currency"], float(cost["cost"])) == (name[:200], name[:200], 1)
+
+
+ROW = {"target": "payments", "resource": "refunds", "key": '["A-17"]'}
+
+
+def lived_row(store: Store, tenant: str, effects: int, *, key: str = '["A-17"]') -> None:
+    """So many writes to a row, each declared, answered and judged; then a stray change, and what a person did."""
+    row = [{"resource": "refunds", "key": key}]
+    task = task_id_of(tenant, "T-9")
+    own: dict[str, Any] = {"tenant": tenant, "task_id": task, "principal": "svc-1", "on_behalf_of": "ann"}
+    ids = [new_id() for _ in range(effects)]
+    for number, effect_id in enumerate(ids):
+        at = 1_000_000 * (10 * number + 1)
+        asked_for = intent(effect_id=effect_id, seq=3 * number, occurred_at=at, **own)
+        answer = result(
+            "ok", effect_id=effect_id, seq=3 * number + 1, occurred_at=at + 1, causation_id=asked_for.event_id, **own
+        )
+        verdict = event(
+            "verdict", VERDICT | {"resources": row}, effect_id=effect_id, seq=3 * number + 2, occurred_at=at + 2, **own
+        )
+        store(asked_for, answer, verdict)
+    late: dict[str, Any] = {"tenant": tenant, "task_id": task_id_of(tenant, "target:payments"), "producer_id": new_id()}
+    change = event(
+        "verdict", VERDICT | {"verdict": "unattributed", "check_seq": 7, "resources": row}, seq=0,
+        occurred_at=2 * 10**12, **late,
+    )  # fmt: skip
+    said = {"operation": "resolve", "by": "dana", "reason": "by hand", "verdict_event_id": change.event_id}
+    settled = event("operation", said, seq=1, occurred_at=2 * 10**12 + 1, causation_id=change.event_id, **late)
+    other = new_id()
+    said |= {"verdict_event_id": other, "target": "payments", "resources": row}
+    repaired = event("operation", said, seq=2, occurred_at=2 * 10**12 + 2, causation_id=other, **late)
+    store(settled, repaired, change)
+
+
+def test_a_row_s_history_has_all_that_happened_to_it_in_order(
+    store: Store, operator: Connection, tenants_login: Callable[[str], Connection]
+) -> None:
+    for tenant in TENANTS:
+        lived_row(store, tenant, 2)
+        lived_row(store, tenant, 1, key='["B-1"]')
+    for connection in (operator, tenants_login("acme")):
+        rows = asked(connection, "history", tenant="acme", before=None, **ROW)
+        assert [row["place"] for row in rows] == list(range(9, 0, -1))
+        assert [row["kind"] for row in reversed(rows)] == [
+            *("tool_intent", "tool_result", "verdict") * 2, "verdict", "operation", "operation",
+        ]  # fmt: skip
+        assert {row["tenant"] for row in rows} == {"acme"}
+        assert (rows[-1]["agent"], rows[-1]["principal"], rows[-1]["on_behalf_of"]) == ("support-7", "svc-1", "ann")
+    assert asked(tenants_login("acme"), "history", tenant="globex", before=None, **ROW) == []
+
+
+def test_pages_of_a_history_fit_together(store: Store, operator: Connection) -> None:
+    lived_row(store, "acme", 3)
+    whole = [row["event_id"] for row in asked(operator, "history", tenant="acme", before=None, **ROW)]
+    pages: list[uuid.UUID] = []
+    while page := asked(operator, "history", tenant="acme", before=pages[-1] if pages else None, **ROW | {"limit": 5}):
+        pages += [row["event_id"] for row in page]
+    assert pages == whole
+    assert len(whole) == 12
+    assert asked(operator, "history", tenant="acme", before=uuid.UUID(int=7), **ROW) == []
+
+
+def test_a_history_comes_in_the_order_of_causes_whatever_the_clocks_say(store: Store, operator: Connection) -> None:
+    effect_id = new_id()
+    asked_for = intent(effect_id=effect_id, occurred_at=9_000_000)
+    answer = result(
+        "ok", effect_id=effect_id, occurred_at=1_000_000, causation_id=asked_for.event_id, producer_id=new_id()
+    )
+    store(
+        answer, asked_for,
+        event("verdict", VERDICT | {"resources": [{"resource": "refunds", "key": '["A-17"]'}]}, effect_id=effect_id,
+              occurred_at=2_000_000, seq=1, producer_id=answer.producer_id),
+    )  # fmt: skip
+    rows = asked(operator, "history", tenant="acme", before=None, **ROW)
+    assert [row["kind"] for row in reversed(rows)] == ["tool_intent", "tool_result", "verdict"]
+
+
+def test_numbers_of_one_producer_count_within_their_task(store: Store, operator: Connection) -> None:
+    """The fifth event of a task may come before the first of the producer's next one."""
+    producer, row = new_id(), [{"resource": "refunds", "key": '["A-17"]'}]
+    for number, seq in ((1, 50), (2, 3)):
+        own: dict[str, Any] = {
+            "effect_id": new_id(), "task_id": task_id_of("acme", f"T-{number}"), "producer_id": producer,
+        }  # fmt: skip
+        store(
+            intent(seq=seq, occurred_at=number * 1_000_000, **own),
+            event("verdict", VERDICT | {"resources": row}, seq=seq + 1, occurred_at=number * 1_000_000 + 1, **own),
+        )
+    rows = asked(operator, "history", tenant="acme", before=None, **ROW)
+    assert [row["seq"] for row in reversed(rows)] == [50, 51, 3, 4]
+
+
+def test_a_row_with_a_long_life_comes_in_whole_pages(store: Store, operator: Connection) -> None:
+    """By more processes, one write each, than are put in order at a time."""
+    body = VERDICT | {"resources": [{"resource": "refunds", "key": '["A-17"]'}]}
+    ids = [new_id() for _ in range(1_300)]
+    store(
+        *(
+            event(
+                "verdict", body, event_id=one, effect_id=new_id(), producer_id=new_id(), occurred_at=(n + 1) * 1_000_000
+            )
+            for n, one in enumerate(ids)
+        )
+    )
+    seen: list[bytes] = []
+    before = None
+    while page := asked(operator, "history", tenant="acme", before=before, **ROW | {"limit": 500}):
+        seen += [one["event_id"].bytes for one in page]
+        before = page[-1]["event_id"]
+    assert seen == ids[::-1]
+    assert len(asked(operator, "history", tenant="acme", before=None, **ROW | {"limit": 1_001})) == 1_001
+
+
+@pytest.mark.parametrize("login", ["operator", "tenant"])
+def test_a_history_reads_its_own_row_s_events_and_no_others(
+    store: Store, operator: Connection, database: str, tenants_login: Callable[[str], Connection], login: str
+) -> None:
+    lived_row(store, "acme", 3)
+    store(*(intent(effect_id=new_id(), seq=100 + n, task_id=task_id_of("acme", f"T-{n % 50}")) for n in range(2_000)))
+    fill: tuple[LiteralString, ...] = (
+        "INSERT INTO effect_resource SELECT 'acme', 'payments', 'refunds', '[' || n || ']', gen_random_uuid() ",
+        "INSERT INTO target_change SELECT 'acme', gen_random_uuid(), 'payments', 'refunds', '[' || n || ']', 1, "
+        "'unattributed', NULL, now(), '1', '{}' ",
+        "INSERT INTO repair SELECT 'acme', 'payments', 'refunds', '[' || n || ']', gen_random_uuid(), "
+        "gen_random_uuid(), gen_random_uuid(), 1, 'ann', NULL, 0, n, now() ",
+    )
+    with closing(connect(database, "ingester", application="test")) as ingester:
+        for statement in fill:  # so many other rows that to read one of these tables whole would show
+            ingester.execute(statement + "FROM generate_series(1, 20000) AS n")
+    with closing(connect(database, "owner", application="test")) as owner:
+        owner.execute("ANALYZE event, effect_resource, target_change, repair")
+    connection = operator if login == "operator" else tenants_login("acme")
+    params = {"tenant": "acme", "before": None, "limit": 100, **ROW}
+    explained = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) {}").format(queries("forensic")["history"])
+    [[plan]] = [list(row.values()) for row in connection.execute(explained, params)]
+    assert sum(rows_read(plan[0]["Plan"])) < 200, plan
+
+
+def rows_read(node: dict[str, Any]) -> Iterator[float]:
+    """How many rows each scan of a table or an index gave out or threw away, over all of its loops."""
+    if "Scan" in node["Node Type"] and "Relation Name" in node:
+        thrown_away = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+        yield (node["Actual Rows"] + thrown_away) * node["Actual Loops"]
+    for inner in node.get("Plans", ()):
+        yield from rows_read(inner)

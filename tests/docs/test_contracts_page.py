@@ -121,6 +121,7 @@ def test_the_first_contract_has_one_row_changed_and_one_created(first: Contracts
         ("Resources", written.WrittenResource),
         ("Field rules", written.WrittenFieldRule),
         ("Tools", written.WrittenTool),
+        ("Undo", written.WrittenUndo),
         ("Writes", written.WrittenWrite),
     ],
 )

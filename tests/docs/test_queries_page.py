@@ -13,9 +13,9 @@ VIEWS = (
     *("timeline", "effects_open", "tool_calls", "retrievals_by_source", "denials", "retry_storms", "cost_by_task"),
     "cross_tenant_suspects",
 )
-ONLY_QUERIES = ("source_reach", "search_texts", "texts_waiting")
+ONLY_QUERIES = ("source_reach", "history", "search_texts", "texts_waiting")
 PARAMS = {"tenant": None, "task_id": None, "target": None, "tool": None, "outcome": None, "since": None} | {
-    "source": "kb/7", "version": None, "words": "refund", "limit": 1,
+    "source": "kb/7", "version": None, "words": "refund", "limit": 1, "resource": "r", "key": "[]", "before": None,
 }  # fmt: skip
 
 
@@ -69,5 +69,5 @@ def test_no_view_of_events_is_left_out(operator: Connection) -> None:
         "SELECT relname FROM pg_class WHERE relnamespace = 'counterfoil'::regnamespace AND relkind = 'v'"
     )
     # The columns of every_event are those of event; docs/retention.md tells of the last two.
-    elsewhere = {"effect_state", "drift", "completeness", "astray", "retention_rule"}
+    elsewhere = {"effect_state", "change_state", "drift", "completeness", "astray", "retention_rule"}
     assert {row["relname"] for row in rows} - elsewhere == {*VIEWS, "every_event"}

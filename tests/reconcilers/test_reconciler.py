@@ -283,7 +283,9 @@ def test_the_gauges_say_what_is_in_force(shop: Shop) -> None:
     reconciler.once()
     for verdict, effects, drift in (("applied", 1, None), ("not_applied", 1, 1), ("unattributed", None, 1)):
         labels = {"tenant": "acme", "target": "shop", "verdict": verdict}
-        assert (value("counterfoil_effects", **labels), value("counterfoil_drift", **labels)) == (effects, drift)
+        assert value("counterfoil_effects", **labels) == effects
+        assert value("counterfoil_drift", acknowledged="no", **labels) == drift
+        assert value("counterfoil_drift", acknowledged="yes", **labels) is None
     assert value("counterfoil_oldest_unresolved_effect_seconds", target="shop") is None
     assert value("counterfoil_given_up_effects_total", target="shop") == given_up + 1
     assert (value("counterfoil_reconcile_last_pass_timestamp_seconds", target="shop") or 0) > 0

@@ -15,6 +15,7 @@ from counterfoil_console.cli import (
     completeness,
     contracts,
     doctor,
+    drift,
     halts,
     holds,
     keys,
@@ -43,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _PARTS = (
-    *(stack, setup, tenants, keys, schemas, services, offsets, rebuild, people, completeness, blob, redaction),
+    *(stack, setup, tenants, keys, schemas, services, offsets, rebuild, people, drift, completeness, blob, redaction),
     *(contracts, retention, holds, halts, doctor),
 )
 for part in _PARTS:

@@ -52,20 +52,99 @@ ORDER BY event_id DESC LIMIT %(limit)s
 
 -- name: task_effects
 SELECT s.effect_id, s.tool, s.target, s.step, s.args, s.intents, s.outcome, s.verdict, s.drift, s.means, s.verdict_reason,
-       s.verdict_at, s.evidence, s.given_up, s.contract_version
+       s.verdict_at, s.evidence, s.given_up, s.contract_version, s.acked_at, s.acked_by, s.ack_reason,
+       s.resolved_at, s.resolved_by, s.resolve_reason
 FROM counterfoil.effect_state AS s
 WHERE s.tenant = %(tenant)s AND s.task_id = %(task_id)s
 ORDER BY s.intent_at, s.effect_id
 
+-- name: family_writes
+-- The live writes of a task, and of its child tasks to so many generations, in the order of their intents.
+WITH RECURSIVE family AS (
+    SELECT t.tenant, t.task_id, 0 AS hops FROM counterfoil.task AS t
+    WHERE t.tenant = %(tenant)s AND t.task_id = %(task_id)s
+    UNION
+    SELECT t.tenant, t.task_id, f.hops + 1
+    FROM family AS f JOIN counterfoil.task AS t ON t.tenant = f.tenant AND t.parent_task_id = f.task_id
+    WHERE f.hops < %(generations)s
+)
+SELECT t.task_id, t.task_ref, t.title, s.effect_id, s.tool, s.target, s.step, s.args, s.reply, s.intents, s.outcome,
+       s.verdict, s.drift, s.means, s.verdict_reason, s.evidence, s.given_up, s.intent_at, s.intent_partition,
+       s.intent_offset, s.acked_at, s.acked_by, s.ack_reason, s.resolved_at, s.resolved_by, s.resolve_reason
+FROM (SELECT DISTINCT tenant, task_id FROM family) AS f
+JOIN counterfoil.task AS t USING (tenant, task_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM counterfoil.effect_state AS e
+    WHERE e.tenant = f.tenant AND e.task_id = f.task_id AND e.mode = 'live' AND e.intents > 0 OFFSET 0) AS s
+ORDER BY s.intent_at, s.intent_partition, s.intent_offset, s.effect_id
+
+-- name: find_row_tenants
+-- Whose history a row of a target has.
+SELECT t.tenant FROM counterfoil.tenant AS t
+WHERE (%(tenant)s::text IS NULL OR t.tenant = %(tenant)s)
+  AND (EXISTS (SELECT FROM counterfoil.effect_resource AS r
+               WHERE r.tenant = t.tenant AND r.target = %(target)s AND r.resource = %(resource)s AND r.key = %(key)s)
+       OR EXISTS (SELECT FROM counterfoil.target_change AS c
+                  WHERE c.tenant = t.tenant AND c.target = %(target)s AND c.resource = %(resource)s AND c.key = %(key)s)
+       OR EXISTS (SELECT FROM counterfoil.repair AS p
+                  WHERE p.tenant = t.tenant AND p.target = %(target)s AND p.resource = %(resource)s AND p.key = %(key)s))
+ORDER BY t.tenant
+
+-- name: has_event_of_row
+SELECT EXISTS (
+    SELECT FROM counterfoil.every_event AS v
+    WHERE v.tenant = %(tenant)s AND v.event_id = %(event_id)s
+      AND (EXISTS (SELECT FROM counterfoil.effect_resource AS r
+                   WHERE r.tenant = v.tenant AND r.target = %(target)s AND r.resource = %(resource)s AND r.key = %(key)s
+                     AND r.effect_id = v.effect_id)
+           OR EXISTS (SELECT FROM counterfoil.target_change AS c
+                      WHERE c.tenant = v.tenant AND c.target = %(target)s AND c.resource = %(resource)s
+                        AND c.key = %(key)s AND c.change_id IN (v.event_id, v.causation_id))
+           OR EXISTS (SELECT FROM counterfoil.repair AS p
+                      WHERE p.tenant = v.tenant AND p.target = %(target)s AND p.resource = %(resource)s AND p.key = %(key)s
+                        AND p.event_id = v.event_id))) AS found
+
+-- name: known_rows
+-- Of the first ones: it helps to see a name.
+SELECT DISTINCT f.target, f.resource
+FROM (SELECT r.target, r.resource FROM counterfoil.effect_resource AS r
+      WHERE %(tenant)s::text IS NULL OR r.tenant = %(tenant)s LIMIT 10000) AS f
+ORDER BY 1, 2 LIMIT 10
+
 -- name: drift
 SELECT tenant, target, task_id, effect_id, tool, agent, workflow, outcome, verdict, means, reason, found_at, evidence,
-       given_up, resources, args
+       given_up, resources, args, drift_id, acked_at, acked_by, ack_reason
 FROM counterfoil.drift
 WHERE (%(tenant)s::text IS NULL OR tenant = %(tenant)s)
   AND (%(target)s::text IS NULL OR target = %(target)s)
   AND (%(verdict)s::text IS NULL OR verdict = %(verdict)s)
-ORDER BY found_at, tenant, effect_id
+ORDER BY found_at, tenant, drift_id
 LIMIT %(limit)s
+
+-- name: find_drift
+-- Effects and changes whose ids lie between two, in drift or not. A change is said of one row after the other, and is one.
+SELECT f.*
+FROM counterfoil.tenant AS t
+CROSS JOIN LATERAL (
+    (SELECT s.tenant, s.effect_id AS drift_id, s.effect_id, s.task_id, s.workflow, s.target, s.outcome, s.verdict,
+            s.verdict_event_id, s.check_seq, s.drift, false AS is_explained, s.acked_by, s.resolved_at, s.resolved_by,
+            s.resolve_reason
+     FROM counterfoil.effect_state AS s
+     WHERE s.tenant = t.tenant AND s.effect_id BETWEEN %(first)s AND %(last)s
+     ORDER BY s.effect_id LIMIT 20)
+    UNION ALL
+    (SELECT c.tenant, c.change_id, NULL, NULL, 'reconcile', min(c.target), NULL, min(c.verdict), c.change_id,
+            min(c.check_seq), bool_or(c.drift), bool_and(c.is_explained), min(c.acked_by), min(c.resolved_at),
+            min(c.resolved_by), min(c.resolve_reason)
+     FROM counterfoil.change_state AS c
+     WHERE c.tenant = t.tenant AND c.change_id BETWEEN %(first)s AND %(last)s
+     GROUP BY c.tenant, c.change_id ORDER BY c.change_id LIMIT 20)) AS f
+WHERE %(tenant)s::text IS NULL OR t.tenant = %(tenant)s
+ORDER BY f.tenant, f.drift_id
+
+-- name: read_check_seq
+SELECT coalesce(max(check_seq), 0) AS check_seq FROM counterfoil.check_lease
+WHERE tenant = %(tenant)s AND target = %(target)s
 
 -- name: coverage
 SELECT count(*) FILTER (WHERE verdict IS NOT NULL) AS judged,

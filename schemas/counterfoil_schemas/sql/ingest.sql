@@ -267,6 +267,54 @@ WITH given AS MATERIALIZED (
     FROM given AS i, json_array_elements(i.body -> 'resources') AS r
     WHERE i.kind = 'verdict' AND i.effect_id IS NULL AND NOT i.unread
     ON CONFLICT DO NOTHING
+), operations AS (
+    -- Of several acknowledgements, and of several resolutions, of one verdict the highest event_id counts.
+    WITH told AS (
+        SELECT i.*, (i.body ->> 'verdict_event_id')::uuid AS verdict_event_id, i.body ->> 'operation' AS operation
+        FROM given AS i
+        WHERE i.kind = 'operation' AND NOT i.unread AND i.body ->> 'operation' IN ('acknowledge', 'resolve')
+          AND i.body ->> 'verdict_event_id' IS NOT NULL
+    ), summed AS (
+        SELECT i.tenant, i.verdict_event_id, max(i.task_id::text)::uuid AS task_id,
+               (array_agg(i.event_id ORDER BY i.event_id DESC) FILTER (WHERE i.operation = 'acknowledge'))[1] AS acked_event_id,
+               (array_agg(i.occurred_at ORDER BY i.event_id DESC) FILTER (WHERE i.operation = 'acknowledge'))[1] AS acked_at,
+               (array_agg(i.body ->> 'by' ORDER BY i.event_id DESC) FILTER (WHERE i.operation = 'acknowledge'))[1] AS acked_by,
+               (array_agg(i.body ->> 'reason' ORDER BY i.event_id DESC) FILTER (WHERE i.operation = 'acknowledge'))[1] AS ack_reason,
+               (array_agg(i.event_id ORDER BY i.event_id DESC) FILTER (WHERE i.operation = 'resolve'))[1] AS resolved_event_id,
+               (array_agg(i.occurred_at ORDER BY i.event_id DESC) FILTER (WHERE i.operation = 'resolve'))[1] AS resolved_at,
+               (array_agg(i.body ->> 'by' ORDER BY i.event_id DESC) FILTER (WHERE i.operation = 'resolve'))[1] AS resolved_by,
+               (array_agg(i.body ->> 'reason' ORDER BY i.event_id DESC) FILTER (WHERE i.operation = 'resolve'))[1] AS resolve_reason
+        FROM told AS i
+        GROUP BY i.tenant, i.verdict_event_id
+    )
+    INSERT INTO verdict_operation AS o (
+        tenant, verdict_event_id, task_id, acked_event_id, acked_at, acked_by, ack_reason, resolved_event_id, resolved_at,
+        resolved_by, resolve_reason)
+    SELECT tenant, verdict_event_id, task_id, acked_event_id, acked_at, acked_by, ack_reason, resolved_event_id, resolved_at,
+           resolved_by, resolve_reason
+    FROM summed
+    ORDER BY tenant, verdict_event_id
+    ON CONFLICT (tenant, verdict_event_id) DO UPDATE SET
+        task_id = greatest(o.task_id, excluded.task_id),
+        acked_at = CASE WHEN excluded.acked_event_id > o.acked_event_id OR o.acked_event_id IS NULL THEN excluded.acked_at ELSE o.acked_at END,
+        acked_by = CASE WHEN excluded.acked_event_id > o.acked_event_id OR o.acked_event_id IS NULL THEN excluded.acked_by ELSE o.acked_by END,
+        ack_reason = CASE WHEN excluded.acked_event_id > o.acked_event_id OR o.acked_event_id IS NULL THEN excluded.ack_reason ELSE o.ack_reason END,
+        acked_event_id = greatest(o.acked_event_id, excluded.acked_event_id),
+        resolved_at = CASE WHEN excluded.resolved_event_id > o.resolved_event_id OR o.resolved_event_id IS NULL THEN excluded.resolved_at ELSE o.resolved_at END,
+        resolved_by = CASE WHEN excluded.resolved_event_id > o.resolved_event_id OR o.resolved_event_id IS NULL THEN excluded.resolved_by ELSE o.resolved_by END,
+        resolve_reason = CASE WHEN excluded.resolved_event_id > o.resolved_event_id OR o.resolved_event_id IS NULL THEN excluded.resolve_reason ELSE o.resolve_reason END,
+        resolved_event_id = greatest(o.resolved_event_id, excluded.resolved_event_id)
+), repairs AS (
+    INSERT INTO repair (
+        tenant, target, resource, key, event_id, verdict_event_id, task_id, check_seq, repaired_by, reason, partition, "offset",
+        appended_at)
+    SELECT DISTINCT ON (i.tenant, i.event_id, r ->> 'resource', r ->> 'key')
+           i.tenant, i.body ->> 'target', r ->> 'resource', r ->> 'key', i.event_id,
+           (i.body ->> 'verdict_event_id')::uuid, i.task_id, coalesce((i.body ->> 'check_seq')::bigint, 0), i.body ->> 'by',
+           i.body ->> 'reason', i.partition, i."offset", i.appended_at
+    FROM given AS i, json_array_elements(i.body -> 'resources') AS r
+    WHERE i.kind = 'operation' AND NOT i.unread AND i.body ->> 'operation' = 'resolve' AND i.body ->> 'target' IS NOT NULL
+    ON CONFLICT DO NOTHING
 ), sources AS (
     INSERT INTO retrieval_source (tenant, source, event_id, place, task_id, version, as_of, digest, retrieved_at)
     SELECT i.tenant, left(s.source ->> 'id', 500), i.event_id, s.place, i.task_id, s.source ->> 'version',

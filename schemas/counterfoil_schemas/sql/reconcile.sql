@@ -190,6 +190,11 @@ WHERE tenant = %(tenant)s AND target = %(target)s AND resource = %(resource)s AN
 SELECT key FROM counterfoil.target_baseline
 WHERE tenant = %(tenant)s AND target = %(target)s AND resource = %(resource)s AND digest IS NOT NULL
 
+-- name: find_repairs
+-- Rows that people repaired by hand since the target's baseline was taken.
+SELECT resource, key, partition, "offset", appended_at FROM counterfoil.repair
+WHERE tenant = %(tenant)s AND target = %(target)s AND "offset" >= (%(first_fence)s::bigint[])[partition + 1]
+
 -- name: set_baseline
 INSERT INTO counterfoil.target_baseline AS b (tenant, target, resource, key, doc, problem, digest, fence, read_at)
 SELECT %(tenant)s, %(target)s, v.resource, v.key, v.doc::json, v.problem, v.digest, v.fence::bigint[], now()
@@ -253,11 +258,13 @@ VALUES (%(letter_id)s, %(tenant)s, 'effect', %(letter_class)s, %(reason)s, %(att
 -- name: measure_effects
 SELECT tenant, coalesce(target, '') AS target,
        coalesce(verdict, CASE WHEN target IS NULL THEN 'uncovered' ELSE 'settling' END) AS verdict, count(*) AS effects,
-       count(*) FILTER (WHERE drift) AS drift
+       count(*) FILTER (WHERE drift AND acked_at IS NULL) AS drift, count(*) FILTER (WHERE drift AND acked_at IS NOT NULL) AS acked
 FROM counterfoil.effect_state WHERE mode = 'live' AND intents > 0 GROUP BY 1, 2, 3
 
 -- name: measure_changes
-SELECT tenant, target, verdict, count(*) AS changes FROM counterfoil.target_change GROUP BY 1, 2, 3
+SELECT tenant, target, verdict, count(*) FILTER (WHERE acked_at IS NULL) AS drift,
+       count(*) FILTER (WHERE acked_at IS NOT NULL) AS acked
+FROM counterfoil.change_state WHERE drift GROUP BY 1, 2, 3
 
 -- name: measure_oldest
 SELECT target, extract(epoch FROM now() - min(told_at))::float8 AS seconds

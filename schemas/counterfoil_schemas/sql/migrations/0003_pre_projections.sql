@@ -131,6 +131,43 @@ CREATE TABLE target_change (
     PRIMARY KEY (tenant, change_id, resource, key)
 );
 
+CREATE INDEX target_change_row ON target_change (tenant, target, resource, key);
+
+-- What people decided on a verdict, of an effect or of a change. Nothing of it says anything of a later verdict, so a later
+-- one is drift again. Keyed by the verdict, it may come before the verdict does.
+CREATE TABLE verdict_operation (
+    tenant            text NOT NULL,
+    verdict_event_id  uuid NOT NULL,
+    task_id           uuid NOT NULL,               -- max; operations on one verdict stand in its task
+    acked_event_id    uuid,                        -- max over acknowledgements; the next three are of that one
+    acked_at          timestamptz,
+    acked_by          text,
+    ack_reason        text,
+    resolved_event_id uuid,                        -- max over resolutions; the next three are of that one
+    resolved_at       timestamptz,
+    resolved_by       text,
+    resolve_reason    text,
+    PRIMARY KEY (tenant, verdict_event_id)
+);
+
+-- Rows that people repaired by hand, one for each operation that says so. Never changed.
+CREATE TABLE repair (
+    tenant           text NOT NULL,
+    target           text NOT NULL,
+    resource         text NOT NULL,
+    key              text NOT NULL,
+    event_id         uuid NOT NULL,                -- the operation
+    verdict_event_id uuid,                         -- the verdict that it is about, and its cause
+    task_id          uuid NOT NULL,
+    check_seq        bigint NOT NULL,              -- what checks up to this one found there is explained
+    repaired_by      text NOT NULL,
+    reason           text,
+    partition        int NOT NULL,                 -- where the operation stands in the log
+    "offset"         bigint NOT NULL,
+    appended_at      timestamptz NOT NULL,         -- the broker's clock
+    PRIMARY KEY (tenant, target, resource, key, event_id)
+);
+
 CREATE TABLE task (
     tenant          text NOT NULL,
     task_id         uuid NOT NULL,
@@ -231,10 +268,24 @@ CREATE FUNCTION said(e effect) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     END
 $$;
 
+-- What a person has resolved is no drift any more.
 CREATE VIEW effect_state WITH (security_invoker) AS
-SELECT e.*, said(e) AS outcome, coalesce(r.drift AND e.mode = 'live', false) AS drift, r.means
+SELECT e.*, said(e) AS outcome, coalesce(r.drift AND e.mode = 'live' AND o.resolved_at IS NULL, false) AS drift, r.means,
+       o.acked_at, o.acked_by, o.ack_reason, o.resolved_at, o.resolved_by, o.resolve_reason
 FROM effect AS e
-LEFT JOIN drift_rule AS r ON r.outcome = said(e) AND r.verdict = e.verdict;
+LEFT JOIN drift_rule AS r ON r.outcome = said(e) AND r.verdict = e.verdict
+LEFT JOIN verdict_operation AS o ON o.tenant = e.tenant AND o.verdict_event_id = e.verdict_event_id;
+
+-- Changes that no intent explains. A repair of the row explains those that checks found until it was said.
+CREATE VIEW change_state WITH (security_invoker) AS
+SELECT c.*, o.resolved_at IS NULL AND NOT p.is_explained AS drift, p.is_explained,
+       o.acked_at, o.acked_by, o.ack_reason, o.resolved_at, o.resolved_by, o.resolve_reason
+FROM target_change AS c
+LEFT JOIN verdict_operation AS o ON o.tenant = c.tenant AND o.verdict_event_id = c.change_id
+CROSS JOIN LATERAL (
+    SELECT EXISTS (SELECT FROM repair AS r
+                   WHERE r.tenant = c.tenant AND r.target = c.target AND r.resource = c.resource AND r.key = c.key
+                     AND r.check_seq >= c.check_seq) AS is_explained) AS p;
 
 -- What became of every number that producers gave out: emitted = stored + gaps + missing. What is stored counts first.
 CREATE VIEW completeness WITH (security_invoker) AS
@@ -257,13 +308,16 @@ CREATE VIEW drift WITH (security_invoker) AS
 SELECT s.tenant, s.target, s.task_id, s.effect_id, s.tool, s.agent, s.workflow, s.outcome, s.verdict, s.means,
        s.verdict_reason AS reason, s.verdict_at AS found_at, s.evidence, s.given_up > 0 AS given_up, s.args,
        (SELECT string_agg(r.resource || ' ' || r.key, ', ' ORDER BY r.resource, r.key)
-        FROM effect_resource AS r WHERE r.tenant = s.tenant AND r.effect_id = s.effect_id) AS resources
+        FROM effect_resource AS r WHERE r.tenant = s.tenant AND r.effect_id = s.effect_id) AS resources,
+       s.effect_id AS drift_id, s.verdict_event_id, s.acked_at, s.acked_by, s.ack_reason
 FROM effect_state AS s
 WHERE s.drift
 UNION ALL
 SELECT c.tenant, c.target, NULL, NULL, NULL, NULL, NULL, NULL, c.verdict, 'nobody said they would', c.reason,
-       c.found_at, c.evidence, false, NULL, c.resource || ' ' || c.key
-FROM target_change AS c;
+       c.found_at, c.evidence, false, NULL, c.resource || ' ' || c.key, c.change_id, c.change_id, c.acked_at, c.acked_by,
+       c.ack_reason
+FROM change_state AS c
+WHERE c.drift;
 
 -- ---------------------------------------------------------------------------------------------------
 -- Who may do what. Nobody may DELETE or TRUNCATE.
@@ -274,18 +328,21 @@ CALL counterfoil.close_to_others('duplicate');
 CALL counterfoil.close_to_others('effect');
 CALL counterfoil.close_to_others('effect_resource');
 CALL counterfoil.close_to_others('target_change');
+CALL counterfoil.close_to_others('verdict_operation');
+CALL counterfoil.close_to_others('repair');
 CALL counterfoil.close_to_others('task');
 CALL counterfoil.close_to_others('producer');
 CALL counterfoil.close_to_others('producer_claim');
 
-GRANT SELECT ON event, event_astray, effect, effect_resource, target_change, task, producer, producer_claim, duplicate,
-    drift_rule, effect_state, drift, completeness TO counterfoil_auditor, counterfoil_operator;
+GRANT SELECT ON event, event_astray, effect, effect_resource, target_change, verdict_operation, repair, task, producer,
+    producer_claim, duplicate, drift_rule, effect_state, change_state, drift, completeness
+    TO counterfoil_auditor, counterfoil_operator;
 
 GRANT INSERT ON event_astray_all TO counterfoil_ingester; -- open_partitions grants the leaves of event
 GRANT SELECT (tenant, event_id, retention_class, value_sha256, source_id, partition, "offset")
     ON event, event_astray TO counterfoil_ingester;
-GRANT SELECT, INSERT, UPDATE ON effect, effect_resource, target_change, task, producer, producer_claim, duplicate
-    TO counterfoil_ingester;
+GRANT SELECT, INSERT, UPDATE ON effect, effect_resource, target_change, verdict_operation, repair, task, producer,
+    producer_claim, duplicate TO counterfoil_ingester;
 
-GRANT SELECT ON event, effect, effect_resource, target_change, task, producer, drift_rule, effect_state, drift
-    TO counterfoil_reconciler;
+GRANT SELECT ON event, effect, effect_resource, target_change, verdict_operation, repair, task, producer, drift_rule,
+    effect_state, change_state, drift TO counterfoil_reconciler;

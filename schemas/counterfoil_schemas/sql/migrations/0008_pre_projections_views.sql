@@ -4,6 +4,8 @@
 -- Few rows each, so that ingest hardly pays for them (docs/decisions/0016).
 CREATE INDEX event_call ON event (tenant, event_id) WHERE kind = 'tool_intent' AND NOT unread; -- found without a look at the rows
 CREATE INDEX event_answer ON event (tenant, causation_id) WHERE kind = 'tool_result';
+CREATE INDEX event_operation ON event (tenant, causation_id) WHERE kind = 'operation';
+CREATE INDEX event_change ON event (tenant, event_id) WHERE kind = 'verdict' AND effect_id IS NULL;
 CREATE INDEX event_retry ON event (tenant, occurred_at) WHERE kind = 'tool_intent' AND attempt > 1;
 CREATE INDEX event_denial ON event (tenant, occurred_at) WHERE kind = 'denial';
 CREATE INDEX event_trace ON event (tenant, trace_id) WHERE kind = 'task_started' AND trace_id IS NOT NULL;
