@@ -135,7 +135,7 @@ def test_the_keys_of_the_kind_that_the_page_uses_are_named_too() -> None:
 
 def test_no_table_of_a_contract_is_left_out() -> None:
     own = [one for one in _subclasses(written.Written) if one.__module__ == written.__name__]
-    assert len(own) == 9  # the seven above, `ours`, and what has keys of its kind
+    assert len(own) == 10  # the seven above, `ours`, `undo`, and what has keys of its kind
     assert "`{ ours = " in section("Targets")
 
 
