@@ -6,7 +6,7 @@
 set -eu
 
 # package:program:service
-WANTED="prometheus:promtool:prometheus postgresql-15:/usr/lib/postgresql/15/bin/postgres:postgresql pgbouncer:pgbouncer:pgbouncer"
+WANTED="prometheus:promtool:prometheus postgresql-15:/usr/lib/postgresql/15/bin/postgres:postgresql pgbouncer:pgbouncer:pgbouncer dovecot-imapd:/usr/lib/dovecot/imap:dovecot"
 
 PATH="$PATH:/usr/sbin" # where Debian has pgbouncer
 missing="" services=""
@@ -20,7 +20,7 @@ missing="${missing# }"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null 2>&1 || ! command -v dpkg > /dev/null 2>&1; then
-    echo "The tests of the Prometheus rules, the oldest Postgres and PgBouncer need: $missing" >&2
+    echo "The tests of the Prometheus rules, the oldest Postgres, PgBouncer and e-mail need: $missing" >&2
     echo "On Debian 12, as root: apt-get install --no-install-recommends $missing" >&2
     echo "Elsewhere: put promtool on PATH; it is part of every Prometheus release." >&2
     exit 0

@@ -12,4 +12,5 @@ pytest_plugins = [
     "tests.fix_shop",
     "tests.fix_tls",
     "tests.fix_tenants",
+    "tests.fix_mail",
 ]

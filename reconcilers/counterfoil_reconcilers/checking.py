@@ -29,6 +29,7 @@ from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.deciding import Decision, Member, decide, digest_of_rows, fence_of
 from counterfoil_reconcilers.disclosure import Disclosure
 from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_target
+from counterfoil_reconcilers.forgetting import unless_forgotten
 from counterfoil_reconcilers.judge import Judgement, Unattributed, judge, sweep
 from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.looking import look, look_at_all, touch
@@ -199,7 +200,8 @@ class Checker:
         ]
         before = seen.baseline.usable_for(self._declared.resources, needed, created)
         name, effects, veil = self._declared.name, seen.effects, seen.disclosure
-        judgement = judge(self._contracts, name, effects, before, seen.observed, veil)
+        judged = judge(self._contracts, name, effects, before, seen.observed, veil)
+        judgement = unless_forgotten(judged, self._adapter, found, seen.touched)
         if not seen.swept:
             return _Judged(judgement)
         elsewhere = sweep(self._contracts, name, before, seen.observed, judgement, veil)

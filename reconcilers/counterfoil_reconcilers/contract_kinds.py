@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
 from counterfoil.errors import CounterfoilError
-from counterfoil_reconcilers.contract_files import Written
+from counterfoil_reconcilers.contract_files import Written, did_you_mean
 
 GROUP = "counterfoil.targets"
 
@@ -67,7 +67,7 @@ def find_kind(name: str) -> KindDescription:
     """
     known = entry_points_of_kinds()
     if name not in known:
-        raise KindMissing(f"there is no kind {name}; write {', '.join(sorted(known))}")
+        raise KindMissing(f"there is no kind {name}{did_you_mean(name, known)}")
     try:
         kind = known[name].load()
     except ImportError as error:
