@@ -18,4 +18,5 @@ pytest_plugins = [
     "tests.fix_mariadb",
     "tests.fix_tls",
     "tests.fix_tenants",
+    "tests.fix_mail",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from counterfoil_console.stack import LocalStack, StackState, default_directories
+from counterfoil_console.stack import KafkaOptions, LocalStack, StackState, default_directories
 from counterfoil_console.stack.postgres import PostgresOptions
 from counterfoil_consumers.topics import admin_client, create_missing
 from counterfoil_schemas import topics
@@ -41,6 +41,15 @@ def stack() -> Iterator[StackState]:
         own = default_directories(os.environ)
         data, quick = Path(folder) / "data", PostgresOptions(settings=NO_POWER_CUT)
         with LocalStack(data, own.cache, os.environ.get("PATH"), postgres=quick).running() as state:
+            yield state
+
+
+@contextmanager
+def stack_with(options: KafkaOptions) -> Iterator[StackState]:
+    """Both servers again, for the length of a block, with a broker that is set up otherwise."""
+    with tempfile.TemporaryDirectory(prefix="counterfoil-", dir=memory_folder()) as folder:
+        cache = default_directories(os.environ).cache
+        with LocalStack(Path(folder) / "data", cache, os.environ.get("PATH"), kafka=options).running() as state:
             yield state
 
 

@@ -19,7 +19,7 @@ CONSUMER: Mapping[str, str | int | bool] = {
     "fetch.wait.max.ms": 20,
 }
 _POLL_SECONDS = 0.1
-_UNREADABLE_HEADERS = (("counterfoil-headers-unreadable", b"a name is not UTF-8"),)
+HEADERS_UNREADABLE = (("counterfoil-headers-unreadable", b"a name is not UTF-8"),)
 # Not message.headers(): where a name is not UTF-8, the client returns a broken list beside the error. Only a call that
 # is checked raises then; the interpreter's specialised one goes on with that list, and may end the process.
 _headers_of = methodcaller("headers")
@@ -27,7 +27,7 @@ _headers_of = methodcaller("headers")
 
 def record_of(message: Message, topic: str) -> Record:
     """A message that is no error; a topic has one name, whatever each message says."""
-    headers: tuple[tuple[str, bytes | None], ...] = _UNREADABLE_HEADERS
+    headers: tuple[tuple[str, bytes | None], ...] = HEADERS_UNREADABLE
     with suppress(SystemError, UnicodeDecodeError):
         headers = tuple(_headers_of(message) or ())
     partition, offset = message.partition() or 0, message.offset() or 0

@@ -28,6 +28,7 @@ from counterfoil_reconcilers.baseline import (
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.deciding import Decision, Member, decide, digest_of_rows, fence_of
 from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_target
+from counterfoil_reconcilers.forgetting import unless_forgotten
 from counterfoil_reconcilers.judge import Judgement, Unattributed, sweep
 from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.observing import Chunk, Observer, Seen, mark_all, settle_window
@@ -296,7 +297,8 @@ class Checker:
         seen = observer.seen()
         now = renew(self._store, lease)
         # Judging may take its time, and a transaction may not.
-        judgement = seen.judged(self._contracts, self._declared)
+        judged = seen.judged(self._contracts, self._declared)
+        judgement = unless_forgotten(judged, self._adapter, seen.found, seen.touched)
         if swept is not None and is_sweeping:
             before = seen.before(self._declared)
             name = self._declared.name

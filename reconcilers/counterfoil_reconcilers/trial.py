@@ -14,6 +14,7 @@ from counterfoil.errors import CounterfoilError
 from counterfoil.redaction import Redaction
 from counterfoil_consumers.store import Connection, queries
 from counterfoil_reconcilers.contracts import Contracts
+from counterfoil_reconcilers.forgetting import unless_forgotten
 from counterfoil_reconcilers.judge import Unattributed, Verdict
 from counterfoil_reconcilers.observing import Observer
 from counterfoil_reconcilers.rows import NOT_READ, Effect
@@ -115,7 +116,8 @@ class Bench:
         observer.look_with_connected(worklist, {}, lambda: None)
         seen = observer.seen()
         index = next(i for i, row in enumerate(seen.found) if row["effect_id"] == effect_id)
-        judgement = seen.judged(self.contracts, self.contracts.targets[self.target])
+        judged_now = seen.judged(self.contracts, self.contracts.targets[self.target])
+        judgement = unless_forgotten(judged_now, self.adapter, seen.found, seen.touched)
         before = seen.before(self.contracts.targets[self.target])
         group = next(group for group in connected(seen.touched) if index in group)
         judged = {i: Judged(seen.found[i], seen.effects[i], judgement.verdicts[i]) for i in group}

@@ -4,11 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from counterfoil_reconcilers.contract_kinds import entry_points_of_kinds, find_kind
 from counterfoil_reconcilers.contracts import load
 from counterfoil_reconcilers.targets.aws import AwsConnection
 from counterfoil_reconcilers.targets.dynamodb import DynamoResource
+from counterfoil_reconcilers.targets.kafka_options import KafkaResource
+from counterfoil_reconcilers.targets.mail_options import MailConnection, MailResource
 from counterfoil_reconcilers.targets.port import Kind
 from counterfoil_reconcilers.targets.redis import RedisConnection, RedisResource
 from counterfoil_reconcilers.targets.s3 import S3Resource
@@ -44,6 +47,21 @@ def test_every_contract_on_the_page_loads(tmp_path: Path, text: str) -> None:
 )
 def test_the_tables_name_every_key_and_no_other(title: str, model: type[S3Resource]) -> None:
     assert first_cells(section(title)) == set(model.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("title", "head", "model"),
+    [
+        ("Kafka", "| key of a resource |", KafkaResource),
+        ("E-mail", "| key of a resource |", MailResource),
+        ("E-mail", "| setting |", MailConnection),
+    ],
+)
+def test_a_table_names_every_key_and_no_other(title: str, head: str, model: type[BaseModel]) -> None:
+    lines = section(title).partition(head)[2].splitlines()[2:]
+    rows = lines[: next(n for n, line in enumerate(lines) if not line.startswith("|"))]
+    named = {name.lower() for row in rows for name in re.findall(r"`([^`]*)`", row.split("|")[1])}
+    assert named == set(model.model_fields)
 
 
 def test_the_settings_are_these() -> None:

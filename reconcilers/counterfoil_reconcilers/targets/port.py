@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -81,6 +81,14 @@ class Target(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A target that loses what is old, such as a log. What it does not show is no proof that it never was."""
+
+    def remembers_since(self, resource: str) -> dt.datetime | None:
+        """Since when it knows all that was written to a resource, as of the last call; None: since ever."""
 
 
 def _cannot_be_opened(_contracts: Contracts, name: str, _connection: Any) -> Target:
