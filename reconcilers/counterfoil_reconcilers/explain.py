@@ -93,6 +93,7 @@ class Searcher:
         self._reach: list[set[RowKey]] = [set() for _ in effects]
         self._idle: set[int] = set()
         self._lookalikes: set[RowKey] = set()
+        self._own: set[RowKey] = set()  # lookalikes that bear an effect's id, so that nobody else can have made them
         self._open: list[int] = []
         self._survey()
 
@@ -124,6 +125,8 @@ class Searcher:
                 new = new and self._bears_the_id(touch.effect, cell)  # else it may have been there all along
             if new and (key == touch.row or likeness(resource, cell, row.doc) == 1.0):
                 self._lookalikes.add(key)
+                if self._bears_the_id(touch.effect, cell):
+                    self._own.add(key)
                 self.rows.add(key)
                 self._reach[touch.effect].add(key)
 
@@ -224,7 +227,7 @@ class Searcher:
     def _compare(self, times: Sequence[TimesOf]) -> tuple[World, list[Misfit]]:
         world = self._all_landed if all(one.is_once for one in times) else self._fold(times)
         for key in self._lookalikes:
-            if self.is_swept(key):
+            if self._counts(key):
                 world.cells.setdefault(key, Cell(None))
         for key in self.rows:
             self._folder.cell(world, key)
@@ -294,11 +297,15 @@ class Searcher:
         for misfit in misfits:
             owner = _owner(world, misfit)
             owned = owner is not None and owner.effect not in self._idle
-            if not owned and not self.is_swept(misfit.row):
+            if not owned and not self._counts(misfit.row):
                 continue
             price = FAULT + (_UNEXPLAINED_OWNED if owned else _UNEXPLAINED)
             rows[misfit.row] = max(rows.get(misfit.row, 0.0), price)
         return sum(rows.values())
+
+    def _counts(self, key: RowKey) -> bool:
+        """Whether a row that nothing explains is a fault: where it is swept, or bears the id of an effect."""
+        return key in self._own or self.is_swept(key)
 
     def is_swept(self, key: RowKey) -> bool:
         """Whether a change of this row that nothing explains counts at all."""

@@ -193,6 +193,11 @@ class _Pass:
         doc = {**fields, **found}
         cell = Cell(doc, partial=True, open=open_paths)
         bound = self._nearest(write.resource, cell, tuple(found))
+        unreadable = next(self._new_rows(write.resource, readable=False), None) if bound is None else None
+        if unreadable is not None:
+            reason = f"{key_shown(unreadable[0])} may be it, and cannot be compared: {unreadable[1].problem}"
+            self._leave_open(part, reason)
+            return None
         key = bound or virtual
         self._world.cells[key] = replace(cell, open=open_paths | self._undecided(write.resource, key, doc))
         if virtual in self._world.secret:
@@ -203,7 +208,7 @@ class _Pass:
     def _nearest(self, resource: Resource, cell: Cell, sure: tuple[str, ...]) -> RowKey | None:
         """The candidate that agrees in most fields, at least half, and in all that the row is found by."""
         best: tuple[float, bool, RowKey] | None = None
-        for key, row in self.candidates(resource):
+        for key, row in self._new_rows(resource):
             score = likeness(resource, cell, row.doc, sure)
             # Of equals, one that was surely not there before.
             rank = (score, self._around.baseline.get(key) is None)
@@ -211,11 +216,11 @@ class _Pass:
                 best = (*rank, key)
         return best[2] if best else None
 
-    def candidates(self, resource: Resource) -> Iterator[tuple[RowKey, Row]]:
+    def _new_rows(self, resource: Resource, *, readable: bool = True) -> Iterator[tuple[RowKey, Row]]:
         """Observed rows that are new and that nothing in this world stands for yet."""
         for key, row in self._around.observed.of(resource.name):
             taken = key in self._world.cells or self._around.is_claimed(key)
-            if not taken and not isinstance(self._around.baseline.get(key), Row) and row.problem is None:
+            if not taken and not isinstance(self._around.baseline.get(key), Row) and (row.problem is None) is readable:
                 yield key, row
 
     def _undecided(self, resource: Resource, key: RowKey, doc: Json) -> frozenset[Path]:

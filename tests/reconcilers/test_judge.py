@@ -497,3 +497,54 @@ def test_one_fault_always_shows(contracts: Contracts, steps: list[Any], data: An
     word = {"missing": "not_applied", "doubled": "duplicated", "half": "partial", "other": "mismatched"}[fault]
     same_amounts = len({step[2] for step in steps if step[0] == "deposit"}) < len(deposits)
     assert drifting == [word] or same_amounts
+
+
+MAIL = """
+version = "1"
+[targets.mail]
+kind = "postgresql"
+[targets.mail.resources.sent]
+table = "sent"
+key = ["id"]
+[tools.send]
+target = "mail"
+[[tools.send.writes]]
+resource = "sent"
+create = true
+find = { reference = "effect" }
+set.subject = "args.subject"
+"""
+
+
+def sent(number: str, one: Effect, **changes: Any) -> dict[RowKey, Any]:
+    return {RowKey("sent", (number,)): {"reference": one.effect_id.hex(), "subject": "Invoice", **changes}}
+
+
+def test_two_rows_that_bear_an_effect_s_id_are_its_own_also_where_nobody_sweeps(tmp_path: Path) -> None:
+    """Who else writes there was not declared; but nobody else knows that id."""
+    contracts = load_text(tmp_path, MAIL)
+    send, other = effect("send", subject="Invoice"), effect("send", subject="Invoice")
+
+    def words(after: dict[RowKey, Any], *effects: Effect) -> list[str]:
+        return [one.verdict for one in judge(contracts, "mail", effects, Rows(), rows(after, frozenset())).verdicts]
+
+    assert words(sent("1", send), send) == ["applied"]
+    assert words(sent("1", send) | sent("2", send), send) == ["duplicated"]
+    assert words(sent("1", send) | sent("2", other), send, other) == ["applied", "applied"]
+    assert words(sent("1", send) | sent("2", send) | sent("3", other), send, other) == ["duplicated", "applied"]
+    foreign = {RowKey("sent", ("9",)): {"reference": "theirs", "subject": "Invoice"}}
+    assert words(sent("1", send) | foreign, send) == ["applied"]
+
+
+def test_a_row_that_can_t_be_read_may_be_the_one_that_was_created(tmp_path: Path) -> None:
+    """To call it absent would have it sent again."""
+    contracts = load_text(tmp_path, MAIL)
+    send = effect("send", subject="Invoice")
+    unreadable = Rows({RowKey("sent", ("1",)): Row(None, problem="it has 9000000 bytes, more than 4000000")})
+    [verdict] = judge(contracts, "mail", [send], Rows(), unreadable).verdicts
+    assert verdict.verdict == "unknowable"
+    assert "9000000 bytes" in (verdict.reason or "")
+    [verdict] = judge(contracts, "mail", [send], Rows(), Rows()).verdicts
+    assert verdict.verdict == "not_applied"
+    both = Rows({**unreadable.rows, **rows(sent("2", send)).rows})
+    assert [one.verdict for one in judge(contracts, "mail", [send], Rows(), both).verdicts] == ["applied"]
