@@ -25,7 +25,7 @@ from bench.sinks import new_store
 from counterfoil.redaction import Redaction
 from counterfoil.settings import RecorderSettings
 from counterfoil_consumers.store import Connection, connect, queries
-from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.contracts import load
 from counterfoil_reconcilers.reconciler import Reconciler, ReconcilerSettings
 from counterfoil_reconcilers.settling import Pace

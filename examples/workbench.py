@@ -15,7 +15,7 @@ from counterfoil.redaction import Redaction
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.outbox import Relay
 from counterfoil_consumers.topics import admin_client, end_offsets
-from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.reconciler import PassResult, Reconciler, ReconcilerSettings
 from counterfoil_schemas import topics

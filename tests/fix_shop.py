@@ -15,7 +15,7 @@ from counterfoil.codec import decode
 from counterfoil.redaction import Redaction
 from counterfoil_consumers.outbox import relay_now
 from counterfoil_consumers.store import Connection
-from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.contracts import Contracts, load
 from counterfoil_reconcilers.reconciler import PassResult, Reconciler, ReconcilerSettings
 

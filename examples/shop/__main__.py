@@ -23,7 +23,7 @@ from counterfoil_console.rendering import drift_table, print_timeline
 from counterfoil_console.stack import default_directories
 from counterfoil_console.timeline import read_timeline
 from counterfoil_consumers.store import connect, queries
-from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.contracts import load
 from examples.shop.agent import STRAY_ORDER, totals, work
 from examples.shop.shop import MERCHANT, Shop

@@ -24,7 +24,7 @@ from counterfoil import CounterfoilError, Recorder, RecorderSettings
 from counterfoil_console import local
 from counterfoil_console.stack import LocalStack, StackState, default_directories
 from counterfoil_consumers.store import connect, queries
-from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.contracts import Contracts, load
 from examples.trajectories.playing import Played, play
 from examples.trajectories.recording import Recording, WrongData, read_recording

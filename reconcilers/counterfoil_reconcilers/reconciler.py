@@ -27,7 +27,8 @@ from counterfoil_consumers.errors import BrokersAway, StoreAway
 from counterfoil_consumers.store import WENT_AWAY, Connection, connect, queries
 from counterfoil_consumers.topics import admin_client, check, end_offsets
 from counterfoil_reconcilers import metrics
-from counterfoil_reconcilers.checking import Checked, Checker, Policy
+from counterfoil_reconcilers.checking import Checker
+from counterfoil_reconcilers.concluding import Checked, Policy
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.emission import Emitter
 from counterfoil_reconcilers.log_progress import LogProgress

@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import pytest
 
 from counterfoil import Recorder
-from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from tests.fix_shop import CONTRACTS, OURS, Shop, body
 from tests.waiting import wait_until

@@ -16,8 +16,8 @@ from counterfoil import Recorder, RecorderSettings, RegistryError, SettingsError
 from counterfoil.codec import decode
 from counterfoil.wire_format import framing_of
 from counterfoil_consumers.ingest import Ingest
-from counterfoil_reconcilers import checking, observing
-from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers import checking, concluding, observing
+from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.judge import judge
 from counterfoil_reconcilers.reconciler import PassResult, ReconcilerSettings
 from counterfoil_reconcilers.targets.postgresql import PostgresTarget
@@ -400,7 +400,7 @@ def test_what_one_tenant_does_to_a_pass_does_not_stop_the_others(
     shop.target.execute("INSERT INTO shop.orders (id, merchant, status) VALUES ('Z-1', 'zeta', 'open')")
     check, value = checking.Checker.check, "4111 1111 1111 1111"
 
-    def breaks(checker: checking.Checker, lease: Lease, **how: Any) -> checking.Checked:
+    def breaks(checker: checking.Checker, lease: Lease, **how: Any) -> concluding.Checked:
         if lease.tenant == "acme":
             raise ValueError(value)
         return check(checker, lease, **how)

@@ -14,7 +14,7 @@ import pytest
 from counterfoil import Recorder
 from counterfoil_consumers.store import Connection, connect, queries
 from counterfoil_reconcilers import observing
-from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.judge import judge
 from counterfoil_reconcilers.reconciler import Reconciler
 from counterfoil_reconcilers.settling import Pace, pause_after

@@ -27,7 +27,7 @@ from counterfoil_consumers.outbox import Relay, relay_now
 from counterfoil_consumers.texts import TextIndexer, index_texts_now
 from counterfoil_consumers.topics import admin_client
 from counterfoil_consumers.topics import check as check_topic
-from counterfoil_reconcilers.checking import Policy
+from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.contract_files import did_you_mean
 from counterfoil_reconcilers.contracts import ContractError, Contracts
 from counterfoil_reconcilers.contracts import load as load_contracts
