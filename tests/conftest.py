@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fix_log",
     "tests.fix_refusing_broker",
     "tests.fix_shop",
+    "tests.fix_http",
     "tests.fix_tls",
     "tests.fix_tenants",
 ]

@@ -12,7 +12,7 @@ COMMANDS = [
     "ingest", "offsets list", "offsets skip", "offsets retire", "rebuild", "fold-unread", "digest", "reconcile",
     "timeline", "drift", "completeness", "blob", "redact", "halt", "resume", "halts", "schemas register",
     "schemas check", "doctor", "tenant rotate", "tenant login", "retention list", "retention set", "retention run",
-    "hold add", "hold list", "hold release",
+    "hold add", "hold list", "hold release", "serve", "token create", "token list", "token revoke",
 ]  # fmt: skip
 
 

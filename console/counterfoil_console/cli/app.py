@@ -23,10 +23,12 @@ from counterfoil_console.cli import (
     redaction,
     retention,
     schemas,
+    serve,
     services,
     setup,
     stack,
     tenants,
+    tokens,
 )
 from counterfoil_console.doctor import kafka_sentence
 from counterfoil_console.hostile import shown
@@ -42,7 +44,22 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _PARTS = (
-    *(stack, setup, tenants, keys, schemas, services, offsets, rebuild, people, completeness, blob, redaction),
+    *(
+        stack,
+        setup,
+        tenants,
+        tokens,
+        keys,
+        schemas,
+        services,
+        serve,
+        offsets,
+        rebuild,
+        people,
+        completeness,
+        blob,
+        redaction,
+    ),
     *(retention, holds, halts, doctor),
 )
 for part in _PARTS:

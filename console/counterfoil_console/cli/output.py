@@ -1,5 +1,6 @@
 """What all commands share in what they print and read."""
 
+import datetime as dt
 import getpass
 import io
 import json
@@ -22,6 +23,8 @@ By = Annotated[str | None, typer.Option("--by", help="Who decides it; the user o
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Only this tenant.")]
 
 _PIPED_WIDTH = 120
+_DURATION = re.compile(r"(\d{1,6})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _TRAILING_SPACES = re.compile(r"[ ]+(?=\n|\Z)")
 
 
@@ -52,6 +55,17 @@ def user_of_this_shell() -> str:
         return getpass.getuser()
     except (OSError, KeyError) as error:  # a user without a name, as in some containers
         raise UsageError(f"the user {os.getuid()} of this shell has no name; say who you are with --by") from error
+
+
+def duration_of(text: str) -> dt.timedelta:
+    """A length of time such as 30m, 24h or 7d.
+
+    Raises UsageError.
+    """
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{text[:40]!r} is no length of time; write a number and s, m, h or d, such as 24h")
+    return dt.timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def console() -> Console:

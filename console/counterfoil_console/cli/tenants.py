@@ -1,7 +1,6 @@
 """`counterfoil tenant add | list | rotate | login`: whose events are stored, how they are signed, who may read them."""
 
 import datetime as dt
-import re
 from typing import Annotated, Any
 
 import psycopg
@@ -11,13 +10,11 @@ from psycopg import sql
 from counterfoil.errors import UsageError
 from counterfoil.ids import OPERATORS, is_tenant
 from counterfoil.signing import VARIABLE, SigningKey
-from counterfoil_console.cli.output import AsJson, open_store, print_json
+from counterfoil_console.cli.output import AsJson, duration_of, open_store, print_json
 from counterfoil_console.hostile import shown
 from counterfoil_console.settings import load
 from counterfoil_consumers.store import Connection, queries
 
-_GRACE = re.compile(r"(\d{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 Name = Annotated[str, typer.Argument(help="1 to 40 of a-z, 0-9, _ and -")]
@@ -109,7 +106,7 @@ def rotate(
 
     Example: counterfoil tenant rotate acme --grace 24h > acme.key
     """
-    params = {"tenant": name, "grace": _duration(grace)}
+    params = {"tenant": name, "grace": duration_of(grace)}
     with open_store(load()) as store:
         key = store.execute(queries("console")["rotate_tenant_key"], params).fetchone()
         after = store.execute(queries("console")["list_tenant_keys"]).fetchall()
@@ -193,10 +190,3 @@ def _line(tenant: dict[str, Any]) -> str:
         return f"{tenant['tenant']}{since}{reader}, not signed"
     start = "its first record" if signed_from == _EPOCH else f"{signed_from:%Y-%m-%d %H:%M:%S} UTC"
     return f"{tenant['tenant']}{since}{reader}, signed from {start} on"
-
-
-def _duration(text: str) -> dt.timedelta:
-    found = _GRACE.fullmatch(text)
-    if found is None:
-        raise UsageError(f"{text[:40]!r} is no length of time; write a number and s, m, h or d, such as 24h")
-    return dt.timedelta(**{_UNITS[found[2]]: int(found[1])})
