@@ -16,6 +16,7 @@ pytest_plugins = [
     "tests.fix_roundup",
     "tests.fix_shop",
     "tests.fix_mariadb",
+    "tests.fix_http",
     "tests.fix_tls",
     "tests.fix_tenants",
     "tests.fix_mail",

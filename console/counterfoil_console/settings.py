@@ -57,6 +57,12 @@ class Settings(RecorderSettings):
     )
     metrics_host: str = Field("127.0.0.1", description="Where /metrics, /livez and /readyz listen.")
     metrics_port: int = Field(9464, ge=0, le=65535, description="Their port; 0 picks a free one.")
+    http_host: str = Field("127.0.0.1", description="Where `counterfoil serve` listens; TLS is the proxy's before it.")
+    http_port: int = Field(9480, ge=0, le=65535, description="Its port; 0 picks a free one.")
+    http_confirms: int = Field(8, ge=1, le=64, description="How many confirmations may run at once; others get 429.")
+    http_requests_per_second: float = Field(
+        10, gt=0, description="How many requests a second each token may make, ten seconds' worth at once; then 429."
+    )
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
     data_directory: Path | None = Field(
         None, description="Data of the local stack; the user's data directory if not set."

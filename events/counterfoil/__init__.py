@@ -1,7 +1,9 @@
 """Agents say what they tried: the recorder that an agent installs."""
 
+from counterfoil.asking import RetryAnswer
 from counterfoil.call import Call, Effect
 from counterfoil.errors import (
+    AlreadyApplied,
     AuditUnavailable,
     ControlAway,
     ControlStale,
@@ -20,6 +22,7 @@ from counterfoil.task import Task, current_task
 from counterfoil.tools import current_effect
 
 __all__ = [
+    "AlreadyApplied",
     "AuditUnavailable",
     "Call",
     "ControlAway",
@@ -35,6 +38,7 @@ __all__ = [
     "Recorder",
     "RecorderSettings",
     "RegistryError",
+    "RetryAnswer",
     "SettingsError",
     "Task",
     "ToolPolicy",

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from counterfoil.asking import Asking, RetryAnswer, no_answer, told
 from counterfoil.definite import is_definite
 from counterfoil.delivery import NotDurable
 from counterfoil.errors import AuditUnavailable, Halted, UsageError
@@ -193,6 +194,7 @@ class Effect(Call):
         policy: Policy,
         idempotent_until: float | None = None,
         call_id: str | None = None,
+        console: Asking | None = None,
     ) -> None:
         super().__init__(records, tool, args, call_id=call_id)
         self.target = target
@@ -203,6 +205,8 @@ class Effect(Call):
         self._definite = definite
         self._policy = policy
         self._idempotent_until = idempotent_until
+        self._console = console
+        self.answer: RetryAnswer | None = None  # of the last question
 
     @property
     def key(self) -> str:
@@ -285,15 +289,56 @@ class Effect(Call):
     def may_retry(self) -> bool:
         """Whether another attempt can't do it twice.
 
-        Yes after a definite failure. After `unknown` or `partial` only where the write was declared idempotent and its
-        window, counted from this process's first attempt, is open; until a reconciler has looked, nobody knows better.
+        Yes after a definite failure. After `unknown` or `partial` the console is asked, if one is configured, and no
+        answer in time (`console.timeout_seconds`) is a no; nothing is asked of the target, see `confirm`. Without a
+        console: only where the write was declared idempotent and its window, counted from this process's first attempt,
+        is open.
         """
-        match self.outcome:
-            case "failed":
-                return True
-            case "unknown" | "partial":
-                return self._idempotent_until is not None and time.monotonic() < self._idempotent_until
-        return False
+        if self.outcome == "failed":
+            return True
+        if not self.is_doubtful:
+            return False
+        if self._console is not None:
+            asked = self._console.may_retry(self.effect_id, self._own_intent)
+            self.answer = told(self.tool, self.key, asked.result())
+            return self.answer.is_open
+        return self._idempotent_until is not None and time.monotonic() < self._idempotent_until
+
+    def confirm(self, timeout: float = 30.0) -> RetryAnswer:
+        """Have the target asked, through the console, and wait at most so many seconds (30 at most) for the answer.
+
+        That it is applied is said at first sight; an absence has to settle first. For an attempt that has begun or
+        not: whoever resumes a task learns what became of the write before. Never raises for an answer that does not
+        come: then `may_retry` is False and `reason` says why.
+        """
+        self.answer = told(self.tool, self.key, self._asked(timeout).result())
+        return self.answer
+
+    async def confirm_async(self, timeout: float = 30.0) -> RetryAnswer:
+        """As `confirm`, without blocking the event loop."""
+        self.answer = told(self.tool, self.key, await asyncio.wrap_future(self._asked(timeout)))
+        return self.answer
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether its outcome leaves open what the target has."""
+        return self.outcome in ("unknown", "partial")
+
+    @property
+    def asks_console(self) -> bool:
+        """Whether a console is configured."""
+        return self._console is not None
+
+    @property
+    def _own_intent(self) -> Id | None:
+        return self._intent_id if "begun" in self._said else None
+
+    def _asked(self, timeout: float) -> "Future[RetryAnswer]":
+        if self._console is not None:
+            return self._console.confirm(self.effect_id, self._own_intent, timeout)
+        nobody: Future[RetryAnswer] = Future()
+        nobody.set_result(no_answer("no console is configured; set COUNTERFOIL_CONSOLE__URL and its token"))
+        return nobody
 
     def accepted(self, reply: Any = None, *, deadline: dt.datetime | dt.timedelta) -> None:
         """The target took it and will have applied it by `deadline` (aware, or from now)."""

@@ -6,6 +6,7 @@ CounterfoilError
 ├── AuditUnavailable      for now: an intent could not be made durable, so the tool did not run
 ├── Halted                for now, by a person: a standing order stops this write
 │   └── ControlStale      for now: whether one does could not be known for too long
+├── AlreadyApplied        nobody's: the reply of a write was lost, and the target has it: do not send it again
 ├── ControlAway           for now: the control topic can't be read, or did not take an order
 ├── BlobMissing           theirs: a text that was kept outside of its event is not there, or is another one
 ├── BlobsAway             for now, or yours: the blob store does not answer, or refuses
@@ -58,6 +59,18 @@ class ControlStale(Halted):
 
     `order_id` is None; `by` names the setting that stops the write then.
     """
+
+
+class AlreadyApplied(CounterfoilError):
+    """A write that ended in doubt is at its target, by the target's own word: it must not be sent again.
+
+    `result` is the reply that another attempt recorded, as JSON was read (None: nobody got one). `effect_id`: 16 bytes.
+    """
+
+    def __init__(self, message: str, *, effect_id: bytes, result: object) -> None:
+        super().__init__(message)
+        self.effect_id = effect_id
+        self.result = result
 
 
 class ControlAway(CounterfoilError):

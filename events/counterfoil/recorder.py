@@ -11,6 +11,7 @@ from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any, Self
 
+from counterfoil.asking import Asking, console_of
 from counterfoil.errors import EventsUndelivered, UsageError
 from counterfoil.event import Mode
 from counterfoil.follower import NOTHING_KNOWN
@@ -36,14 +37,15 @@ class Recorder:
     a tenth of a second where it comes faster than the brokers take them. A forked child records under a producer_id of
     its own.
 
-    Raises SettingsError when no broker or no identity key is set, a Schema Registry without its address, or a redaction
-    policy or a signing key that can't be read.
+    Raises SettingsError when no broker or no identity key is set, a Schema Registry without its address, a console
+    without its token, or a redaction policy or a signing key that can't be read.
     """
 
     def __init__(self, settings: RecorderSettings) -> None:
         client_config(settings.kafka, "counterfoil", {})  # says now, not at the first event, that no broker is named
         self.settings = settings
         self.identity_key = identity_key_of(settings)
+        self.console: Asking | None = console_of(settings)
         self._framing = framing_of(settings)
         self._redaction = Redaction(settings)
         self._signing = signing_keys_of(settings)

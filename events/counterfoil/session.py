@@ -17,6 +17,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from counterfoil.adoption import Adopter
+from counterfoil.asking import Asking
 from counterfoil.blobs import Blobs, all_done
 from counterfoil.claims import OwedGaps, claims_of, gap_body
 from counterfoil.composing import Composer
@@ -65,6 +66,7 @@ class Recording(Protocol):
 
     settings: RecorderSettings
     identity_key: bytes
+    console: Asking | None
 
     @property
     def session(self) -> "Session":

@@ -68,6 +68,17 @@ def _state_directory() -> Path:
     return Path(named).expanduser() / "counterfoil"
 
 
+class ConsoleSettings(BaseModel):
+    """Where agents ask whether a write may be sent again, see `counterfoil serve`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str | None = None
+    token: SecretStr | None = None
+    timeout_seconds: float = Field(2.0, gt=0, le=30)
+    confirm_seconds: float = Field(30.0, ge=0, le=30)
+
+
 class RecorderSettings(BaseSettings):
     """Settings of the recorder; the field names in upper case after `COUNTERFOIL_` are the variables."""
 
@@ -113,6 +124,11 @@ class RecorderSettings(BaseSettings):
     tools: dict[str, ToolPolicy] = Field(
         default_factory=dict,
         description="By tool: durable, when_unavailable, ack_timeout_seconds, when_stale; as in [tools.refund].",
+    )
+    console: ConsoleSettings = Field(
+        default_factory=ConsoleSettings,
+        description="Who is asked before a write is sent again: COUNTERFOIL_CONSOLE__URL, COUNTERFOIL_CONSOLE__TOKEN "
+        "(or …_TOKEN_FILE); __TIMEOUT_SECONDS for a question, __CONFIRM_SECONDS for `attempts` to wait for the target.",
     )
     ack_timeout_seconds: float = Field(
         5, gt=0, description="How long an intent waits for the brokers before it goes to the spool."
@@ -289,7 +305,11 @@ def _sentence(error: ValidationError) -> str:
     for mistake in error.errors(include_url=False):
         variable = "COUNTERFOIL_" + "__".join(str(part) for part in mistake["loc"]).upper()
         # What is nested may hold a secret, such as a connection string put where its table belongs.
-        is_shown = len(mistake["loc"]) == 1 and mistake["type"] != "dict_type" and mistake["loc"][0] not in _SECRET
+        is_shown = (
+            len(mistake["loc"]) == 1
+            and mistake["type"] not in ("dict_type", "model_type")
+            and mistake["loc"][0] not in _SECRET
+        )
         got = f" (got {mistake['input']!r})" if is_shown else ""
         parts.append(f"{variable}: {mistake['msg']}{got}")
     return "wrong setting: " + "; ".join(parts)

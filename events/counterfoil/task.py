@@ -262,6 +262,7 @@ class Task:
             policy=self._recording.settings.policy_for(tool, durable, when_unavailable),
             idempotent_until=None if idempotent is None else first_at + idempotent.total_seconds(),
             call_id=call_id,
+            console=self._recording.console,
         )
 
     def attempts(
@@ -280,14 +281,17 @@ class Task:
                 with attempt as effect:
                     effect.ok(api.refund(args, idempotency_key=effect.key))
 
-        With exponential backoff and jitter. After an outcome that is `unknown` there is no other attempt, unless
-        `idempotent` declares how long the target knows a key again.
+        With exponential backoff and jitter. After an outcome that is `unknown` the console is asked, if one is
+        configured: for the target's own answer, as `Effect.confirm` does. AlreadyApplied is raised where it landed, and
+        there is another attempt only where the target does not have it and its window is open. Without a console there
+        is none, unless `idempotent` declares how long the target knows a key again.
         """
 
         def new_effect() -> Effect:
             return self.effect(tool, target=target, args=args, **named)
 
-        return Attempts(new_effect, tries=tries, timeout_seconds=timeout_seconds)
+        seconds = self._recording.settings.console.confirm_seconds
+        return Attempts(new_effect, tries=tries, timeout_seconds=timeout_seconds, confirm_seconds=seconds)
 
     def begin_effect(self, tool: str, *, target: str | None, args: Mapping[str, Any], **named: Any) -> Effect:
         """An effect already begun, for callbacks and threads to finish by one of its verbs."""

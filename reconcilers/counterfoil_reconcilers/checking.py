@@ -83,11 +83,14 @@ class Checker:
         self._conclusion = Conclusion(contracts, self._declared, policy, drifts, emitter)
 
     def check_one(self, lease: Lease, effect_id: uuid.UUID) -> Checked:
-        """Look at one effect now, and at those that share rows with it; nothing is swept.
+        """Look at one effect now, and at those that share rows with it, if the budget allows; nothing is swept.
 
         Raises TargetUnavailable, BrokersAway, LeaseLost, TooManyConnected; nothing was written then.
         """
         worklist, done = Worklist(self._store, lease.tenant, lease.target, lease.check_seq), Checked()
+        rate = self._declared.looks_per_second
+        if rate is not None and take_looks(self._store, self._declared.name, rate, 1) < 1:
+            return done
         progress = self._log.read(self._store, lease.tenant, renew(self._store, lease))
         observer = self._observer(lease)
         observer.note(worklist.named(effect_id))

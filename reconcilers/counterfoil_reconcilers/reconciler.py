@@ -11,6 +11,7 @@ import random
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -136,7 +137,14 @@ class Reconciler:
 
     def once(self) -> PassResult:
         """One turn at everything, due or not. What is away is skipped, said, and tried again the next time."""
-        return self._turns(everything=True, beat=lambda: None)
+        return self._turns(self._settings.selection, everything=True, beat=lambda: None)
+
+    def look(self, tenant: str, effect_id: uuid.UUID) -> PassResult:
+        """Look at one effect now, and at those that share rows with it, where nobody else does and its budget allows.
+
+        For whoever waits for the answer: a target in trouble is asked all the same, unless it wants to be left alone.
+        """
+        return self._turns(Selection(None, tenant, effect_id), everything=True, beat=lambda: None)
 
     def rejudge(self, since: dt.datetime | None = None) -> int:
         """Have the selected effects judged anew, closed ones too, by the contracts as they are now; returns how many.
@@ -152,17 +160,17 @@ class Reconciler:
 
     def tick(self, beat: Callable[[], object] = lambda: None) -> PassResult:
         """Turns at what is due, until nothing is, or others have it. `beat` is called in between."""
-        return self._turns(everything=False, beat=beat)
+        return self._turns(self._settings.selection, everything=False, beat=beat)
 
-    def _turns(self, *, everything: bool, beat: Callable[[], object]) -> PassResult:
+    def _turns(self, selection: Selection, *, everything: bool, beat: Callable[[], object]) -> PassResult:
         result = PassResult()
         try:
             store = self._connected()
-            pairs = self._pairs(store)
+            pairs = self._pairs(store, selection)
             add_leases(store, pairs)
             while pairs and (lease := take_lease(store, self._owner, pairs, everything=everything)) is not None:
                 started = time.monotonic()
-                outcome = self._turn(store, lease, result, everything=everything, beat=beat)
+                outcome = self._turn(store, lease, selection, result, everything=everything, beat=beat)
                 metrics.PASS_SECONDS.observe(time.monotonic() - started)
                 metrics.PASSES.labels(lease.target, outcome).inc()
                 if outcome == "ok":
@@ -171,7 +179,8 @@ class Reconciler:
                 had = None if outcome == "away" else lease.tenant
                 pairs = [pair for pair in pairs if pair.target != lease.target or had not in (None, pair.tenant)]
                 beat()
-            self._measure(store)
+            if selection.effect_id is None:
+                self._measure(store)
         except (StoreAway, *WENT_AWAY) as error:
             logger.warning("the store is away: %s", str(error).splitlines()[0])
             result.skipped["store"] = str(error).splitlines()[0]
@@ -202,7 +211,14 @@ class Reconciler:
         )
 
     def _turn(
-        self, store: Connection, lease: Lease, result: PassResult, *, everything: bool, beat: Callable[[], object]
+        self,
+        store: Connection,
+        lease: Lease,
+        selection: Selection,
+        result: PassResult,
+        *,
+        everything: bool,
+        beat: Callable[[], object],
     ) -> str:
         """One turn under a lease, which is let go; returns what came of it, for the metrics."""
         checker = Checker(
@@ -217,9 +233,8 @@ class Reconciler:
             redaction=self._settings.redaction,
         )
         try:
-            effect_id = self._settings.selection.effect_id
-            if effect_id is not None:
-                checked = checker.check_one(lease, effect_id)
+            if selection.effect_id is not None:
+                checked = checker.check_one(lease, selection.effect_id)
             else:
                 checked = checker.check(lease, everything=everything, beat=beat)
         except TargetUnavailable as error:
@@ -260,8 +275,12 @@ class Reconciler:
         jitter = random.random()  # noqa: S311  # so that many tenants of a target do not come back at once
         release_in_trouble(store, lease, trouble, pause_after(lease.failures, retry_after, jitter))
 
-    def _pairs(self, store: Connection) -> list[Pair]:
+    def _pairs(self, store: Connection, selection: Selection) -> list[Pair]:
         targets = self._settings.contracts.targets
+        if selection.effect_id is not None:
+            found = store.execute(queries("reconcile")["find_targets_of"], {"effect_id": selection.effect_id})
+            ways = [Pair(row["tenant"], row["target"], None) for row in found if row["target"] in targets]
+            return [pair for pair in ways if selection.takes(pair)]
         acting: dict[str, set[str]] = {name: set() for name in targets}
         for row in store.execute(queries("reconcile")["find_pairs"], {"targets": list(targets)}):
             acting[row["target"]].add(row["tenant"])
@@ -269,12 +288,7 @@ class Reconciler:
         for name, declared in targets.items():
             every = None if declared.writers is None else self._settings.policy.sweep_every
             pairs += [Pair(tenant, name, every) for tenant in self._tenants(store, name, acting[name])]
-        selection = self._settings.selection
-        if selection.effect_id is None:
-            return [pair for pair in pairs if selection.takes(pair)]
-        found = store.execute(queries("reconcile")["find_targets_of"], {"effect_id": selection.effect_id})
-        ways = [Pair(row["tenant"], row["target"], None) for row in found if row["target"] in targets]
-        return [pair for pair in ways if selection.takes(pair)]
+        return [pair for pair in pairs if selection.takes(pair)]
 
     def _tenants(self, store: Connection, target: str, acting: set[str]) -> Sequence[str]:
         """Tenants with open effects at the target, and, where all of it is swept, those whose rows it holds."""

@@ -14,7 +14,7 @@ _BEATS_MISSED = 3
 # Its spool may hold intents for as long as it is cut off, so it is long until a producer is taken for lost.
 LOST_AFTER = dt.timedelta(minutes=15)
 # How long a write may be under way without a result before its absence counts.
-_IN_FLIGHT = dt.timedelta(seconds=300)
+IN_FLIGHT = dt.timedelta(seconds=300)
 _NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
 _MOST_ENDS = 256
 _FIRST_PAUSE = dt.timedelta(seconds=1)
@@ -152,7 +152,7 @@ def may_be_said_at_once(verdict: str, outcome: str) -> bool:
 
 def is_at_rest(facts: Facts, progress: Progress) -> bool:
     """Whether no attempt is still under way: what it would do has been done, or never will be."""
-    return facts.in_flight <= 0 or progress.nobody_acts or progress.known_until - facts.last_at > _IN_FLIGHT
+    return facts.in_flight <= 0 or progress.nobody_acts or progress.known_until - facts.last_at > IN_FLIGHT
 
 
 def is_settled(sighting: Sighting, facts: Facts, settle: dt.timedelta, progress: Progress) -> bool:

@@ -9,7 +9,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from counterfoil import Recorder
 from counterfoil_console.logs import set_up_logs
 from examples.shop.agent import STRAY_ORDER, totals, work
 from examples.shop.shop import MERCHANT, Shop
+from tests.fix_http import Api
 
 from .conftest import Call, Said
 
@@ -99,6 +102,26 @@ def test_a_service_that_never_came_round_is_not_ready_and_ends_when_told(start: 
     reconcile = start("reconcile", CONTRACTS=str(CONTRACTS), TARGETS__SHOP__DSN="host=127.0.0.1 port=1 dbname=x")
     assert reconcile.get("/livez")[0] == 200
     assert reconcile.stop() < 5
+
+
+def test_the_http_api_ends_soon_while_somebody_waits(start: Callable[..., Service], call: Call, bank: Path) -> None:
+    assert bank.exists()
+    assert call("migrate").code == call("topics", "--create").code == call("tenant", "add", "acme").code == 0
+    token = call("token", "create", "--tenant", "acme").out.strip()
+    serve = start("serve", HTTP_PORT="0")
+    found = wait_for(lambda: re.search(r"answers on http://[\d.]+:(\d+)/v1", serve.log.read_text()))
+    api = Api(int(found[1]))
+    assert api.ask("GET", "/readyz", None).status == 200
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(api.confirm, uuid.uuid4().hex, token, timeout_seconds=30)
+        time.sleep(1)
+        assert serve.stop() < 15
+        assert waiting.result().status == 404
+    log = serve.log.read_text()
+    assert "Traceback" not in log
+    assert token not in log
+    assert token.split("_")[2] not in log
+    assert token.split("_")[1] in log  # which of them asked
 
 
 def test_the_whole_way_in_separate_processes(

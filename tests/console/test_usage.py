@@ -15,6 +15,7 @@ COMMANDS = [
     "tenant login", "retention list", "retention set", "retention run",
     "hold add", "hold list", "hold release", "contracts check", "contracts coverage", "contracts test",
     "contracts draft",
+    "serve", "token create", "token list", "token revoke",
 ]  # fmt: skip
 
 

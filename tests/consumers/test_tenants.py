@@ -36,6 +36,7 @@ OTHER_KEYS = {
     "dead_letter (letter_id)": "a letter of nobody has no tenant",
     "dead_letter (source_id, partition, offset)": "likewise; a place in the log holds one record, whosever",
     "tenant (login_role)": "a login is of one tenant",
+    "token (token_id)": "a token is shown before it is known whose it is; no tenant reads this table",
     "event_hash (event_id)": "of dropped events that were astray alone, and looked at by ingest",
     "event_text (words)": "the words of all tenants; a search's time says how frequent one is (decision 0016)",
 }

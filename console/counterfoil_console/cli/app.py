@@ -25,10 +25,12 @@ from counterfoil_console.cli import (
     redaction,
     retention,
     schemas,
+    serve,
     services,
     setup,
     stack,
     tenants,
+    tokens,
 )
 from counterfoil_console.doctor import kafka_sentence
 from counterfoil_console.hostile import shown
@@ -44,8 +46,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _PARTS = (
-    *(stack, setup, tenants, keys, schemas, services, offsets, rebuild, people, drift, completeness, blob, redaction),
-    *(contracts, retention, holds, halts, doctor),
+    *(stack, setup, tenants, tokens, keys, schemas, services, serve, offsets, rebuild, people, drift, completeness),
+    *(blob, redaction, contracts, retention, holds, halts, doctor),
 )
 for part in _PARTS:
     part.add_to(app)

@@ -63,7 +63,7 @@ def ingest(
     """
     settings = load()
     set_up_logs(settings.log_format, logging.WARNING if once else logging.INFO)
-    _refuse_unready(settings, "ingester")
+    refuse_unready(settings, "ingester")
     worker = new_ingest(settings)
     gc.set_threshold(_ALLOCATIONS_A_COLLECTION)
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -120,7 +120,7 @@ def reconcile(
     if rejudge and selection == Selection() and since is None:
         raise UsageError("--rejudge needs a selection: add --target, --tenant, --effect or --since")
     worker = new_reconciler(settings, contracts, selection)
-    _refuse_unready(settings, "reconciler")
+    refuse_unready(settings, "reconciler")
     _refuse_wrong_contracts(settings, contracts)
     anew = worker.rejudge(since and since.replace(tzinfo=dt.UTC)) if rejudge else 0
     if once or effect is not None:
@@ -205,7 +205,7 @@ def new_reconciler(settings: Settings, contracts: Contracts, selection: Selectio
     )
 
 
-def _refuse_unready(settings: Settings, role: str) -> None:
+def refuse_unready(settings: Settings, role: str) -> None:
     """Say in one sentence, before anything starts, that the topic or the store is not as it must be."""
     check_topic(admin_client(settings.kafka), declared_topics(settings.profile, settings.topic_prefix)["events"])
     with open_store(settings, role):

@@ -130,6 +130,10 @@ def _shown(settings: Settings, field: str) -> str:
         return ", ".join(f"{key}=(set)" for key in sorted(value))
     if field == "blob_store":
         return "" if value is None else without_password(value)
+    if field == "console":
+        return (
+            "" if value.url is None else f"{without_password(value.url)}, token {'(set)' if value.token else 'missing'}"
+        )
     if field == "store":
         return "" if value.dsn is None else _shown_dsn(value.dsn)
     if field == "targets":

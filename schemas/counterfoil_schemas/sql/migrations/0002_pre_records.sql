@@ -118,6 +118,21 @@ CREATE TABLE check_lease (
     PRIMARY KEY (tenant, target)
 );
 
+-- By what a tenant's agents and programs are let in over HTTP. Of the secret, 256 random bits, its SHA-256 is enough: there is
+-- nothing to guess, so nothing that a slow hash would make dearer.
+CREATE TABLE token (
+    token_id      text PRIMARY KEY CHECK (token_id ~ '^[0-9a-f]{16}$'),
+    tenant        text NOT NULL REFERENCES tenant,
+    secret_sha256 bytea NOT NULL CHECK (length(secret_sha256) = 32),
+    role          text NOT NULL DEFAULT 'agent' CHECK (role = 'agent'),
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    created_by    text NOT NULL,
+    expires_at    timestamptz NOT NULL,
+    revoked_at    timestamptz,
+    last_used_at  timestamptz -- to the hour
+);
+CREATE INDEX token_of ON token (tenant);
+
 -- How many looks a target has left, where its contract has it asked so many times a second at most.
 CREATE TABLE look_budget (
     target      text PRIMARY KEY,
@@ -144,6 +159,7 @@ CREATE TABLE check_state (
     first_sighted_at timestamptz,
     emitted          text,        -- the last verdict put into the outbox
     settled_at       timestamptz,
+    settled_told     int,         -- `told` when it was last found settled: with a greater one it is yet to settle again
     closed_at        timestamptz,
     PRIMARY KEY (tenant, effect_id)
 );
@@ -320,6 +336,7 @@ END
 $$;
 CALL close_to_others('tenant');
 CALL close_to_others('dead_letter');
+CALL close_to_others('token');
 CALL close_to_others('check_lease');
 CALL close_to_others('check_state');
 CALL close_to_others('target_baseline');
@@ -337,6 +354,8 @@ GRANT EXECUTE ON FUNCTION current_tenant TO counterfoil_auditor, counterfoil_ope
 GRANT SELECT ON dead_letter, tenant TO counterfoil_auditor, counterfoil_operator;
 GRANT SELECT ON ingest_offset, log_source, log_gap, outbox, check_lease, look_budget, check_state, target_baseline TO counterfoil_operator;
 GRANT INSERT, UPDATE ON tenant TO counterfoil_operator;
+GRANT SELECT, INSERT (token_id, tenant, secret_sha256, created_by, expires_at), UPDATE (revoked_at, last_used_at) ON token
+    TO counterfoil_operator;
 
 GRANT SELECT, INSERT, UPDATE ON ingest_offset, outbox TO counterfoil_ingester;
 GRANT SELECT, INSERT ON dead_letter, log_source, log_gap TO counterfoil_ingester;
