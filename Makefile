@@ -26,9 +26,10 @@ suite: $(INSTALLED)
 coverage: $(INSTALLED) ## which lines the suite runs; it takes half as long again
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not alone" --cov --cov-report=term:skip-covered
 
-bench: $(INSTALLED) ## what recording and storing cost, beside the peers, and what asking costs
+bench: $(INSTALLED) ## what recording and storing cost, beside the peers, and what asking and reconciling cost
 	$(BIN)/python -m bench.emit
 	$(BIN)/python -m bench.ingest
+	$(BIN)/python -m bench.reconcile
 	$(BIN)/python -m bench.tenants
 	$(BIN)/python -m bench.queries
 
@@ -52,10 +53,10 @@ $(INSTALLED): requirements/dev.lock pyproject.toml
 
 lock: ## resolve the versions anew
 	$(BIN)/python -m pip install --quiet uv
-	for extra in dev console; do \
+	for extras in "dev" "console targets"; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-emit-find-links --no-annotate --no-header --extra $$extra pyproject.toml requirements/build.in \
-	    -o requirements/$$extra.lock || exit 1; \
+	    --no-emit-find-links --no-annotate --no-header $$(printf -- '--extra %s ' $$extras) pyproject.toml \
+	    requirements/build.in -o requirements/$${extras%% *}.lock || exit 1; \
 	done
 
 clean:
