@@ -33,6 +33,7 @@ OF_NOBODY = {
 }
 # Indexes of tables that name a tenant, and don't begin with it.
 OTHER_KEYS = {
+    "check_state (marks)": "hashes of a tenant's own rows, its name among what is hashed; no tenant reads this table",
     "dead_letter (letter_id)": "a letter of nobody has no tenant",
     "dead_letter (source_id, partition, offset)": "likewise; a place in the log holds one record, whosever",
     "tenant (login_role)": "a login is of one tenant",

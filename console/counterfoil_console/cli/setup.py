@@ -1,6 +1,7 @@
 """`counterfoil migrate | topics | config`: what is set up before anything runs."""
 
 import time
+from collections.abc import Mapping
 from typing import Annotated
 
 import psycopg
@@ -137,7 +138,7 @@ def _shown(settings: Settings, field: str) -> str:
     if field == "store":
         return "" if value.dsn is None else _shown_dsn(value.dsn)
     if field == "targets":
-        return "; ".join(f"{name}: {_shown_dsn(target.dsn)}" for name, target in sorted(value.items()))
+        return "; ".join(f"{name}: {_shown_target(settings)}" for name, settings in sorted(value.items()))
     return "" if value is None else str(value)
 
 
@@ -145,6 +146,12 @@ def _shown_item(key: str, item: str) -> str:
     if any(word in key for word in _SECRETS):
         return "(set)"
     return shown_address({key: item}) if key == "url" else item
+
+
+def _shown_target(settings: Mapping[str, SecretStr]) -> str:
+    """A connection string as far as it may be shown, and of all else that it is set: any of it may be a secret."""
+    shown = [_shown_dsn(value) if name == "dsn" else f"{name}=(set)" for name, value in sorted(settings.items())]
+    return ", ".join(shown)
 
 
 def _shown_dsn(dsn: SecretStr) -> str:

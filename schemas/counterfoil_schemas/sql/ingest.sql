@@ -340,7 +340,7 @@ WHERE e.mode = 'live' AND e.intents > 0 AND e.target IS NOT NULL
 ORDER BY 1, 2
 ON CONFLICT (tenant, effect_id) DO UPDATE
 SET told = c.told + 1, told_at = now(), due_at = now(), target = excluded.target, is_urgent = excluded.is_urgent, marks = NULL,
-    closed_at = NULL
+    sightings = 0, verdict = NULL, sighting_digest = NULL, fence = NULL, first_sighted_at = NULL, settled_at = NULL, closed_at = NULL
 
 -- name: is_behind
 -- Whether any member of the group, and not this process alone, has more to do than it can do in a moment.

@@ -159,7 +159,6 @@ CREATE TABLE check_state (
     first_sighted_at timestamptz,
     emitted          text,        -- the last verdict put into the outbox
     settled_at       timestamptz,
-    settled_told     int,         -- `told` when it was last found settled: with a greater one it is yet to settle again
     closed_at        timestamptz,
     PRIMARY KEY (tenant, effect_id)
 );
