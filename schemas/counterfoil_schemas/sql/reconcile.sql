@@ -227,8 +227,7 @@ WHERE tenant = %(tenant)s AND target = %(target)s AND resource = %(resource)s AN
 -- name: set_check_states
 UPDATE counterfoil.check_state AS c
 SET looked_seq = %(check_seq)s, sightings = v.sightings, verdict = v.verdict, sighting_digest = v.digest, fence = v.fence::bigint[],
-    first_sighted_at = v.first_sighted_at, emitted = v.emitted, settled_at = v.settled_at,
-    due_at = v.due_at,
+    first_sighted_at = v.first_sighted_at, emitted = v.emitted, settled_at = v.settled_at, due_at = v.due_at,
     marks = CASE WHEN v.is_closed THEN NULL ELSE v.marks::bigint[] END, closed_at = CASE WHEN v.is_closed THEN now() END
 FROM unnest(
     %(effect_ids)s::uuid[], %(sightings)s::int[], %(verdicts)s::text[], %(digests)s::bytea[], %(fences)s::text[],
