@@ -55,7 +55,8 @@ def acme(full: Login, login: Connect) -> Login:
 def is_silent(full: Login) -> Callable[[object], bool]:
     """Whether nothing that is globex' alone stands in a text: its name, its ids, its words, its bytes."""
     ours, theirs = (words_of(full, tenant) for tenant in TENANTS)
-    secrets = {word for word in theirs - ours if len(word) > 5}
+    # Six digits may be the fraction of a second: the catalog tells by itself when a table was last used.
+    secrets = {word for word in theirs - ours if len(word) > (6 if word.isdigit() else 5)}
     assert {"globex", hidden_of("globex")} <= secrets
     assert len(secrets) > 20
     return lambda said: "globex" not in str(said) and not secrets & words(str(said))
