@@ -137,7 +137,7 @@ class Conclusion:
             for i, decision in zip(group, decisions, strict=True):
                 if decision.says:
                     self._say(turn, decision, rows, outcome.done)
-                outcome.states.append(self._state(turn, decision, i))
+                outcome.states.append(self._state(turn, decision, i, fence_of(decisions)))
             outcome.given_up += [decision for decision in decisions if decision.gives_up]
             if not decisions[0].closes:
                 outcome.done.open += len(members)
@@ -162,8 +162,9 @@ class Conclusion:
         self._emitter.rule(about_effect(turn.seen.tenant, member.row), ruling, turn.now)
         done.said += 1
 
-    def _state(self, turn: Turn, decision: Decision, index: int) -> CheckState:
+    def _state(self, turn: Turn, decision: Decision, index: int, fence: Sequence[int]) -> CheckState:
         row, verdict = decision.member.row, decision.member.verdict
+        is_absent = decision.closes and verdict.verdict == "not_applied"
         return CheckState(
             effect_id=row["effect_id"],
             sighting=decision.sighting,
@@ -172,6 +173,7 @@ class Conclusion:
             due_at=self.next_look(row, turn.now),
             marks=turn.seen.marks[index],
             is_closed=decision.closes,
+            absent_fence=fence if is_absent else None,
         )
 
     def next_look(self, row: Found, now: dt.datetime) -> dt.datetime:

@@ -60,14 +60,14 @@ def before_of(
     baseline: Baseline, declared: Target, found: Sequence[Mapping[str, Any]], touched: Sequence[Touched]
 ) -> Rows:
     """The rows of the baseline that none of these effects can have changed already, given what each touches."""
-    needed = [
-        (key, row["intent_partition"], row["intent_offset"])
-        for row, one in zip(found, touched, strict=True)
-        for key in (*one.writes, *one.reads)
-    ]
-    created = [
-        (search, row["intent_partition"], row["intent_offset"])
-        for row, one in zip(found, touched, strict=True)
-        for search in one.searches
-    ]
+    since = [(row["intent_partition"], _first_that_may_have_landed(row)) for row in found]
+    needed = [(key, *place) for place, one in zip(since, touched, strict=True) for key in (*one.writes, *one.reads)]
+    created = [(search, *place) for place, one in zip(since, touched, strict=True) for search in one.searches]
     return baseline.usable_for(declared.resources, needed, created)
+
+
+def _first_that_may_have_landed(row: Mapping[str, Any]) -> int:
+    """The offset before which no attempt landed: that of the first intent, or where it was found absent after that."""
+    absent = row.get("absent_fence")
+    first: int = row["intent_offset"]
+    return first if absent is None else max(first, absent[row["intent_partition"]])

@@ -80,6 +80,7 @@ class CheckState:
     due_at: dt.datetime
     marks: Marks
     is_closed: bool
+    absent_fence: Sequence[int] | None  # closed as absent: no attempt before these offsets landed
 
 
 def take_lease(store: Connection, owner: str, pairs: Sequence[Pair], *, everything: bool) -> Lease | None:
@@ -243,6 +244,7 @@ class Worklist:
             "due_ats": [state.due_at for state in states],
             "marks": [_array(state.marks.own) for state in states],
             "are_closed": [state.is_closed for state in states],
+            "absent_fences": [None if one.absent_fence is None else _array(one.absent_fence) for one in states],
         }
         self._store.execute(queries("reconcile")["set_check_states"], params)
 

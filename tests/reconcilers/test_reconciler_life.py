@@ -117,6 +117,18 @@ def test_an_effect_retried_after_it_was_closed_is_looked_at_again(shop: Shop) ->
     assert (shop.state(effect)["intents"], shop.drift(), shop.changes()) == (2, [], [])
 
 
+def test_an_increment_that_was_found_absent_and_sent_again_starts_from_there(shop: Shop) -> None:
+    """What was there when it was found absent is its `before`, although its first intent is older than that."""
+    reconciler = shop.reconciler()
+    reconciler.once()
+    effect = shop.act("deposit", "unknown", order="A-1", amount="5")
+    shop.settle(reconciler)
+    assert shop.verdicts(effect) == ["not_applied"]
+    assert shop.act("deposit", "ok", DEPOSIT, order="A-1", amount="5") == effect
+    shop.settle(reconciler)
+    assert (shop.verdicts(effect), shop.drift(), shop.changes()) == (["not_applied", "applied"], [], [])
+
+
 def test_a_retry_that_was_in_the_log_when_the_effect_was_closed_is_not_overlooked(shop: Shop) -> None:
     """Closing goes by what was known, not by the clock: the retry is older than the closing, but was not ingested."""
     reconciler = shop.reconciler()

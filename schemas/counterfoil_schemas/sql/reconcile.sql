@@ -143,7 +143,7 @@ s.intent_event_id, s.intent_partition, s.intent_offset, s.last_appended_at, s.ac
 s.intents - s.ok - s.accepted - s.partial - s.unknown - s.failed - s.denied AS in_flight,
 s.verdict_reason, s.verdict_at, s.means, s.contract_version, s.contract_digest,
 c.told, c.sightings, c.verdict AS sighted_verdict, c.sighting_digest, c.fence, c.first_sighted_at, c.emitted, c.settled_at,
-c.closed_at
+c.closed_at, c.absent_fence
 
 -- name: effect_sources
 CROSS JOIN LATERAL (
@@ -228,12 +228,13 @@ WHERE tenant = %(tenant)s AND target = %(target)s AND resource = %(resource)s AN
 UPDATE counterfoil.check_state AS c
 SET looked_seq = %(check_seq)s, sightings = v.sightings, verdict = v.verdict, sighting_digest = v.digest, fence = v.fence::bigint[],
     first_sighted_at = v.first_sighted_at, emitted = v.emitted, settled_at = v.settled_at, due_at = v.due_at,
-    marks = CASE WHEN v.is_closed THEN NULL ELSE v.marks::bigint[] END, closed_at = CASE WHEN v.is_closed THEN now() END
+    marks = CASE WHEN v.is_closed THEN NULL ELSE v.marks::bigint[] END, closed_at = CASE WHEN v.is_closed THEN now() END,
+    absent_fence = coalesce(v.absent_fence::bigint[], c.absent_fence)
 FROM unnest(
     %(effect_ids)s::uuid[], %(sightings)s::int[], %(verdicts)s::text[], %(digests)s::bytea[], %(fences)s::text[],
     %(first_sighted_ats)s::timestamptz[], %(emitted)s::text[], %(settled_ats)s::timestamptz[], %(due_ats)s::timestamptz[],
-    %(marks)s::text[], %(are_closed)s::boolean[])
-    AS v (effect_id, sightings, verdict, digest, fence, first_sighted_at, emitted, settled_at, due_at, marks, is_closed)
+    %(marks)s::text[], %(are_closed)s::boolean[], %(absent_fences)s::text[])
+    AS v (effect_id, sightings, verdict, digest, fence, first_sighted_at, emitted, settled_at, due_at, marks, is_closed, absent_fence)
 WHERE c.tenant = %(tenant)s AND c.effect_id = v.effect_id
 
 -- name: put_off

@@ -160,6 +160,7 @@ CREATE TABLE check_state (
     emitted          text,        -- the last verdict put into the outbox
     settled_at       timestamptz,
     closed_at        timestamptz,
+    absent_fence     bigint[],   -- its attempts before these offsets are known not to have landed
     PRIMARY KEY (tenant, effect_id)
 );
 -- However many are closed, these hold the open ones alone.
