@@ -18,6 +18,7 @@ import pytest
 from botocore.config import Config
 
 from counterfoil_console.stack.ports import HOST, is_open, pick
+from tests.waiting import freeze
 
 REGION = "eu-west-1"
 _START_SECONDS = 90.0
@@ -49,7 +50,7 @@ class Aws:
     @contextmanager
     def silent(self) -> Iterator[None]:
         """It neither answers nor closes its connections for the length of a block."""
-        os.kill(self._pid, signal.SIGSTOP)
+        freeze(self._pid)
         try:
             yield
         finally:

@@ -30,6 +30,7 @@ from bench.pgbouncer import folder_of_servers, served
 from counterfoil_console.stack.ports import HOST, is_open, pick
 from tests.fix_oldest import need
 from tests.fix_stack import memory_folder
+from tests.waiting import freeze
 
 PROGRAM, IMAP = Path("/usr/sbin/dovecot"), Path("/usr/lib/dovecot/imap")
 PASSWORD = "only-on-loopback-é"
@@ -154,7 +155,7 @@ class MailServer:
         """For the length of a block no process of Dovecot's does anything, and no connection is closed."""
         processes = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
         for process in processes:
-            process.send_signal(signal.SIGSTOP)
+            freeze(process.pid)
         try:
             yield
         finally:

@@ -18,6 +18,7 @@ from counterfoil_console.stack import default_directories
 from counterfoil_console.stack.ports import HOST, pick
 from tests.fix_oldest import need
 from tests.fix_stack import memory_folder
+from tests.waiting import freeze
 
 VERSION = "0.36.8"
 PROGRAM = default_directories(os.environ).cache / f"pocketbase-{VERSION}" / "base"
@@ -59,7 +60,7 @@ class PocketBase:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """It takes connections and says nothing, as a host that swaps."""
-        os.kill(self._pid, signal.SIGSTOP)
+        freeze(self._pid)
         try:
             yield
         finally:

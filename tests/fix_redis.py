@@ -14,6 +14,7 @@ import redis
 from bench.pgbouncer import folder_of_servers, served
 from counterfoil_console.stack.ports import HOST, pick
 from tests.fix_oldest import need
+from tests.waiting import freeze
 
 PASSWORD = "only-on-loopback"
 PROGRAM = Path(shutil.which("redis-server") or "/usr/bin/redis-server")
@@ -34,7 +35,7 @@ class RedisServer:
     @contextmanager
     def silent(self) -> Iterator[None]:
         """It neither answers nor closes its connections for the length of a block."""
-        os.kill(self._pid, signal.SIGSTOP)
+        freeze(self._pid)
         try:
             yield
         finally:

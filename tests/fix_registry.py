@@ -26,6 +26,7 @@ from counterfoil_console.stack import default_directories
 from counterfoil_console.stack.jars import sha256_of
 from counterfoil_console.stack.locks import exclusive
 from counterfoil_console.stack.ports import HOST, pick
+from tests.waiting import freeze
 
 VERSION = "3.3.3"
 SHA256 = "8bc6751c76d963734224b01d5e7f84ccb3cb61c87d3bd77c36c35f10a5cbed63"
@@ -65,7 +66,7 @@ class Apicurio:
     def silent(self) -> Iterator[None]:
         """It neither answers nor closes its connections for the length of a block."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
         try:
             yield
         finally:

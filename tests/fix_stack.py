@@ -15,6 +15,7 @@ from counterfoil_console.stack import KafkaOptions, LocalStack, StackState, defa
 from counterfoil_console.stack.postgres import PostgresOptions
 from counterfoil_consumers.topics import admin_client, create_missing
 from counterfoil_schemas import topics
+from tests.waiting import freeze
 
 # It is never cut off here: tests that end a server end one of their own, which keeps what it has promised.
 NO_POWER_CUT = {"fsync": "off", "full_page_writes": "off"}
@@ -74,7 +75,7 @@ def outage(broker_pid: int) -> Outage:
 
     @contextmanager
     def stop() -> Iterator[None]:
-        os.kill(broker_pid, signal.SIGSTOP)
+        freeze(broker_pid)
         try:
             yield
         finally:

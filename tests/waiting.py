@@ -1,7 +1,11 @@
 """Until something comes true."""
 
+import os
+import signal
 import time
 from collections.abc import Callable
+
+import psutil
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -10,3 +14,9 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.02)
+
+
+def freeze(pid: int) -> None:
+    """SIGSTOP, and wait until all its threads stand: until then it may still answer."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)

@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from counterfoil_console.stack import KafkaOptions, SaslSsl, StackState
 from tests.fix_stack import stack_with
 from tests.reconcilers.targets.conformance import SECRET, Conformance, Subject
+from tests.waiting import freeze
 
 LOGIN = ("agent", 'p"ss w\\rd=é')
 _CONTRACT = """\
@@ -68,7 +69,7 @@ class Topic:
     @contextmanager
     def away(self) -> Iterator[None]:
         """The broker neither answers nor closes its connections."""
-        os.kill(self._pid, signal.SIGSTOP)
+        freeze(self._pid)
         try:
             yield
         finally:

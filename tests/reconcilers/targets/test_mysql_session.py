@@ -21,6 +21,7 @@ from counterfoil_reconcilers.targets.port import Address, TargetUnavailable
 from tests.fix_mariadb import READER, MariaDb
 from tests.fix_tls import certificate
 from tests.reconcilers.targets.conformance import SECRET, contracts_of
+from tests.waiting import freeze
 
 CONTRACT = """\
 [targets.shop]
@@ -99,7 +100,7 @@ def test_a_slow_query_ends(opened: Open) -> None:
 def test_a_silent_server_is_not_waited_for(shop: MariaDb, opened: Open) -> None:
     kept, new = opened(statement_seconds=4), opened(statement_seconds=1)
     assert is_there(kept)
-    os.kill(shop.pid, signal.SIGSTOP)
+    freeze(shop.pid)
     try:
         started = time.monotonic()
         assert refusal(kept).trouble == "away"
