@@ -49,6 +49,11 @@ def queries(file: str) -> dict[str, sql.SQL]:
     }
 
 
+def array_text(numbers: Iterable[int]) -> str:
+    """As Postgres writes an array: arrays of arrays, as parameters, would have to be of one length."""
+    return "{" + ",".join(map(str, numbers)) + "}"
+
+
 def connect(dsn: str, role: str, *, application: str, **limits: str) -> Connection:
     """A connection in `role` (such as `ingester`), autocommit, rows as dicts.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from counterfoil_consumers.store import Connection, queries
+from counterfoil_consumers.store import Connection, array_text, queries
 from counterfoil_reconcilers.compare import agree
 from counterfoil_reconcilers.contracts import Resource, Target
 from counterfoil_reconcilers.rows import Row, RowKey, Rows
@@ -163,7 +163,7 @@ def set_baseline(
         "docs": [None if row is None else json.dumps(shown(row.doc)) for row, _ in last.values()],
         "problems": [None if row is None else row.problem for row, _ in last.values()],
         "digests": [digest_of_row(row) for row, _ in last.values()],
-        "fences": ["{" + ",".join(map(str, fence)) + "}" for _, fence in last.values()],
+        "fences": [array_text(fence) for _, fence in last.values()],
     }
     store.execute(queries("reconcile")["set_baseline"], params)
 

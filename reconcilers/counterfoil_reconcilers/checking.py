@@ -88,8 +88,7 @@ class Checker:
         Raises TargetUnavailable, BrokersAway, LeaseLost, TooManyConnected; nothing was written then.
         """
         worklist, done = Worklist(self._store, lease.tenant, lease.target, lease.check_seq), Checked()
-        rate = self._declared.looks_per_second
-        if rate is not None and take_looks(self._store, self._declared.name, rate, 1) < 1:
+        if self._allowed(1) < 1:
             return done
         progress = self._log.read(self._store, lease.tenant, renew(self._store, lease))
         observer = self._observer(lease)
@@ -114,7 +113,7 @@ class Checker:
             beat()
             # First how far ingest is, then what it brought: what comes in between must not seem to be missing.
             progress = self._log.read(self._store, lease.tenant, now)
-            found = worklist.due(self._allowed(), until=None if everything else now)
+            found = worklist.due(self._allowed(self._policy.effects_at_a_time), until=None if everything else now)
             if not found and not is_sweep_due:
                 return done
             observer = self._observer(lease)
@@ -165,9 +164,9 @@ class Checker:
             redaction=self._redaction,
         )
 
-    def _allowed(self) -> int:
-        """How many effects to look at now."""
-        most, rate = self._policy.effects_at_a_time, self._declared.looks_per_second
+    def _allowed(self, most: int) -> int:
+        """How many effects to look at now, of so many."""
+        rate = self._declared.looks_per_second
         return most if rate is None else take_looks(self._store, self._declared.name, rate, most)
 
     def _is_sweep_due(self, lease: Lease) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from counterfoil.errors import CounterfoilError
-from counterfoil_consumers.store import Connection, fetch_one, queries
+from counterfoil_consumers.store import Connection, array_text, fetch_one, queries
 from counterfoil_reconcilers.marks import Marks
 from counterfoil_reconcilers.settling import Sighting
 
@@ -216,7 +216,7 @@ class Worklist:
             **self._where,
             "effect_ids": [row["effect_id"] for row in found],
             "tolds": [row["told"] for row in found],
-            "marks": [_array(one.own) for one in marks],
+            "marks": [array_text(one.own) for one in marks],
         }
         self._store.execute(queries("reconcile")["set_marks"], params)
 
@@ -237,14 +237,14 @@ class Worklist:
             "sightings": [state.sighting.count for state in states],
             "verdicts": [state.sighting.verdict for state in states],
             "digests": [state.sighting.digest for state in states],
-            "fences": [_array(state.sighting.fence) for state in states],
+            "fences": [array_text(state.sighting.fence) for state in states],
             "first_sighted_ats": [state.sighting.first_at for state in states],
             "emitted": [state.emitted for state in states],
             "settled_ats": [state.settled_at for state in states],
             "due_ats": [state.due_at for state in states],
-            "marks": [_array(state.marks.own) for state in states],
+            "marks": [array_text(state.marks.own) for state in states],
             "are_closed": [state.is_closed for state in states],
-            "absent_fences": [None if one.absent_fence is None else _array(one.absent_fence) for one in states],
+            "absent_fences": [None if one.absent_fence is None else array_text(one.absent_fence) for one in states],
         }
         self._store.execute(queries("reconcile")["set_check_states"], params)
 
@@ -263,11 +263,6 @@ class Worklist:
         named = queries("reconcile")
         query = named[name].format(columns=named["effect_columns"], sources=named["effect_sources"])
         return list(self._store.execute(query, {**self._where, **params}))
-
-
-def _array(numbers: Collection[int]) -> str:
-    """As Postgres writes an array: arrays of arrays would have to be of one length."""
-    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def _lost(lease: Lease) -> LeaseLost:

@@ -6,11 +6,9 @@ is one, for DynamoDB filters what it has read.
 
 import datetime as dt
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from pydantic import field_validator
 
@@ -24,7 +22,7 @@ from counterfoil_reconcilers.targets.dynamodb_keys import SEPARATOR, Item, Keys,
 from counterfoil_reconcilers.targets.dynamodb_requests import BATCH, Condition, Requests
 from counterfoil_reconcilers.targets.dynamodb_values import alternatives, json_of, text_of_key
 from counterfoil_reconcilers.targets.naming import NameTemplate
-from counterfoil_reconcilers.targets.port import Address, Kind, TargetRow, TargetUnavailable
+from counterfoil_reconcilers.targets.port import Address, Closing, Kind, TargetRow, TargetUnavailable, by_resource
 from counterfoil_reconcilers.touched import Search
 from counterfoil_reconcilers.values import MISSING, Unreadable
 
@@ -53,7 +51,7 @@ class DynamoResource(Written):
         return item
 
 
-class DynamoTarget:
+class DynamoTarget(Closing):
     """The tables of one account and region behind the port `Target`. Not for use by several threads at once."""
 
     def __init__(
@@ -66,14 +64,6 @@ class DynamoTarget:
         self._unprocessed_seconds = unprocessed_seconds
         self._client: Any = None
         self._keys: dict[str, Keys] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the connections; the next call opens others."""
@@ -102,11 +92,8 @@ class DynamoTarget:
         """Every address once, with its item or None; one request for each hundred of a table."""
         wanted = list(dict.fromkeys(addresses))
         requests = self._requests()
-        by_resource: dict[str, list[Address]] = defaultdict(list)
-        for address in wanted:
-            by_resource[address.row.resource].append(address)
         found: dict[Address, Row] = {}
-        for name, its in by_resource.items():
+        for name, its in by_resource(wanted).items():
             found.update(self._look_up(requests, self._target.resources[name], its))
         return [TargetRow(address, found.get(address)) for address in wanted]
 

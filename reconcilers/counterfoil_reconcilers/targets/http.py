@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Self
 
 from counterfoil.errors import SettingsError
 from counterfoil_reconcilers.contract_kinds import Capabilities
@@ -15,11 +13,11 @@ from counterfoil_reconcilers.targets.http_options import HttpOptions, HttpResour
 from counterfoil_reconcilers.targets.http_pages import Walk
 from counterfoil_reconcilers.targets.http_reader import HttpReader
 from counterfoil_reconcilers.targets.http_rows import Shape
-from counterfoil_reconcilers.targets.port import Address, TargetRow, TargetUnavailable
+from counterfoil_reconcilers.targets.port import Address, Closing, TargetRow, TargetUnavailable
 from counterfoil_reconcilers.touched import Search
 
 
-class HttpTarget:
+class HttpTarget(Closing):
     """One HTTP API behind the port `Target`. Not for use by several threads at once, nor from a running event loop."""
 
     def __init__(
@@ -31,14 +29,6 @@ class HttpTarget:
         self._shapes = shapes
         self._client = client
         self._reader = HttpReader(name, shapes, client)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of connections and tokens; the next call opens and reads them anew."""

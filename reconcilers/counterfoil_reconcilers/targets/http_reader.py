@@ -25,7 +25,7 @@ from counterfoil_reconcilers.targets.http_templates import (
     fill_query,
     names_in,
 )
-from counterfoil_reconcilers.targets.port import Address, TargetRow, TargetUnavailable
+from counterfoil_reconcilers.targets.port import Address, TargetRow, TargetUnavailable, by_resource
 from counterfoil_reconcilers.touched import Search
 from counterfoil_reconcilers.values import Json, at
 
@@ -52,10 +52,7 @@ class HttpReader:
     async def read(self, wanted: Sequence[Address]) -> Sequence[TargetRow]:
         """Every address, in batches where the API can, the rest by key; what a batch did not bring, too."""
         found: dict[Address, TargetRow] = {}
-        by_resource: dict[str, list[Address]] = defaultdict(list)
-        for address in wanted:
-            by_resource[address.row.resource].append(address)
-        for name, addresses in by_resource.items():
+        for name, addresses in by_resource(wanted).items():
             batch = self._shapes[name].options.batch
             if batch is not None:
                 found |= await self._read_in_batches(self._shapes[name], batch, addresses)

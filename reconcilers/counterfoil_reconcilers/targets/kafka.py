@@ -7,8 +7,6 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from types import TracebackType
-from typing import Self
 
 from counterfoil_reconcilers.contract_files import did_you_mean
 from counterfoil_reconcilers.contract_kinds import Capabilities
@@ -17,7 +15,7 @@ from counterfoil_reconcilers.rows import Row, RowKey
 from counterfoil_reconcilers.targets.kafka_log import Brokers, Limits, Reading, TopicLog
 from counterfoil_reconcilers.targets.kafka_options import KafkaConnection, KafkaResource
 from counterfoil_reconcilers.targets.kafka_table import POSITION, Kept, Table, position_of
-from counterfoil_reconcilers.targets.port import Address, Kind, TargetRow, TargetUnavailable
+from counterfoil_reconcilers.targets.port import Address, Closing, Kind, TargetRow, TargetUnavailable
 from counterfoil_reconcilers.touched import Search
 
 
@@ -27,7 +25,7 @@ def options_of(resource: Resource) -> KafkaResource:
     return resource.options
 
 
-class KafkaTarget:
+class KafkaTarget(Closing):
     """Topics of one Kafka cluster behind the port `Target`. Not for use by several threads at once."""
 
     def __init__(
@@ -40,14 +38,6 @@ class KafkaTarget:
         self._logs = {
             resource.name: self._log_of(resource, call_seconds) for resource in self._target.resources.values()
         }
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of connections and of all that was read; the next call reads anew."""

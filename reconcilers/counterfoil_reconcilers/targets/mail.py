@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from counterfoil_reconcilers.compare import agree
 from counterfoil_reconcilers.contract_files import did_you_mean
@@ -20,7 +19,7 @@ from counterfoil_reconcilers.rows import Row, RowKey
 from counterfoil_reconcilers.targets.mail_options import MailConnection, MailResource
 from counterfoil_reconcilers.targets.mail_rows import fields_of, fields_of_head
 from counterfoil_reconcilers.targets.mail_session import Mailbox, MailboxMissing, Session, words_of
-from counterfoil_reconcilers.targets.port import Address, Kind, TargetRow, TargetUnavailable
+from counterfoil_reconcilers.targets.port import Address, Closing, Kind, TargetRow, TargetUnavailable, by_resource
 from counterfoil_reconcilers.touched import Search
 from counterfoil_reconcilers.values import Json, Unreadable, at, key_text
 
@@ -81,7 +80,7 @@ def options_of(resource: Resource) -> MailResource:
     return resource.options
 
 
-class MailTarget:
+class MailTarget(Closing):
     """Mailboxes of one account behind the port `Target`. Not for use by several threads at once."""
 
     def __init__(self, contracts: Contracts, name: str, session: Session) -> None:
@@ -90,14 +89,6 @@ class MailTarget:
         self._name = name
         self._session = session
         self._kept = _KeptRows()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the connection; the next call opens another."""
@@ -123,10 +114,7 @@ class MailTarget:
         """Every address once; where several messages have one key, the row says so."""
         wanted = list(dict.fromkeys(addresses))
         found: dict[Address, Row | None] = {}
-        by_resource: dict[str, list[Address]] = defaultdict(list)
-        for address in wanted:
-            by_resource[address.row.resource].append(address)
-        for name, asked in by_resource.items():
+        for name, asked in by_resource(wanted).items():
             resource = self._target.resources[name]
             with self._examined(resource) as box:
                 look = self._by_uid if resource.key == (_UID,) else self._by_key

@@ -8,8 +8,7 @@ whole read sees one snapshot, so that two rows of one transaction are never seen
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from pymysql.cursors import Cursor
 
@@ -20,7 +19,7 @@ from counterfoil_reconcilers.targets.catalogue import check_tables, lacking, no_
 from counterfoil_reconcilers.targets.mysql_columns import Bound, Condition, Incomparable
 from counterfoil_reconcilers.targets.mysql_rows import Layout, MySqlResource, describe, options_of
 from counterfoil_reconcilers.targets.mysql_session import Limits, Login, MySqlConnection, Sessions, login_of
-from counterfoil_reconcilers.targets.port import Address, Kind, TargetRow, TargetUnavailable
+from counterfoil_reconcilers.targets.port import Address, Closing, Kind, TargetRow, TargetUnavailable, by_resource
 from counterfoil_reconcilers.touched import Search
 
 _SCAN_ROWS: Final = 1_000
@@ -34,7 +33,7 @@ _TABLES = """
 """
 
 
-class MySqlTarget:
+class MySqlTarget(Closing):
     """One MySQL or MariaDB server behind the port `Target`. Not for use by several threads at once."""
 
     def __init__(self, contracts: Contracts, name: str, login: Login, limits: Limits | None = None) -> None:
@@ -42,14 +41,6 @@ class MySqlTarget:
         self._target = contracts.targets[name]
         self._name = name
         self._sessions = Sessions(name, login, limits or Limits())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the connection; the next call opens another."""
@@ -67,12 +58,9 @@ class MySqlTarget:
 
     def read(self, addresses: Iterable[Address]) -> Sequence[TargetRow]:
         """Every address once, with its row or None; a query per resource and 500 keys, all in one snapshot."""
-        by_resource: dict[str, list[Address]] = defaultdict(list)
-        for address in dict.fromkeys(addresses):
-            by_resource[address.row.resource].append(address)
         found: list[TargetRow] = []
         with self._sessions.reading() as cursor:
-            for name, wanted in by_resource.items():
+            for name, wanted in by_resource(addresses).items():
                 rows = self._look_up(cursor, self._target.resources[name], wanted)
                 found += [TargetRow(address, rows.get(address)) for address in wanted]
         return found

@@ -83,6 +83,30 @@ class Target(Protocol):
     ) -> None: ...
 
 
+class Closing:
+    """Adapters begin with this: `with` closes them at its end."""
+
+    def close(self) -> None:
+        """See Target."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def by_resource(addresses: Iterable[Address]) -> dict[str, list[Address]]:
+    """Addresses by the resource that they are in, each once, in order."""
+    grouped: dict[str, list[Address]] = {}
+    for address in dict.fromkeys(addresses):
+        grouped.setdefault(address.row.resource, []).append(address)
+    return grouped
+
+
 @runtime_checkable
 class Forgetful(Protocol):
     """A target that loses what is old, such as a log. What it does not show is no proof that it never was."""

@@ -5,12 +5,10 @@ names no row. A whole read sees one snapshot, so that two rows of one transactio
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, LiteralString, Self
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -21,7 +19,16 @@ from counterfoil_reconcilers.contract_kinds import Capabilities
 from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
 from counterfoil_reconcilers.rows import Row, RowKey
 from counterfoil_reconcilers.targets.catalogue import TableOptions, check_tables, lacking, no_column
-from counterfoil_reconcilers.targets.port import Address, Connection, Kind, TargetRow, TargetUnavailable, Trouble
+from counterfoil_reconcilers.targets.port import (
+    Address,
+    Closing,
+    Connection,
+    Kind,
+    TargetRow,
+    TargetUnavailable,
+    Trouble,
+    by_resource,
+)
 from counterfoil_reconcilers.touched import Search
 from counterfoil_reconcilers.values import Json, Unreadable, key_text, parse_json
 
@@ -93,7 +100,7 @@ class _Shape:
     versioned: bool
 
 
-class PostgresTarget:
+class PostgresTarget(Closing):
     """One PostgreSQL database behind the port `Target`. Not for use by several threads at once."""
 
     def __init__(
@@ -119,14 +126,6 @@ class PostgresTarget:
         self._connection: _Connection | None = None
         self._shapes: dict[str, _Shape] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Let go of the connection; the next call opens another."""
         if self._connection is not None:
@@ -149,12 +148,9 @@ class PostgresTarget:
 
     def read(self, addresses: Iterable[Address]) -> Sequence[TargetRow]:
         """Every address once, with its row or None; one query per resource, all in one snapshot."""
-        by_resource: dict[str, list[Address]] = defaultdict(list)
-        for address in dict.fromkeys(addresses):
-            by_resource[address.row.resource].append(address)
         found: list[TargetRow] = []
         with self._session() as connection:
-            for name, wanted in by_resource.items():
+            for name, wanted in by_resource(addresses).items():
                 rows = self._look_up(connection, self._target.resources[name], wanted)
                 found += [TargetRow(address, rows.get(index)) for index, address in enumerate(wanted)]
         return found

@@ -5,11 +5,9 @@ read, which takes another round trip. There is no search by content.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
-from types import TracebackType
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
 import redis
@@ -33,9 +31,9 @@ from counterfoil_reconcilers.contract_kinds import Capabilities
 from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
 from counterfoil_reconcilers.rows import Row
 from counterfoil_reconcilers.targets.contents import LONGEST_ROW_BYTES, beside, document_of, text_of, too_long
+from counterfoil_reconcilers.targets.named_rows import NamedRows
 from counterfoil_reconcilers.targets.naming import NameTemplate, Naming
-from counterfoil_reconcilers.targets.port import Address, Connection, Kind, TargetRow, TargetUnavailable, Trouble
-from counterfoil_reconcilers.touched import Search
+from counterfoil_reconcilers.targets.port import Connection, Kind, TargetUnavailable, Trouble
 from counterfoil_reconcilers.values import Json, Unreadable, plain
 
 _SEPARATOR: Final = ":"
@@ -93,28 +91,23 @@ class RedisConnection(Connection):
         return url
 
 
-class RedisTarget:
+class RedisTarget(NamedRows):
     """One Redis database behind the port `Target`. Not for use by several threads at once."""
 
     def __init__(self, contracts: Contracts, name: str, connection: RedisConnection) -> None:
         self._contracts = contracts
         self._target = contracts.targets[name]
-        self._name = name
         self._connection = connection
         self._client: redis.Redis | None = None
-        self._namings = {
-            resource.name: Naming(resource, NameTemplate(options.redis_key, _SEPARATOR), options.type != "string")
-            for resource in self._target.resources.values()
-            for options in (_options(resource),)
-        }
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super().__init__(
+            name,
+            {
+                resource.name: Naming(resource, NameTemplate(options.redis_key, _SEPARATOR), options.type != "string")
+                for resource in self._target.resources.values()
+                for options in (_options(resource),)
+            },
+            _FETCHED,
+        )
 
     def close(self) -> None:
         """Let go of the connection; the next call opens another."""
@@ -131,41 +124,6 @@ class RedisTarget:
         return [
             self._contracts.error_at((*at, name, "redis_key"), mistake) for name, mistake in mistakes.items() if mistake
         ]
-
-    def read(self, addresses: Iterable[Address]) -> Sequence[TargetRow]:
-        """Every address once, with what its key holds or None; all of it at one moment."""
-        wanted = list(dict.fromkeys(addresses))
-        names = {address: self._named(address.row.resource).name_of(address) for address in wanted}
-        rows = self._fetch({(a.row.resource, name) for a, name in names.items() if name is not None})
-        return [TargetRow(address, self._row_at(address, names[address], rows)) for address in wanted]
-
-    def find(self, tenant: str | None, searches: Sequence[Search], limit: int = 50) -> Sequence[TargetRow]:
-        """Redis can't; no contract gets as far as this."""
-        raise NotImplementedError("Redis has no search by content")
-
-    def scan(self, resource: str, tenant: str | None = None) -> Iterator[TargetRow]:
-        """Every key that has a row's name and is there all the while; of others, Redis says nothing."""
-        naming = self._named(resource)
-        names = (name for name in self._list(naming, tenant) if naming.address_of(name) is not None)
-        while page := list(islice(names, _FETCHED)):
-            rows = self._fetch({(resource, name) for name in page})
-            for name in page:
-                row = rows[resource, name]
-                address = None if row is None else naming.address_in(name, row)
-                if row is not None and address is not None and naming.belongs(row, tenant):
-                    yield TargetRow(address, row)
-
-    def _row_at(self, address: Address, name: str | None, rows: Mapping[tuple[str, str], Row | None]) -> Row | None:
-        row = None if name is None else rows[address.row.resource, name]
-        naming = self._namings[address.row.resource]
-        return row if row is not None and naming.belongs(row, address.tenant) else None
-
-    def _named(self, resource: str) -> Naming:
-        naming = self._namings[resource]
-        mistake = naming.mistake()
-        if mistake is not None:
-            raise TargetUnavailable(self._name, f"{mistake}; run the contract check")
-        return naming
 
     @contextmanager
     def _session(self) -> Iterator[_Client]:

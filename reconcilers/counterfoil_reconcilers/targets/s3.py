@@ -8,9 +8,7 @@ import datetime as dt
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 from botocore.exceptions import ClientError
 from pydantic import field_validator
@@ -21,9 +19,9 @@ from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
 from counterfoil_reconcilers.rows import Row
 from counterfoil_reconcilers.targets.aws import AwsConnection, client_of, code_of, status_of, translated
 from counterfoil_reconcilers.targets.contents import LONGEST_ROW_BYTES, beside, document_of, too_long
+from counterfoil_reconcilers.targets.named_rows import NamedRows
 from counterfoil_reconcilers.targets.naming import NameTemplate, Naming
-from counterfoil_reconcilers.targets.port import Address, Kind, TargetRow, TargetUnavailable
-from counterfoil_reconcilers.touched import Search
+from counterfoil_reconcilers.targets.port import Kind, TargetUnavailable
 from counterfoil_reconcilers.values import Json, Unreadable, plain
 
 _SEPARATOR: Final = "/"
@@ -60,28 +58,23 @@ class S3Resource(Written):
         return text
 
 
-class S3Target:
+class S3Target(NamedRows):
     """The buckets of one account behind the port `Target`. Not for use by several threads at once."""
 
     def __init__(self, contracts: Contracts, name: str, connection: AwsConnection) -> None:
         self._contracts = contracts
         self._target = contracts.targets[name]
-        self._name = name
         self._connection = connection
         self._client: Any = None
-        self._namings = {
-            resource.name: Naming(resource, NameTemplate(options.object, _SEPARATOR), options.body == "json")
-            for resource in self._target.resources.values()
-            for options in (_options(resource),)
-        }
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super().__init__(
+            name,
+            {
+                resource.name: Naming(resource, NameTemplate(options.object, _SEPARATOR), options.body == "json")
+                for resource in self._target.resources.values()
+                for options in (_options(resource),)
+            },
+            _FETCHED,
+        )
 
     def close(self) -> None:
         """Let go of the connections; the next call opens others."""
@@ -103,41 +96,6 @@ class S3Target:
                     self._contracts.error_at((*at, "bucket"), f"bucket {bucket} does not exist in target {self._name}")
                 )
         return errors
-
-    def read(self, addresses: Iterable[Address]) -> Sequence[TargetRow]:
-        """Every address once, with its object or None; one request for each, some of them at once."""
-        wanted = list(dict.fromkeys(addresses))
-        names = {address: self._named(address.row.resource).name_of(address) for address in wanted}
-        objects = self._fetch({(a.row.resource, name) for a, name in names.items() if name is not None})
-        return [TargetRow(address, self._row_at(address, names[address], objects)) for address in wanted]
-
-    def find(self, tenant: str | None, searches: Sequence[Search], limit: int = 50) -> Sequence[TargetRow]:
-        """S3 can't; no contract gets as far as this."""
-        raise NotImplementedError("S3 has no search by content")
-
-    def scan(self, resource: str, tenant: str | None = None) -> Iterator[TargetRow]:
-        """Every object that has a row's name, page by page; one that goes while it is listed is not there."""
-        naming = self._named(resource)
-        names = (name for name in self._list(naming, tenant) if naming.address_of(name) is not None)
-        while page := list(islice(names, _FETCHED)):
-            objects = self._fetch({(resource, name) for name in page})
-            for name in page:
-                row = objects[resource, name]
-                address = None if row is None else naming.address_in(name, row)
-                if row is not None and address is not None and naming.belongs(row, tenant):
-                    yield TargetRow(address, row)
-
-    def _row_at(self, address: Address, name: str | None, objects: Mapping[tuple[str, str], Row | None]) -> Row | None:
-        row = None if name is None else objects[address.row.resource, name]
-        naming = self._namings[address.row.resource]
-        return row if row is not None and naming.belongs(row, address.tenant) else None
-
-    def _named(self, resource: str) -> Naming:
-        naming = self._namings[resource]
-        mistake = naming.mistake()
-        if mistake is not None:
-            raise TargetUnavailable(self._name, f"{mistake}; run the contract check")
-        return naming
 
     def _connected(self) -> Any:
         if self._client is None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from counterfoil_reconcilers.contracts import Contracts, load
+from counterfoil_reconcilers.contracts import ContractError, Contracts, load
 from counterfoil_reconcilers.rows import Row, RowKey
 from counterfoil_reconcilers.targets.opening import open_target
 from counterfoil_reconcilers.targets.port import Address, Target, TargetUnavailable
@@ -57,12 +57,22 @@ DOCUMENT: Mapping[str, Any] = {
 }
 
 
+_FIND = """\
+[tools.make]
+target = "subject"
+[[tools.make.writes]]
+resource = "items"
+create = true
+find = { status = "'paid'" }
+"""
+
+
 class Subject(Protocol):
     """A real target, and ways around its adapter: to write to it as an agent does, and to break it.
 
     `contract` is the TOML of `[targets.subject]` with one resource `items`, keyed by `id`, whose `tenant` says whose a
-    row is; no tools. `connection` are its settings, `refused` those with a wrong secret (`SECRET`), None where it has
-    none. `lost_contract` is the contract with the name of something that the target does not have, and that name.
+    row is; no tools. `connection` are its settings, `refused` those with a wrong secret (`SECRET`).
+    `lost_contract` is the contract with the name of something that the target does not have, and that name.
     """
 
     @property
@@ -75,7 +85,7 @@ class Subject(Protocol):
     def connection(self) -> Mapping[str, str]: ...
 
     @property
-    def refused(self) -> Mapping[str, str] | None: ...
+    def refused(self) -> Mapping[str, str]: ...
 
     def put(self, tenant: str, key: str, fields: Mapping[str, Any]) -> None:
         """Write a row, new or not; by another connection than the adapter's."""
@@ -150,9 +160,16 @@ class Conformance:
         assert found[0].row is None
         assert doc_of(found[1].row, "status") == "A-2"
 
-    def test_rows_are_found_by_what_they_hold(self, subject: Subject, target: Target, contracts: Contracts) -> None:
+    def test_rows_are_found_by_what_they_hold(
+        self, subject: Subject, target: Target, contracts: Contracts, tmp_path: Path
+    ) -> None:
+        """Or a contract that needs that is refused, and nobody gets as far as asking."""
         if not contracts.targets[NAME].capabilities.finds:
-            pytest.skip("this kind does not find, and contracts that need it are refused")
+            with pytest.raises(NotImplementedError):
+                target.find(MINE, [Search("items", (("status", "paid"),))], 10)
+            with pytest.raises(ContractError, match="can't be searched"):
+                contracts_of(tmp_path, subject.contract + _FIND)
+            return
         for number in range(4):
             subject.put(MINE, f"A-{number}", {"status": "paid" if number % 2 else "open"})
         with target:
@@ -164,8 +181,7 @@ class Conformance:
             assert target.find(MINE, [Search("items", (("status", "*"),))], 10) == []
 
     def test_all_rows_are_listed(self, subject: Subject, target: Target, contracts: Contracts) -> None:
-        if not contracts.targets[NAME].capabilities.lists:
-            pytest.skip("this kind does not list, and contracts that need it are refused")
+        assert contracts.targets[NAME].capabilities.lists, "of a kind that can't, show here that writers are refused"
         wanted = {f"A-{number}" for number in range(self.many)}
         for key in sorted(wanted):
             subject.put(MINE, key, {"status": "open"})
@@ -197,8 +213,6 @@ class Conformance:
             assert_answers(target)
 
     def test_refused_credentials_are_no_answer_and_not_shown(self, subject: Subject, contracts: Contracts) -> None:
-        if subject.refused is None:
-            pytest.skip("this target has no credentials")
         subject.put(MINE, "A-1", {"status": "paid"})
         with open_target(contracts, NAME, {NAME: subject.refused}) as target:
             with pytest.raises(TargetUnavailable) as caught:

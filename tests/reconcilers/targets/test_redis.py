@@ -4,16 +4,12 @@ import json
 import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from counterfoil_reconcilers.contracts import ContractError, Contracts
-from counterfoil_reconcilers.targets.port import Target
-from counterfoil_reconcilers.touched import Search
 from tests.fix_redis import RedisServer
-from tests.reconcilers.targets.conformance import MINE, NAME, SECRET, Conformance, Subject, contracts_of
+from tests.reconcilers.targets.conformance import SECRET, Conformance, Subject
 
 _CONTRACT = """\
 [targets.subject]
@@ -23,14 +19,6 @@ redis_key = "{redis_key}"
 type = "{type}"
 key = ["id"]
 tenant = "tenant"
-"""
-_FIND = """\
-[tools.make]
-target = "subject"
-[[tools.make.writes]]
-resource = "items"
-create = true
-find = { status = "'paid'" }
 """
 
 
@@ -84,16 +72,6 @@ class TestRedis(Conformance):
     def subject(self, redis_server: RedisServer, request: pytest.FixtureRequest) -> Subject:
         made: Subject = request.param(redis_server)
         return made
-
-    def test_rows_are_found_by_what_they_hold(self, subject: Subject, target: Target, contracts: Contracts) -> None:
-        """They are not, and no contract gets as far as this."""
-        assert not contracts.targets[NAME].capabilities.finds
-        with pytest.raises(NotImplementedError):
-            target.find(MINE, [Search("items", (("status", "paid"),))], 10)
-
-    def test_a_contract_that_needs_to_find_is_refused(self, subject: Subject, tmp_path: Path) -> None:
-        with pytest.raises(ContractError, match="can't be searched"):
-            contracts_of(tmp_path, subject.contract + _FIND)
 
 
 class TestRedisHashes(TestRedis):

@@ -4,16 +4,14 @@ import json
 import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from counterfoil_reconcilers.contracts import ContractError, Contracts
+from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
-from counterfoil_reconcilers.touched import Search
 from tests.fix_aws import Aws
-from tests.reconcilers.targets.conformance import MINE, NAME, ODD_KEYS, SECRET, Conformance, Subject, contracts_of, item
+from tests.reconcilers.targets.conformance import ODD_KEYS, SECRET, Conformance, Subject, item
 
 _CONTRACT = """\
 [targets.subject]
@@ -23,14 +21,6 @@ bucket = "{bucket}"
 object = "{object}"
 key = ["id"]
 tenant = "tenant"
-"""
-_FIND = """\
-[tools.make]
-target = "subject"
-[[tools.make.writes]]
-resource = "items"
-create = true
-find = { status = "'paid'" }
 """
 
 
@@ -84,16 +74,6 @@ class TestS3(Conformance):
         with target, pytest.raises(TargetUnavailable, match="404") as caught:
             target.read([item("A-1\n")])
         assert caught.value.trouble == "unreadable"
-
-    def test_rows_are_found_by_what_they_hold(self, subject: Subject, target: Target, contracts: Contracts) -> None:
-        """They are not, and no contract gets as far as this."""
-        assert not contracts.targets[NAME].capabilities.finds
-        with pytest.raises(NotImplementedError):
-            target.find(MINE, [Search("items", (("status", "paid"),))], 10)
-
-    def test_a_contract_that_needs_to_find_is_refused(self, subject: Subject, tmp_path: Path) -> None:
-        with pytest.raises(ContractError, match="can't be searched"):
-            contracts_of(tmp_path, subject.contract + _FIND)
 
     @pytest.mark.usefixtures("strict_aws")
     def test_refused_credentials_are_no_answer_and_not_shown(self, subject: Subject, contracts: Contracts) -> None:
