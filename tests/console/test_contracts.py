@@ -205,7 +205,9 @@ def test_contracts_on_disk_are_held_beside_the_verdict_in_force(
     before = untouched(database)
     said = call("contracts", "test", "--effect", effect.hex, "--json").json
     assert (said["verdict"], said["in_force"]["verdict"], said["in_force"]["drift"]) == ("applied", "not_applied", True)
-    assert (said["closed"], said["knows_before"]) == (True, False)
+    assert (said["closed"], said["knows_before"]) == (True, True)  # it was found absent, so the row is as before it
+    landed = call("contracts", "test", "--effect", effect_of(operator, "a").hex, "--json").json
+    assert (landed["closed"], landed["knows_before"]) == (True, False)  # the row as it is known has it in already
     told = call("contracts", "test", "--effect", effect.hex).out
     assert "in force: not_applied, which is drift, by other contracts (version 3)" in told
     assert untouched(database) == before
