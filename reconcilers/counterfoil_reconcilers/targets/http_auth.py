@@ -29,7 +29,7 @@ Address = Annotated[str, AfterValidator(is_address)]
 class HttpConnection(Connection):
     """How to reach an HTTP API, and by which one of the ways to prove who asks.
 
-    What ends in `_path` is read anew at each new connection and after a 401, so that a rotated secret is taken up.
+    What ends in `_path` is read anew at each new connection and after a refusal, so that a rotated secret is taken up.
     """
 
     url: Address | None = Field(None, description="Where the API is, instead of `base` in the contract.")
@@ -79,7 +79,7 @@ class Credentials(Protocol):
         """The headers that prove who asks."""
 
     async def renew(self, refused: dict[str, str]) -> bool:
-        """After a 401 to these headers: whether there are others now."""
+        """After a 401 or 403 to these headers: whether there are others now."""
 
 
 class Nobody:

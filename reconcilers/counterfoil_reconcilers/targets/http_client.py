@@ -128,16 +128,15 @@ class HttpClient:
     async def _fetch(self, ask: Ask, absent: frozenset[int]) -> Answer:
         credentials = self._opened()
         headers = await credentials.headers()
-        answer = await self._send(ask, absent, headers)
-        if answer is None and await credentials.renew(headers):
-            answer = await self._send(ask, absent, await credentials.headers())
-        if answer is None:
-            what = f"{ask.what} answered 401: it does not take our credentials; look at the target's settings"
-            raise TargetUnavailable(self._target, what, trouble="refused")
-        return answer
+        try:
+            return await self._send(ask, absent, headers)
+        except TargetUnavailable as error:
+            # 403 as well: to some APIs whoever brings a token that is worth nothing is a guest, who may not look.
+            if error.trouble != "refused" or not await credentials.renew(headers):
+                raise
+        return await self._send(ask, absent, await credentials.headers())
 
-    async def _send(self, ask: Ask, absent: frozenset[int], credentials: Mapping[str, str]) -> Answer | None:
-        """The answer; None for a 401."""
+    async def _send(self, ask: Ask, absent: frozenset[int], credentials: Mapping[str, str]) -> Answer:
         client = self._client
         assert client is not None  # noqa: S101  # _opened made it
         verb = ask.what.partition(" ")[0]
@@ -151,7 +150,8 @@ class HttpClient:
                 await drain(response)
                 return Answer(response.url, response.status_code, {})
             if response.status_code == 401:
-                return None
+                what = f"{ask.what} answered 401: it does not take our credentials; look at the target's settings"
+                raise TargetUnavailable(self._target, what, trouble="refused")
             raise await trouble_of(response, self._options.throttled, ask.what, self._target)
 
     def _opened(self) -> Credentials:

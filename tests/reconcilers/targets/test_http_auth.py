@@ -25,13 +25,13 @@ def api() -> Iterator[Api]:
         yield server
 
 
-def guarded(*tokens: str) -> Reply:
+def guarded(*tokens: str, refusal: int = 401) -> Reply:
     """Takes these tokens alone."""
 
     def reply(handler: Handler) -> None:
         good = handler.headers.get("Authorization") in [f"Bearer {token}" for token in tokens]
         row = {"id": handler.path.rpartition("/")[2]}
-        says(row if good else {}, 200 if good else 401)(handler)
+        says(row if good else {}, 200 if good else refusal)(handler)
 
     return reply
 
@@ -52,13 +52,14 @@ def test_user_and_password_go_by_basic(api: Api, tmp_path: Path) -> None:
     assert sent(api) == ["Basic " + base64.b64encode("ann@example.com/token:pä ss".encode()).decode()]
 
 
-def test_a_token_file_that_is_rotated_is_taken_up(api: Api, tmp_path: Path) -> None:
+@pytest.mark.parametrize("refusal", [401, 403])
+def test_a_token_file_that_is_rotated_is_taken_up(api: Api, tmp_path: Path, refusal: int) -> None:
     file = tmp_path / "token"
     file.write_text("old\n")
     api.on("/items/1", guarded("old"))
     with opened(tmp_path, api, token_path=str(file)) as target:
         assert target.read([item("1", None)])[0].row is not None
-        api.on("/items/1", guarded("new"))
+        api.on("/items/1", guarded("new", refusal=refusal))
         with pytest.raises(TargetUnavailable) as caught:
             target.read([item("1", None)])
         assert caught.value.trouble == "refused"
@@ -66,7 +67,7 @@ def test_a_token_file_that_is_rotated_is_taken_up(api: Api, tmp_path: Path) -> N
         assert target.read([item("1", None)])[0].row is not None
         file.write_text("newest\n")
         target.close()
-        api.on("/items/1", guarded("newest"))
+        api.on("/items/1", guarded("newest", refusal=refusal))
         assert target.read([item("1", None)])[0].row is not None
     assert sent(api) == [f"Bearer {token}" for token in ("old", "old", "old", "new", "newest")]
 
