@@ -5,10 +5,10 @@
 # missing and how to get it, and ends well: those tests skip themselves, but under CI they fail.
 set -eu
 
-"$(dirname "$0")/install-pocketbase.sh"
+"$(dirname "$0")/install-go-programs.sh"
 
 # package:program:service
-WANTED="prometheus:promtool:prometheus postgresql-15:/usr/lib/postgresql/15/bin/postgres:postgresql pgbouncer:pgbouncer:pgbouncer mariadb-server-core:mariadbd:mariadb redis-server:redis-server:redis-server dovecot-imapd:/usr/lib/dovecot/imap:dovecot"
+WANTED="prometheus:promtool:prometheus postgresql-15:/usr/lib/postgresql/15/bin/postgres:postgresql pgbouncer:pgbouncer:pgbouncer mariadb-server-core:mariadbd:mariadb redis-server:redis-server:redis-server dovecot-imapd:/usr/lib/dovecot/imap:dovecot faketime:faketime:"
 
 PATH="$PATH:/usr/sbin" # where Debian has pgbouncer
 missing="" services=""
@@ -22,7 +22,7 @@ missing="${missing# }"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null 2>&1 || ! command -v dpkg > /dev/null 2>&1; then
-    echo "The tests of the Prometheus rules, the oldest Postgres, PgBouncer, MariaDB, Redis and e-mail need: $missing" >&2
+    echo "The tests of the Prometheus rules, the oldest Postgres, PgBouncer, MariaDB, Redis, e-mail and wrong clocks need: $missing" >&2
     echo "On Debian 12, as root: apt-get install --no-install-recommends $missing" >&2
     echo "Elsewhere: put promtool on PATH; it is part of every Prometheus release." >&2
     exit 0

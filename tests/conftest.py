@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.fix_mariadb",
     "tests.fix_http",
     "tests.fix_tls",
+    "tests.fix_toxiproxy",
     "tests.fix_tenants",
     "tests.fix_mail",
 ]

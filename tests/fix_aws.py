@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,21 +97,18 @@ class Aws:
 @pytest.fixture(scope="session")
 def aws() -> Iterator[Aws]:
     """The one server of a run. What tests make there has names of their own."""
+    with running_aws() as server:
+        yield server
+
+
+@contextmanager
+def running_aws(clock: Sequence[str] = ()) -> Iterator[Aws]:
+    """A server for the length of a block; `clock` is a command that others are run by."""
     with tempfile.TemporaryDirectory(prefix="counterfoil-aws-") as folder:
         port, log = pick(None, ()), Path(folder) / "log"
         with log.open("wb") as said:
-            command = [
-                "setpriv",
-                "--pdeathsig",
-                "KILL",
-                sys.executable,
-                "-m",
-                "moto.server",
-                "--host",
-                HOST,
-                "--port",
-                str(port),
-            ]
+            program = [sys.executable, "-m", "moto.server", "--host", HOST, "--port", str(port)]
+            command = ["setpriv", "--pdeathsig", "KILL", *clock, *program]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=folder)
         try:
             deadline = time.monotonic() + _START_SECONDS

@@ -39,6 +39,7 @@ class MariaDb:
     folder: Path
     run_as: RunAs
     certificate: str
+    clock: tuple[str, ...] = ()
     port: int = field(default_factory=lambda: pick(None, ()))
     _running: ExitStack = field(default_factory=ExitStack)
     pid: int = 0
@@ -84,7 +85,7 @@ class MariaDb:
         log = self.folder.with_name("log")
         own = (f"--datadir={self.folder}", f"--port={self.port}", f"--socket={self.folder}/socket")
         tls = (f"--ssl-cert={self.certificate}", f"--ssl-key={self.certificate}")
-        command = self.run_as(PROGRAM, *_SETTINGS, *own, *tls, f"--pid-file={self.folder}/pid")
+        command = self.run_as(*self.clock, PROGRAM, *_SETTINGS, *own, *tls, f"--pid-file={self.folder}/pid")
         self.pid = self._running.enter_context(served(command, log, lambda: is_open(self.port)))
 
     def stop(self) -> None:
@@ -104,12 +105,19 @@ class MariaDb:
 @pytest.fixture(scope="session")
 def mariadb(authority: Path) -> Iterator[MariaDb]:
     """The server, up; its reader may read what `new_database` makes."""
+    with running_mariadb(authority) as server:
+        yield server
+
+
+@contextmanager
+def running_mariadb(authority: Path, clock: tuple[str, ...] = ()) -> Iterator[MariaDb]:
+    """A server for the length of a block; `clock` is a command that others are run by."""
     need(PROGRAM, "mariadb-server-core")
     with folder_of_servers(memory_folder()) as (folder, run_as):
         data, certificate = folder / "data", folder / "certificate.pem"
         certificate.write_bytes((authority / "keystore.pem").read_bytes())
         subprocess.run(run_as("mkdir", data), check=True)
-        server = MariaDb(data, run_as, str(certificate))
+        server = MariaDb(data, run_as, str(certificate), clock)
         server.make()
         server.start()
         try:

@@ -7,13 +7,13 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from bench.pgbouncer import PASSWORD, PROGRAM, folder_of_servers, pgbouncer, served
+from bench.pgbouncer import PASSWORD, PROGRAM, RunAs, folder_of_servers, pgbouncer, served
 from counterfoil_console.stack import LocalStack, StackState, default_directories
 from counterfoil_console.stack.jars import read_lock
 from counterfoil_console.stack.ports import HOST, pick
@@ -60,15 +60,30 @@ def oldest_postgres() -> Iterator[str]:
     """The administrator's DSN of the oldest Postgres that we support."""
     need(PROGRAMS / "initdb", f"postgresql-{OLDEST}")
     with folder_of_servers(memory_folder()) as (folder, run_as):
-        (folder / "password").write_text(PASSWORD)
-        data, port = folder / "data", pick(None, ())
-        making = run_as(PROGRAMS / "initdb", "-D", data, "-U", "postgres", "--pwfile", folder / "password",
-                        "-A", "scram-sha-256", "-E", "UTF8", "--locale", "C.UTF-8", "--no-sync")  # fmt: skip
-        subprocess.run(making, check=True, capture_output=True, cwd="/")
-        settings = [part for setting in (*SETTINGS, f"port={port}") for part in ("-c", setting)]
-        dsn = f"postgresql://postgres:{PASSWORD}@{HOST}:{port}/postgres?sslmode=disable"
-        with served(run_as(PROGRAMS / "postgres", "-D", data, *settings), folder / "log", lambda: answers(dsn, port)):
+        make_postgres(folder, run_as, "data")
+        with running_postgres(folder, run_as, "data") as dsn:
             yield dsn
+
+
+def make_postgres(folder: Path, run_as: RunAs, data: str) -> None:
+    """Data of a server that was never started."""
+    (folder / "password").write_text(PASSWORD)
+    making = run_as(PROGRAMS / "initdb", "-D", folder / data, "-U", "postgres", "--pwfile", folder / "password",
+                    "-A", "scram-sha-256", "-E", "UTF8", "--locale", "C.UTF-8", "--no-sync")  # fmt: skip
+    subprocess.run(making, check=True, capture_output=True, cwd="/")
+
+
+@contextmanager
+def running_postgres(
+    folder: Path, run_as: RunAs, data: str, *settings: str, clock: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """The administrator's DSN of a server on data that is there; `clock` is a command that others are run by."""
+    port = pick(None, ())
+    given = [part for setting in (*SETTINGS, f"port={port}", *settings) for part in ("-c", setting)]
+    command = run_as(*clock, PROGRAMS / "postgres", "-D", folder / data, *given)
+    dsn = f"postgresql://postgres:{PASSWORD}@{HOST}:{port}/postgres?sslmode=disable"
+    with served(command, folder / f"{data}.log", lambda: answers(dsn, port)):
+        yield dsn
 
 
 @pytest.fixture

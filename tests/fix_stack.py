@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from counterfoil_console.stack import KafkaOptions, LocalStack, StackState, default_directories
+from counterfoil_console.stack import BehindProxy, KafkaOptions, LocalStack, StackState, default_directories
+from counterfoil_console.stack.ports import pick
 from counterfoil_console.stack.postgres import PostgresOptions
 from counterfoil_consumers.topics import admin_client, create_missing
 from counterfoil_schemas import topics
@@ -32,7 +33,14 @@ def memory_folder() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[StackState]:
+def kafka_behind_proxy() -> BehindProxy:
+    """The broker's second port, for a proxy to lead to, and the port where the broker says that the proxy is."""
+    port = pick(None, ())
+    return BehindProxy(port, pick(None, {port}))
+
+
+@pytest.fixture(scope="session")
+def stack(kafka_behind_proxy: BehindProxy) -> Iterator[StackState]:
     """Both servers, with data of their own; they go down with the run, however it ends.
 
     Not under pytest's own folder: another run beside this one takes away the right to pass through that, which the
@@ -41,7 +49,8 @@ def stack() -> Iterator[StackState]:
     with tempfile.TemporaryDirectory(prefix="counterfoil-", dir=memory_folder()) as folder:
         own = default_directories(os.environ)
         data, quick = Path(folder) / "data", PostgresOptions(settings=NO_POWER_CUT)
-        with LocalStack(data, own.cache, os.environ.get("PATH"), postgres=quick).running() as state:
+        kafka = KafkaOptions(behind_proxy=kafka_behind_proxy)
+        with LocalStack(data, own.cache, os.environ.get("PATH"), kafka=kafka, postgres=quick).running() as state:
             yield state
 
 

@@ -139,8 +139,8 @@ class Console:
         """One thread asks, another stops waiting for it; neither keeps a process from ending."""
         answer: Future[RetryAnswer] = Future()
         deadline = time.monotonic() + seconds
-
-        timer = threading.Timer(seconds, _end, [answer, no_answer(f"the console gave none within {seconds:g} s")])
+        too_late = no_answer(f"the console gave none within {seconds:g} s")
+        timer = threading.Timer(seconds, _end, [answer, too_late])
         timer.daemon = True
 
         def ask() -> None:
@@ -148,6 +148,8 @@ class Console:
                 found = self._answer(effect_id, request, deadline)
             except _Refused as error:
                 found = no_answer(str(error))
+            except TimeoutError:  # of the socket, which may notice it first
+                found = too_late
             except (OSError, http.client.HTTPException) as error:
                 found = no_answer(f"the console can't be reached ({type(error).__name__})")
             except Exception as error:  # noqa: BLE001  # whoever waits for the future must hear of it

@@ -16,7 +16,7 @@ from counterfoil_reconcilers.contracts import Target as Declared
 from counterfoil_reconcilers.deciding import Decision, Member, decide, digest_of_rows, fence_of
 from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_target
 from counterfoil_reconcilers.judge import Judgement, Unattributed
-from counterfoil_reconcilers.observing import Chunk, Seen, settle_window
+from counterfoil_reconcilers.observing import Chunk, Seen, accepted_until, settle_window
 from counterfoil_reconcilers.repairs import Repairs
 from counterfoil_reconcilers.rows import Row, RowKey, Rows
 from counterfoil_reconcilers.settling import LOST_AFTER, Pace, Progress, Sighting, is_change_settled, sighted
@@ -151,7 +151,8 @@ class Conclusion:
         seen = turn.seen
         window = settle_window(self._contracts, self._declared, seen.found[index])
         verdict = turn.judgement.verdicts[index]
-        return Member(seen.found[index], seen.effects[index], verdict, seen.touched[index], window)
+        until = accepted_until(self._contracts, seen.found[index])
+        return Member(seen.found[index], seen.effects[index], verdict, seen.touched[index], window, until)
 
     def _say(self, turn: Turn, decision: Decision, rows: Mapping[RowKey, Row | None], done: Checked) -> None:
         member, verdict = decision.member, decision.member.verdict
@@ -178,7 +179,8 @@ class Conclusion:
 
     def next_look(self, row: Found, now: dt.datetime) -> dt.datetime:
         jitter = random.random()  # noqa: S311  # so that what came at once does not come back at once
-        return self._policy.pace.next_look(now, row["last_appended_at"], row["accept_deadline"], jitter)
+        until = accepted_until(self._contracts, row)
+        return self._policy.pace.next_look(now, row["last_appended_at"], until, jitter)
 
     def decide_changes(self, turn: Turn, outcome: Outcome) -> None:
         """Changes that no intent explains settle like verdicts; said once, they become the baseline."""

@@ -31,12 +31,13 @@ class Member:
     verdict: Verdict
     touched: Touched
     settle: dt.timedelta
+    accepted_until: dt.datetime | None
 
     @property
     def facts(self) -> Facts:
         """What bears on settling."""
         row = self.row
-        return Facts(row["outcome"], row["last_appended_at"], row["in_flight"], row["accept_deadline"])
+        return Facts(row["outcome"], row["last_appended_at"], row["in_flight"], self.accepted_until)
 
     @property
     def previous(self) -> Sighting | None:

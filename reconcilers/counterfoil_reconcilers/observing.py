@@ -212,5 +212,19 @@ def settle_window(contracts: Contracts, declared: Declared, row: Found) -> dt.ti
     return window if claim_of(row["args"]) is None else max(window, _TEXT_ON_ITS_WAY)
 
 
+def accepted_until(contracts: Contracts, row: Found) -> dt.datetime | None:
+    """By when the target has applied what it took; None where nobody says so.
+
+    The contract's window is counted by the brokers' clock, an agent's deadline was set by its own.
+    """
+    known = contracts.tools.get(row["tool"])
+    within = None if known is None else known.accepted_within_seconds
+    if within is None or row["outcome"] != "accepted":
+        agent_s: dt.datetime | None = row["accept_deadline"]
+        return agent_s
+    last_at: dt.datetime = row["last_appended_at"]
+    return last_at + dt.timedelta(seconds=within)
+
+
 def _place_of(row: Found) -> tuple[int, int]:
     return row["intent_partition"], row["intent_offset"]

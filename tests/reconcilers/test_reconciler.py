@@ -1,12 +1,16 @@
 """From what agents said and what the shop holds to verdicts, pass by pass, on a real Kafka and a real Postgres."""
 
 import json
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, LiteralString
 
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.fix_shop import NOBODY, Shop, body
+from tests.fix_shop import CONTRACTS, NOBODY, Shop, body
 
 PAY: LiteralString = "UPDATE shop.orders SET status = 'paid' WHERE id = 'A-1'"
 MISPAY: LiteralString = "UPDATE shop.orders SET status = 'lost' WHERE id = 'A-1'"
@@ -133,6 +137,22 @@ def test_what_was_accepted_has_until_its_deadline(shop: Shop) -> None:
     shop.sql(PAY)
     shop.settle(reconciler)
     assert shop.verdicts(effect) == ["applied"]
+
+
+@pytest.mark.parametrize(("within", "hours", "verdicts"), [(1, 1, ["not_applied"]), (3600, -1, [])])
+def test_the_contract_s_deadline_outranks_the_agent_s(
+    shop: Shop, within: int, hours: int, verdicts: Sequence[str]
+) -> None:
+    text = CONTRACTS.replace("[tools.set_status]", f"[tools.set_status]\naccepted_within_seconds = {within}")
+    reconciler = shop.reconciler(shop.contracts(text=text))
+    reconciler.once()
+    effect = shop.begin("set_status", order="A-1", status="paid")
+    effect.accepted(deadline=timedelta(hours=hours))  # by its own clock, which may be wrong
+    shop.recorder.close()
+    time.sleep(1.2)
+    for _ in range(4):
+        shop.step(reconciler)
+    assert shop.verdicts(uuid.UUID(bytes=effect.effect_id)) == verdicts
 
 
 @pytest.mark.parametrize(

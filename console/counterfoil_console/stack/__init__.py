@@ -15,7 +15,7 @@ from counterfoil_console.stack.errors import (
     StackError,
     StateUnreadable,
 )
-from counterfoil_console.stack.kafka_settings import KafkaOptions, SaslSsl
+from counterfoil_console.stack.kafka_settings import BehindProxy, KafkaOptions, SaslSsl
 from counterfoil_console.stack.layout import Directories, default_directories
 from counterfoil_console.stack.local import LocalStack
 from counterfoil_console.stack.postgres import PostgresOptions
@@ -24,6 +24,7 @@ from counterfoil_console.stack.state import ProcessRecord, StackState
 from counterfoil_console.stack.status import ServerStatus, StackStatus
 
 __all__ = [
+    "BehindProxy",
     "Directories",
     "JarAltered",
     "JarsMissing",

@@ -9,7 +9,7 @@ from pathlib import Path
 from counterfoil_console.stack.ports import HOST
 from counterfoil_console.stack.state import StackState
 
-_SECURE = "SECURE"
+_SECURE, _PROXIED = "SECURE", "PROXIED"
 _SETTINGS: Mapping[str, str] = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -57,10 +57,19 @@ class SaslSsl:
 
 
 @dataclass(frozen=True)
+class BehindProxy:
+    """A further listener, which tells its clients to come to another port, where a proxy stands."""
+
+    port: int
+    advertised_port: int
+
+
+@dataclass(frozen=True)
 class KafkaOptions:
     """How the broker differs from the default. `settings` are added to server.properties and win."""
 
     sasl_ssl: SaslSsl | None = None
+    behind_proxy: BehindProxy | None = None
     heap_mebibytes: int = 256
     settings: Mapping[str, str] = field(default_factory=dict)
 
@@ -75,11 +84,16 @@ def server_properties(options: KafkaOptions, state: StackState, log_folder: Path
         listeners.append(f"{_SECURE}://{HOST}:{secure}")
         protocols.append(f"{_SECURE}:SASL_SSL")
         settings |= _secure_settings(options.sasl_ssl)
+    advertised = list(listeners)
+    if options.behind_proxy is not None:
+        listeners.append(f"{_PROXIED}://{HOST}:{options.behind_proxy.port}")
+        advertised.append(f"{_PROXIED}://{HOST}:{options.behind_proxy.advertised_port}")
+        protocols.append(f"{_PROXIED}:PLAINTEXT")
     settings |= {
         "log.dirs": str(log_folder),
         "controller.quorum.voters": f"1@{HOST}:{controller}",
         "listeners": ",".join([*listeners, f"CONTROLLER://{HOST}:{controller}"]),
-        "advertised.listeners": ",".join(listeners),
+        "advertised.listeners": ",".join(advertised),
         "listener.security.protocol.map": ",".join(protocols),
     }
     settings |= options.settings

@@ -360,7 +360,8 @@ def _trouble(error: psycopg.Error) -> Trouble:
     """Class 28 is invalid authorization; while connecting the driver has no code, only the server's words."""
     refused = isinstance(error, psycopg.errors.InvalidAuthorizationSpecification | psycopg.errors.InsufficientPrivilege)
     told = isinstance(error, psycopg.OperationalError) and re.search(
-        r"authentication failed|role .* does not exist|no pg_hba\.conf entry|no password supplied", str(error)
+        r"authentication failed|role .* (does not exist|is not permitted)|no pg_hba\.conf entry|no password supplied",
+        str(error),
     )
     return "refused" if refused or told else "away"
 

@@ -91,5 +91,5 @@ class TestKafka(Conformance):
         topic = f"items-{uuid.uuid4().hex[:8]}"
         admin = AdminClient({"bootstrap.servers": secure.bootstrap_servers}, logger=logging.getLogger("tests"))
         for future in admin.create_topics([NewTopic(topic, 3, 1)]).values():
-            future.result(30)
+            future.result(120)
         return Topic(secure, authority, topic)

@@ -109,6 +109,16 @@ def test_rows_are_read_in_one_batch_with_their_versions(target: PostgresTarget) 
     assert [found[address] for address in wanted[4:]] == [None, None]
 
 
+def test_a_login_that_was_locked_is_refused(shop: str, tmp_path: Path) -> None:
+    with psycopg.connect(shop, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS locked")
+        connection.execute("CREATE ROLE locked NOLOGIN PASSWORD 'only-on-loopback'")
+    locked = make_conninfo(shop, user="locked", password="only-on-loopback")
+    with PostgresTarget(contracts_of(tmp_path), "shop", locked) as target, pytest.raises(TargetUnavailable) as caught:
+        target.read([order(ORDER_A)])
+    assert caught.value.trouble == "refused"
+
+
 def test_a_large_batch_with_refused_keys_finds_the_rest(target: PostgresTarget) -> None:
     wanted = [order(f"bad {n}") for n in range(5)] + [order(ORDER_A)] + [order(f"{n:032x}") for n in range(2_000)]
     found = {row.address: row.row for row in target.read(wanted)}

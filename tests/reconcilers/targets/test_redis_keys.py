@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from counterfoil.errors import SettingsError
-from counterfoil_console.stack.ports import HOST
+from counterfoil_console.stack.ports import HOST, pick
 from counterfoil_reconcilers.rows import Row, RowKey
 from counterfoil_reconcilers.targets.opening import open_target
 from counterfoil_reconcilers.targets.port import Address, Target, TargetUnavailable
@@ -254,7 +254,8 @@ def test_a_server_that_takes_no_more_clients_throttles(opened: Opened, new_redis
 
 
 def test_a_node_of_a_cluster_without_slots_is_away(opened: Opened, new_redis: NewRedis) -> None:
-    server = new_redis(**{"cluster-enabled": "yes", "cluster-config-file": f"{uuid.uuid4().hex}.conf"})
+    nodes = {"cluster-config-file": f"{uuid.uuid4().hex}.conf", "cluster-port": str(pick(None, ()))}
+    server = new_redis(**{"cluster-enabled": "yes", **nodes})
     assert trouble_of(opened(contract("{id}"), server.url)) == "away"
 
 
