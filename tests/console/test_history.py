@@ -82,20 +82,14 @@ def test_what_has_no_history_is_one_sentence(call: Call, lived: Shop) -> None:
     assert call("history", "shop", "orders", "A-1", "--limit", "0").code == 2
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "Ä-7",
-        'a"b',
-        "\\",
-        "\u202e",
-        "x" * 3_000,
-        "'; DROP TABLE event; --",
-        "%s",
-        "\udc80".encode("utf-8", "surrogatepass").decode("latin-1"),
-    ],
-)
-def test_any_text_is_a_key(call: Call, lived: Shop, key: str) -> None:
-    said = call("history", "shop", "orders", key)
-    assert said.code == 1
-    assert said.sentence.startswith("the store knows no write to orders ")
+ODD_KEYS = (
+    "Ä-7", 'a"b', "\\", "\u202e", "x" * 3_000, "'; DROP TABLE event; --", "%s",
+    "\udc80".encode("utf-8", "surrogatepass").decode("latin-1"),
+)  # fmt: skip
+
+
+def test_any_text_is_a_key(call: Call, lived: Shop) -> None:
+    for key in ODD_KEYS:
+        said = call("history", "shop", "orders", key)
+        assert said.code == 1
+        assert said.sentence.startswith("the store knows no write to orders ")

@@ -218,9 +218,9 @@ def test_texts_are_found_by_their_words(ask: Ask) -> None:
     assert ask("search_texts", words="refunds") == []  # as they stand: no stemming
 
 
-@pytest.mark.parametrize("words", ["", "'", '"', "zz & | ! (", "\\", ":*", "<->", "%s", "a" * 5_000, "zz_" * 1_000])
-def test_no_words_are_an_error(ask: Ask, words: str) -> None:
-    assert ask("search_texts", words=words) == []
+def test_no_words_are_an_error(ask: Ask) -> None:
+    for words in ("", "'", '"', "zz & | ! (", "\\", ":*", "<->", "%s", "a" * 5_000, "zz_" * 1_000):
+        assert ask("search_texts", words=words) == [], words
 
 
 VIEWS = (

@@ -150,15 +150,15 @@ class Conformance:
         versions = [row.version for row in seen if row is not None]
         assert versions[0] is None or versions[0] != versions[1]
 
-    @pytest.mark.parametrize("key", ODD_KEYS, ids=lambda key: ascii(key)[:20])
-    def test_an_odd_key_names_no_other_row(self, subject: Subject, target: Target, key: str) -> None:
+    def test_an_odd_key_names_no_other_row(self, subject: Subject, target: Target) -> None:
         for there in ("A-1", "A-2"):
             subject.put(MINE, there, {"status": there})
         with target:
-            found = target.read([item(key), item("A-2")])
-        assert found[0].address == item(key)
-        assert found[0].row is None
-        assert doc_of(found[1].row, "status") == "A-2"
+            for key in ODD_KEYS:
+                found = target.read([item(key), item("A-2")])
+                assert found[0].address == item(key)
+                assert found[0].row is None, ascii(key)
+                assert doc_of(found[1].row, "status") == "A-2", ascii(key)
 
     def test_rows_are_found_by_what_they_hold(
         self, subject: Subject, target: Target, contracts: Contracts, tmp_path: Path
