@@ -8,7 +8,7 @@ from typing import Literal
 
 from counterfoil.errors import SettingsError
 from counterfoil_console.settings import Settings
-from counterfoil_consumers.store import Connection, queries
+from counterfoil_consumers.store import Connection, fetch_one, queries
 from counterfoil_reconcilers.contract_files import did_you_mean
 from counterfoil_reconcilers.contract_names import arguments_read
 from counterfoil_reconcilers.contracts import ContractError, Contracts, Tool, examine
@@ -51,7 +51,7 @@ def examine_targets(contracts: Contracts, settings: Settings) -> Iterator[Findin
 
 
 def compare_with_store(contracts: Contracts, store: Connection) -> Iterator[Finding]:
-    """Arguments that a contract reads, and that no recorded write of its tool has."""
+    """Arguments that a contract reads, and that no recorded write of its tool has; and writes with several ids."""
     params = {"tools": list(contracts.tools), "limit": _WRITES_LOOKED_AT}
     recorded: dict[str, set[str]] = {}
     writes: Counter[str] = Counter()
@@ -60,6 +60,23 @@ def compare_with_store(contracts: Contracts, store: Connection) -> Iterator[Find
         writes[row["tool"]] += row["writes"]
     for tool, names in recorded.items():
         yield from _never_recorded(contracts, contracts.tools[tool], names, writes[tool])
+    for known in contracts.tools.values():
+        yield from _under_several_ids(contracts, known, store)
+
+
+def _under_several_ids(contracts: Contracts, tool: Tool, store: Connection) -> Iterator[Finding]:
+    if tool.identity is None:
+        return
+    params = {"tool": tool.name, "identity": list(tool.identity), "limit": _WRITES_LOOKED_AT}
+    writes = fetch_one(store, queries("console")["recorded_under_several_ids"], params)["writes"]
+    if writes:
+        names = ", ".join(f'"{name}"' for name in tool.identity)
+        mistake = contracts.error_at(
+            ("tools", tool.name, "identity"),
+            f"{writes} of the latest writes of {tool.name} have this identity in common with another one of their task "
+            f"and ids of their own; pass identity=[{names}] where they are recorded, or step= to mean several",
+        )
+        yield Finding("warning", mistake.file, mistake.line, str(mistake))
 
 
 def _never_recorded(contracts: Contracts, tool: Tool, recorded: set[str], writes: int) -> Iterator[Finding]:

@@ -5,6 +5,8 @@ whatever is not known is never a yes.
 """
 
 import datetime as dt
+import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +24,7 @@ Code = Literal[
     "no_window",
     "irreversible",
     "unchecked",
+    "another_effect",
     "not_stored",
     "settling",
 ]
@@ -56,6 +59,19 @@ class Known:
     unchecked: str | None = None
     is_irreversible: bool = False
     idempotent_for: dt.timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Another effect of the same task that the contract's `identity` says is the same write.
+
+    `verdict` and `is_settled` as of Known; `is_later`: it was begun after the one that was asked about.
+    """
+
+    effect_id: uuid.UUID
+    verdict: str | None
+    is_settled: bool
+    is_later: bool
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,25 @@ def may_retry(known: Known | None, now: dt.datetime) -> Answer:
     if known.verdict == "not_applied":
         return _absent(known, now)
     return _unclear(known.verdict, known.reason)
+
+
+def beside(answer: Answer, twins: Iterable[Twin]) -> Answer:
+    """The answer in view of other effects that are the same write: a yes would do it twice where one of them landed.
+
+    Of several that are absent the latest alone may be sent again, for each has a key of its own.
+    """
+    if answer.word != "yes":
+        return answer
+    for twin in twins:
+        same = f"effect {twin.effect_id.hex} of this task is the same write by the contract's identity"
+        if twin.verdict == "not_applied" and twin.is_settled:
+            if twin.is_later:
+                return Answer("no", "another_effect", f"{same}, and was begun later: send that one again")
+        elif twin.verdict is None or twin.verdict == "not_applied":
+            return Answer("wait", "settling", f"{same}, and has not settled yet", ask_again_in=_A_MOMENT)
+        else:
+            return Answer("no", "another_effect", f"{same}, and the target shows it {twin.verdict}; {_PERSON}")
+    return answer
 
 
 def _settling(known: Known, now: dt.datetime) -> Answer:

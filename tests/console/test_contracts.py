@@ -105,6 +105,28 @@ def test_check_warns_of_an_argument_that_nobody_ever_gave(call: Call, worked: Pa
     )
 
 
+def test_check_warns_of_one_write_under_several_ids(
+    call: Call, worked: Path, recorder_settings: RecorderSettings
+) -> None:
+    spoil(
+        worked, '[tools.credit]\ntarget = "bank"', '[tools.credit]\ntarget = "bank"\nidentity = ["account", "amount"]'
+    )
+    assert call("contracts", "check", "--json").json["findings"] == []
+    with Recorder(recorder_settings) as recorder, recorder.task("again", task_ref="T-7") as task:
+        for note in ("first", "second"):
+            args = {"account": "a", "amount": "5", "note": note}
+            task.effect("credit", target="bank", args=args).__enter__().ok()
+        for step in ("1", "2"):
+            task.effect("credit", target="bank", args={"account": "c", "amount": "5"}, step=step).__enter__().ok()
+    assert call("ingest", "--once").code == 0
+    said = call("contracts", "check", "--json")
+    [finding] = said.json["findings"]
+    assert (said.code, finding["grade"]) == (0, "warning")
+    assert finding["line"] == CONTRACTS.splitlines().index("[tools.credit]") + 3
+    assert "2 of the latest writes of credit have this identity" in finding["what"]
+    assert 'pass identity=["account", "amount"]' in finding["what"]
+
+
 def test_coverage_of_nothing(call: Call, bank: Path) -> None:
     said = call("contracts", "coverage", "--json")
     assert (said.code, said.json["share"], said.json["never_seen"]) == (0, None, ["credit"])

@@ -192,6 +192,24 @@ def test_without_a_window_a_person_decides(
         assert foreign.confirm().code == "unchecked"
 
 
+def test_the_same_write_under_another_id_is_not_sent_again(shop: Shop, serve_api: Serve, new_token: NewToken) -> None:
+    """An argument that is no part of the contract's identity changed between the attempts; the first one landed."""
+    text = window(CONTRACTS, 3600).replace("[tools.deposit]", '[tools.deposit]\nidentity = ["order", "amount"]')
+    contracts = shop.contracts(text=text)
+    reconciler = shop.reconciler(contracts)
+    reconciler.once()
+    api, token = serve_api(contracts), new_token()
+    begun = [shop.begin("deposit", order="A-1", amount="10", note=note) for note in ("for Ann", "for Ann, again")]
+    other = shop.begin("deposit", order="A-1", amount="11", note="for Ann")  # this is another write
+    shop.sql(LANDS)
+    for effect in (*begun, other):
+        effect.unknown()
+    shop.settle(reconciler)
+    answers = [api.may_retry(effect.key, token).body for effect in (*begun, other)]
+    assert sorted(answer["code"] for answer in answers[:2]) == ["another_effect", "applied"]
+    assert answers[2]["code"] == "confirmed_absent"
+
+
 def test_an_old_absence_allows_no_attempt_after_a_newer_one(
     shop: Shop, open_window: Contracts, serve_api: Serve, new_token: NewToken
 ) -> None:

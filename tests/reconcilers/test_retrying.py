@@ -1,13 +1,14 @@
 """Whether a write may be sent again: a yes needs everything, and every other answer says what is missing."""
 
 import datetime as dt
+import uuid
 from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from counterfoil_reconcilers.retrying import Known, may_retry
+from counterfoil_reconcilers.retrying import Known, Twin, beside, may_retry
 from counterfoil_reconcilers.settling import IN_FLIGHT
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
@@ -119,3 +120,23 @@ def test_what_is_young_is_asked_for_sooner() -> None:
         for age in (dt.timedelta(0), dt.timedelta(seconds=40), HOUR)
     ]
     assert hints == [dt.timedelta(seconds=1), dt.timedelta(seconds=10), dt.timedelta(seconds=60)]
+
+
+@pytest.mark.parametrize(
+    ("twins", "word", "code"),
+    [
+        ([], "yes", "confirmed_absent"),
+        ([("not_applied", True, False)], "yes", "confirmed_absent"),
+        ([("not_applied", True, True)], "no", "another_effect"),
+        ([("not_applied", False, False)], "wait", "settling"),
+        ([(None, False, True)], "wait", "settling"),
+        ([("applied", False, False)], "no", "another_effect"),
+        ([("not_applied", True, False), ("unknowable", True, False)], "no", "another_effect"),
+    ],
+)
+def test_a_yes_is_none_beside_the_same_write(twins: list[tuple[str | None, bool, bool]], word: str, code: str) -> None:
+    others = [Twin(uuid.UUID(int=7), *one) for one in twins]
+    answer = beside(may_retry(ABSENT, NOW), others)
+    assert (answer.word, answer.code) == (word, code)
+    waiting = may_retry(None, NOW)
+    assert beside(waiting, others) == waiting

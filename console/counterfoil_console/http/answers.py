@@ -12,7 +12,7 @@ from counterfoil_console.http.lending import Lender
 from counterfoil_consumers.store import Connection, queries
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.reconciler import Reconciler
-from counterfoil_reconcilers.retrying import Answer, Known, may_retry
+from counterfoil_reconcilers.retrying import Answer, Known, Twin, beside, may_retry
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -108,8 +108,18 @@ class Answers:
         # Another attempt may be in the log and not stored yet: before a yes, all that was there when it was asked for.
         if not self._is_ingested(store, row["intent_partition"]):
             return self._told(row, is_current=False)
-        again = self._row(store, question)
-        return told if again is None else self._told(again, is_current=bool(again["has_after"]))
+        again = self._row(store, question) or row
+        told = self._told(again, is_current=bool(again["has_after"]))
+        return Told(beside(told.answer, self._twins(store, question, again)), told.now)
+
+    def _twins(self, store: Connection, question: Question, row: Mapping[str, Any]) -> list[Twin]:
+        """Other effects that the contract says are the same write."""
+        tool = self._contracts.tools.get(row["tool"])
+        if tool is None or tool.identity is None:
+            return []
+        params = {"tenant": question.tenant, "effect_id": question.effect_id, "identity": list(tool.identity)}
+        found = store.execute(queries("http")["read_twins"], params).fetchall()
+        return [Twin(one["effect_id"], *_in_force(one), is_later=one["is_later"]) for one in found]
 
     def _row(self, store: Connection, question: Question) -> dict[str, Any] | None:
         params = {"tenant": question.tenant, "effect_id": question.effect_id, "after": question.after}

@@ -252,6 +252,17 @@ CROSS JOIN LATERAL (
 WHERE k.number <= %(limit)s
 GROUP BY k.tool, n.names
 
+-- name: recorded_under_several_ids
+-- How many of a tool's latest live writes are the same write as another of their task by the contract's identity.
+SELECT coalesce(sum(k.effects), 0)::bigint AS writes
+FROM (SELECT count(*) AS effects
+      FROM (SELECT tenant, task_id, target, step, args FROM counterfoil.effect
+            WHERE mode = 'live' AND intents > 0 AND tool = %(tool)s ORDER BY intent_at DESC LIMIT %(limit)s) AS e
+      CROSS JOIN LATERAL (SELECT array_agg(e.args ->> name ORDER BY name) AS identity FROM unnest(%(identity)s::text[]) AS name
+                          OFFSET 0) AS i
+      WHERE json_typeof(e.args) = 'object' AND array_position(i.identity, NULL) IS NULL
+      GROUP BY e.tenant, e.task_id, e.target, e.step, i.identity HAVING count(*) > 1) AS k
+
 -- name: contract_coverage
 -- Live writes by tool, target and verdict; the reasons of unknowable ones without the words that tell rows apart.
 SELECT tool, target, verdict,

@@ -41,6 +41,19 @@ CROSS JOIN LATERAL (
     WHERE i.kind = 'tool_intent') AS a
 WHERE s.tenant = %(tenant)s AND s.effect_id = %(effect_id)s AND s.intents > 0
 
+-- name: read_twins
+-- Other effects of its task that are the same write by the arguments that a contract names as its identity.
+SELECT t.effect_id, t.verdict, c.emitted, c.settled_at IS NOT NULL AS is_settled,
+       (t.intent_at, t.effect_id) > (e.intent_at, e.effect_id) AS is_later
+FROM counterfoil.effect AS e
+JOIN counterfoil.effect AS t ON t.tenant = e.tenant AND t.task_id = e.task_id AND t.effect_id <> e.effect_id
+     AND t.tool = e.tool AND t.target = e.target AND t.mode = e.mode AND t.step IS NOT DISTINCT FROM e.step AND t.intents > 0
+LEFT JOIN counterfoil.check_state AS c ON c.tenant = t.tenant AND c.effect_id = t.effect_id
+WHERE e.tenant = %(tenant)s AND e.effect_id = %(effect_id)s
+  AND NOT EXISTS (SELECT FROM unnest(%(identity)s::text[]) AS name
+                  WHERE coalesce(e.args ->> name <> t.args ->> name, true))
+ORDER BY t.intent_at
+
 -- name: read_ingested
 SELECT o.next_offset FROM counterfoil.ingest_offset AS o
 WHERE o.consumer = %(consumer)s AND o.topic_id = %(topic_id)s AND o.partition = %(partition)s

@@ -4,7 +4,7 @@ A kind's test module has a class that inherits `Conformance` and a fixture `subj
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,6 +101,7 @@ class Conformance:
     """Inherit this. `documents`: whether a row may hold what JSON holds, or only what the subject's columns do."""
 
     documents: Mapping[str, Any] = DOCUMENT
+    odd_keys: Sequence[str] = ODD_KEYS
     answers_within_seconds = 15.0
 
     @pytest.fixture
@@ -154,7 +155,7 @@ class Conformance:
         for there in ("A-1", "A-2"):
             subject.put(MINE, there, {"status": there})
         with target:
-            for key in ODD_KEYS:
+            for key in self.odd_keys:
                 found = target.read([item(key), item("A-2")])
                 assert found[0].address == item(key)
                 assert found[0].row is None, ascii(key)
