@@ -16,6 +16,7 @@ from counterfoil.errors import (
     UsageError,
 )
 from counterfoil.event import Event, Mode, Outcome
+from counterfoil.expected import Expected
 from counterfoil.recorder import Recorder
 from counterfoil.settings import RecorderSettings, ToolPolicy
 from counterfoil.task import Task, current_task
@@ -32,6 +33,7 @@ __all__ = [
     "Effect",
     "Event",
     "EventsUndelivered",
+    "Expected",
     "Halted",
     "Mode",
     "Outcome",

@@ -195,6 +195,7 @@ class Effect(Call):
         idempotent_until: float | None = None,
         call_id: str | None = None,
         console: Asking | None = None,
+        expected: str | None = None,
     ) -> None:
         super().__init__(records, tool, args, call_id=call_id)
         self.target = target
@@ -206,6 +207,7 @@ class Effect(Call):
         self._policy = policy
         self._idempotent_until = idempotent_until
         self._console = console
+        self._expected = expected
         self.answer: RetryAnswer | None = None  # of the last question
 
     @property
@@ -367,7 +369,8 @@ class Effect(Call):
 
     def _intent(self) -> dict[str, Any]:
         identity = None if self._identity is None else list(self._identity)
-        return super()._intent() | {"target": self.target, "step": self.step, "identity": identity}
+        own = {"target": self.target, "step": self.step, "identity": identity, "expect": self._expected}
+        return super()._intent() | own
 
     def _unavailable(self, error: BaseException) -> AuditUnavailable:
         # The tool does not run, and that is definite: should the intent reach the log late, this explains it.

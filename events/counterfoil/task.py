@@ -22,6 +22,7 @@ from counterfoil.call import Call, Effect
 from counterfoil.completion_stream import CompletionStream
 from counterfoil.errors import Halted, UsageError
 from counterfoil.event import Mode
+from counterfoil.expected import Expectation, expected_text
 from counterfoil.identity import effect_id_of
 from counterfoil.ids import Id, new_id, task_id_of
 from counterfoil.jsontext import error_text, to_json_text, to_text
@@ -221,13 +222,15 @@ class Task:
         durable: Durable | None = None,
         when_unavailable: WhenUnavailable | None = None,
         idempotent: dt.timedelta | None = None,
+        expect: Expectation | None = None,
     ) -> Effect:
         """A write. The same tool, target, `step` and identity arguments are the same effect, next attempt.
 
         `identity` names the arguments that identify it (all, if not given); `definite` lists the errors
         after which it certainly did not happen, besides those known of httpx, requests, psycopg and botocore. `durable`
         and `when_unavailable` stand over the settings of the tool. `idempotent` says how long the target takes
-        another call with `effect.key` as the same one.
+        another call with `effect.key` as the same one. `expect` says what the target holds afterwards, in place of the
+        tool's contract: rows, or a function that makes them of `effect.key`.
         Raises UsageError when an identity argument is missing or has no canonical form.
         """
         names = None if identity is None else tuple(identity)
@@ -263,6 +266,7 @@ class Task:
             idempotent_until=None if idempotent is None else first_at + idempotent.total_seconds(),
             call_id=call_id,
             console=self._recording.console,
+            expected=expected_text(expect, effect_id.hex()),
         )
 
     def attempts(

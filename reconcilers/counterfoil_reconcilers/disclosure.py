@@ -145,6 +145,7 @@ class Disclosure:
             args=read(effect.args, "tool_intent", "args"),
             reply=None if effect.reply is None else Reply(read(recorded_reply(effect.reply), "tool_result", "result")),
             step=None if effect.step is None else read(effect.step, "tool_intent", "step"),
+            expect=None if effect.expect is None else read(effect.expect, "tool_intent", "expect"),
             secret=frozenset(secret),
         )
 
@@ -162,7 +163,8 @@ class Disclosure:
         if not self._known or not effect.secret:
             return effect
         reply = Reply(self._open(effect.reply.value)) if isinstance(effect.reply, Reply) else effect.reply
-        return replace(effect, args=self._open(effect.args), reply=reply, step=self._open(effect.step))
+        args, step, expect = (self._open(value) for value in (effect.args, effect.step, effect.expect))
+        return replace(effect, args=args, reply=reply, step=step, expect=expect)
 
     def over(self, value: Any, path: Path = ()) -> Any:
         """See Veil."""

@@ -102,6 +102,7 @@ class Evidence:
         return {
             "tool": self._effects[index].tool,
             "contract": {"version": self._around.contracts.version, "digest": self._around.contracts.digest},
+            "expected_by": "the contract" if self._effects[index].expect is None else "the code",
             "counts": counts,
             "parts": [self._shown(index, part, state) for part, state in ordered[:_MOST_PARTS]],
             "parts_left_out": max(0, len(parts) - _MOST_PARTS),

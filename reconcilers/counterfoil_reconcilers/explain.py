@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from counterfoil_reconcilers.compare import agree, differences
 from counterfoil_reconcilers.contracts import Resource
+from counterfoil_reconcilers.expecting import tool_of
 from counterfoil_reconcilers.fold import Folder
 from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey
 from counterfoil_reconcilers.values import MISSING, Path, at, overlap
@@ -214,7 +215,8 @@ class Searcher:
     def _fold(self, times: Sequence[TimesOf]) -> World:
         world = World()
         for index, effect in enumerate(self._effects):
-            tool = self.around.contracts.tools[effect.tool]
+            tool = tool_of(self.around.contracts, effect, self.around.target.name)
+            assert tool is not None  # noqa: S101  # without one it is not explained
             if times[index].usual == 0 and effect.reply is not None:
                 # An effect that did not land still told, in its reply, what it had found there.
                 told = World(cells=dict(world.cells))

@@ -120,6 +120,14 @@ class Expression:
                 raise Unevaluable(self.text, f"{name} holds a list of more than {_LONGEST_LIST} elements")
 
 
+def constant(value: Json) -> Expression:
+    """A value that code gave, as an expression that has it."""
+    return Expression(
+        text="a value of the code", names=frozenset(), reads=(), looked_up=frozenset(), asks_absence=False,
+        _program=None, _path=None, _loops=False, _constant=[value],
+    )  # fmt: skip
+
+
 def compile_expression(text: str, variables: Iterable[str]) -> Expression:
     """Compile `text`, which may use `variables`; `ExpressionError` says what is wrong with it."""
     if len(text) > _LONGEST_TEXT:

@@ -99,7 +99,7 @@ def judge(
     """
     hides = any(effect.hides for effect in effects)
     touched = [
-        one if one is not None and one.is_final else resources_of(contracts, effect, baseline, observed)
+        one if one is not None and one.is_final else resources_of(contracts, effect, target, baseline, observed)
         for effect, one in zip_longest(effects, surveyed)
     ]
     verdicts: dict[int, Verdict] = {}
@@ -109,7 +109,8 @@ def judge(
     blind: dict[str, str] = {}
     for index, (effect, one) in enumerate(zip(effects, touched, strict=True)):
         known = contracts.tools.get(effect.tool)
-        if one.reason is not None or known is None or known.target != target:
+        is_elsewhere = effect.expect is None and (known is None or known.target != target)
+        if one.reason is not None or is_elsewhere:
             reason = one.reason or f"the contract of {effect.tool} names the target {known.target if known else '?'}"
             verdicts[index] = Verdict(effect.effect_id, "unknowable", reason, partial(_no_evidence, effect.tool))
             if effect.outcome not in ("failed", "denied"):

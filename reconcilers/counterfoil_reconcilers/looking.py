@@ -103,8 +103,8 @@ class Looker:
 def touched_at(contracts: Contracts, declared: Declared, effect: Effect, known: Rows, seen: Rows) -> Touched:
     """What an effect touches at a target; nothing, where the contract of its tool names another one."""
     tool = contracts.tools.get(effect.tool)
-    is_elsewhere = tool is not None and tool.target != declared.name
-    return _NOTHING if is_elsewhere else resources_of(contracts, effect, known, seen)
+    is_elsewhere = effect.expect is None and tool is not None and tool.target != declared.name
+    return _NOTHING if is_elsewhere else resources_of(contracts, effect, declared.name, known, seen)
 
 
 def read_rows(adapter: Target, declared: Declared, tenant: str, keys: Iterable[RowKey]) -> dict[RowKey, Row | None]:

@@ -24,8 +24,19 @@ class Marks:
     seeks: frozenset[int]
 
 
-def marks_of(contracts: Contracts, target: str, tenant: str, touched: Touched, *, may_have_landed: bool) -> Marks:
-    """The marks of one effect; one that can't be judged, and may have landed, is marked by what it may have changed."""
+def marks_of(
+    contracts: Contracts,
+    target: str,
+    tenant: str,
+    touched: Touched,
+    *,
+    may_have_landed: bool,
+    has_own_expectation: bool = False,
+) -> Marks:
+    """The marks of one effect; one that can't be judged, and may have landed, is marked by what it may have changed.
+
+    What code expects may look for created rows by other fields than the contracts do.
+    """
     place = Place(tenant, target)
     writes = {place.row(key) for key in touched.writes}
     reads = {place.read(key) for key in touched.reads}
@@ -35,7 +46,11 @@ def marks_of(contracts: Contracts, target: str, tenant: str, touched: Touched, *
         place.searches(s.resource) if s.resource in varied or not s.fields else place.search(s)
         for s in touched.searches
     }
-    sought |= {place.search(Search(s.resource, ())) for s in touched.searches}
+    anyhow = {place.search(Search(s.resource, ())) for s in touched.searches}
+    sought |= anyhow
+    if has_own_expectation:
+        searches |= anyhow
+        sought |= {place.searches(s.resource) for s in touched.searches}
     blind = {ANY} if touched.reason is not None else set(touched.blind)
     seeks = writes | sought
     seeks |= {place.row(key) for key in touched.reads} | {place.read(key) for key in touched.writes}

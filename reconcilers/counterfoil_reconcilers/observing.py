@@ -140,6 +140,7 @@ class Observer:
                 self._tenant,
                 one,
                 may_have_landed=row["outcome"] not in ("failed", "denied"),
+                has_own_expectation=row["expect"] is not None,
             )
             for row, one in zip(self._found[new], touched, strict=True)
         ]

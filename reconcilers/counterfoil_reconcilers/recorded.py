@@ -22,7 +22,7 @@ def opened(row: Mapping[str, Any], tenant: str, target: str, blobs: BlobReader) 
 
     Raises TargetUnavailable when that can't be known now.
     """
-    texts = {name: claim for name in ("args", "reply") if (claim := claim_of(row[name])) is not None}
+    texts = {name: claim for name in ("args", "reply", "expect") if (claim := claim_of(row[name])) is not None}
     full = dict(row)
     for name, claim in texts.items():
         try:
@@ -52,6 +52,7 @@ def effect_of(row: Mapping[str, Any], tenant: str, disclosure: Disclosure) -> Ef
         attempts=row["intents"],
         step=row["step"],
         tenant=tenant,
+        expect=with_reduced_hidden(row["expect"]),
     )
     return disclosure.noted(effect, row["redaction"])
 

@@ -82,8 +82,8 @@ class Effect:
 
     `order` sorts effects of one tenant in the order in which they were attempted; `attempts` counts its intents.
     `reply` is what the tool gave back, text or JSON, and None if it was lost. Arguments and reply are as they were
-    recorded, with `$` before names that only recorders give. `secret`: places in `args`, `result` and `step` that were
-    redacted.
+    recorded, with `$` before names that only recorders give. `expect` is what its own code expects, likewise.
+    `secret`: places in `args`, `result`, `step` and `expect` that were redacted.
     """
 
     effect_id: bytes
@@ -95,6 +95,7 @@ class Effect:
     attempts: int = 1
     step: str | None = None
     tenant: str = ""
+    expect: Any = None
     secret: frozenset[Path] = frozenset()
 
     @cached_property
@@ -106,7 +107,7 @@ class Effect:
     def hides(self) -> bool:
         """Whether it holds what was redacted and not found again."""
         reply = self.reply.value if isinstance(self.reply, Reply) else self.reply
-        return holds_hidden([self.args, reply, self.step])
+        return holds_hidden([self.args, reply, self.step, self.expect])
 
 
 def _variables_of(effect: Effect) -> Mapping[str, Json]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from counterfoil_reconcilers.contracts import Contracts, Target
+from counterfoil_reconcilers.expecting import NoExpectation, tool_of
 from counterfoil_reconcilers.fold import Folder
 from counterfoil_reconcilers.rows import NOT_READ, Effect, RowKey, Rows
 from counterfoil_reconcilers.scope import Reader
@@ -37,11 +38,14 @@ class Touched:
         return not (self.reads or self.searches or self.blind or self.problems) and self.missing <= self.writes
 
 
-def resources_of(contracts: Contracts, effect: Effect, baseline: Rows, observed: Rows) -> Touched:
-    """The rows of an effect, as far as the rows known so far tell."""
-    tool = contracts.tools.get(effect.tool)
+def resources_of(contracts: Contracts, effect: Effect, target: str, baseline: Rows, observed: Rows) -> Touched:
+    """The rows of an effect at a target, as far as the rows known so far tell."""
+    try:
+        tool = tool_of(contracts, effect, target)
+    except NoExpectation as error:
+        return _unknown(str(error))
     if tool is None:
-        return Touched(frozenset(), frozenset(), (), frozenset(), {}, (), f"no contract for tool {effect.tool}")
+        return _unknown(f"no contract for tool {effect.tool}")
     survey = _Survey(contracts, contracts.targets[tool.target], baseline, observed, effect.hides)
     world = World()
     survey.apply(world, 0, effect, tool, TimesOf(1))
@@ -56,6 +60,10 @@ def resources_of(contracts: Contracts, effect: Effect, baseline: Rows, observed:
         blind=dict(world.blind),
         problems=tuple(world.problems.get(0, ())),
     )
+
+
+def _unknown(reason: str) -> Touched:
+    return Touched(frozenset(), frozenset(), (), frozenset(), {}, (), reason)
 
 
 def connected(touched: Sequence[Touched]) -> list[list[int]]:

@@ -83,8 +83,8 @@ class Bench:
         Raises TargetUnavailable.
         """
         row = {
-            "effect_id": uuid.uuid4(), "tool": tool, "args": args, "reply": reply, "outcome": outcome, "intents": 1,
-            "step": None, "redaction": None, "intent_at": dt.datetime.now(dt.UTC), "intent_partition": 0,
+            "effect_id": uuid.uuid4(), "tool": tool, "args": args, "expect": None, "reply": reply, "outcome": outcome,
+            "intents": 1, "step": None, "redaction": None, "intent_at": dt.datetime.now(dt.UTC), "intent_partition": 0,
             "intent_offset": _AFTER_ALL, "verdict": None, "closed_at": None,
         }  # fmt: skip
         return self._try([row], uuid.UUID(str(row["effect_id"])))

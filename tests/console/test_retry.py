@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from counterfoil import AlreadyApplied, Effect, Recorder, RecorderSettings
+from counterfoil import AlreadyApplied, Effect, Expected, Recorder, RecorderSettings
 from counterfoil.attempts import Attempts
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.store import Connection
@@ -190,6 +190,11 @@ def test_without_a_window_a_person_decides(
         foreign = begin(recorder, "launch", ref="t-3")
         lose_reply(foreign, shop, lands=False)
         assert foreign.confirm().code == "unchecked"
+        with recorder.task("work", task_ref="t-4") as task:
+            expected = [Expected(resource="orders", key={"id": "A-1"}, set={"status": "gone"})]
+            expecting = task.effect("launch", target="shop", args={}, expect=expected)
+            lose_reply(expecting, shop, lands=False)
+            assert expecting.confirm().code == "no_window"
 
 
 def test_the_same_write_under_another_id_is_not_sent_again(shop: Shop, serve_api: Serve, new_token: NewToken) -> None:

@@ -400,12 +400,12 @@ def test_what_cannot_be_judged_says_so_and_blames_nobody(contracts: Contracts) -
 
 def test_which_rows_an_effect_needs(contracts: Contracts) -> None:
     pay = effect("pay", account="a", amount=10)
-    touched = resources_of(contracts, pay, Rows(), Rows())
+    touched = resources_of(contracts, pay, "bank", Rows(), Rows())
     assert touched.writes == {A}
     assert touched.missing == {A}
     assert [(search.resource, search.fields) for search in touched.searches] == [("payments", (("account", "a"),))]
-    assert resources_of(contracts, pay, rows({A: account()}), Rows()).missing == frozenset()
-    assert resources_of(contracts, effect("nosuch"), Rows(), Rows()).reason == "no contract for tool nosuch"
+    assert resources_of(contracts, pay, "bank", rows({A: account()}), Rows()).missing == frozenset()
+    assert resources_of(contracts, effect("nosuch"), "bank", Rows(), Rows()).reason == "no contract for tool nosuch"
 
 
 def test_a_write_in_another_tenants_row_names_its_suspect(contracts: Contracts) -> None:

@@ -281,7 +281,7 @@ ORDER BY tenant, effect_id LIMIT 5
 
 -- name: sampled_writes
 -- The latest live writes of each tool at each target that the agent says landed.
-SELECT e.effect_id, e.tool, e.target, e.step, e.redaction, e.args, e.reply, e.outcome, e.intents, e.intent_at,
+SELECT e.effect_id, e.tool, e.target, e.step, e.redaction, e.args, e.expect, e.reply, e.outcome, e.intents, e.intent_at,
        e.intent_partition, e.intent_offset
 FROM (SELECT tenant, effect_id, row_number() OVER (PARTITION BY tool, target ORDER BY intent_at DESC) AS number
       FROM counterfoil.effect_state

@@ -138,7 +138,7 @@ FROM (SELECT effect_id FROM marked
       WHERE tenant = %(tenant)s AND target = %(target)s AND effect_id <> ALL(%(besides)s::uuid[]) LIMIT %(most)s) AS d {sources}
 
 -- name: effect_columns
-s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.redaction, s.args, s.reply, s.intents, s.outcome, s.intent_at,
+s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.redaction, s.args, s.expect, s.reply, s.intents, s.outcome, s.intent_at,
 s.intent_event_id, s.intent_partition, s.intent_offset, s.last_appended_at, s.accept_deadline, s.verdict, s.drift,
 s.intents - s.ok - s.accepted - s.partial - s.unknown - s.failed - s.denied AS in_flight,
 s.verdict_reason, s.verdict_at, s.means, s.contract_version, s.contract_digest,
