@@ -33,7 +33,7 @@ bench: $(INSTALLED) ## what recording and storing cost, beside the peers, and wh
 	$(BIN)/python -m bench.tenants
 	$(BIN)/python -m bench.queries
 
-soak: $(INSTALLED) ## the longer proofs: ten minutes without brokers, 10,000 damaged spools, 300 orders to 50 clients, 500 crashes of ingest
+soak: $(INSTALLED) ## the longer proofs: outages, damaged spools, 300 orders to 50 clients, 500 crashes of ingest, 10,000 writes with every fault
 	COUNTERFOIL_TEST_OUTAGE_SECONDS=600 COUNTERFOIL_TEST_DAMAGES=10000 COUNTERFOIL_TEST_ORDERS=300 \
 	  $(BIN)/python -m pytest -s --timeout 2400 \
 	  tests/events/test_memory.py tests/events/test_spool.py tests/events/test_halt_reach.py
@@ -42,6 +42,7 @@ soak: $(INSTALLED) ## the longer proofs: ten minutes without brokers, 10,000 dam
 	  COUNTERFOIL_TEST_STORE_KILLS=50 COUNTERFOIL_TEST_BACKENDS_ENDED=500 \
 	  COUNTERFOIL_TEST_BAD_AMONG=100000 \
 	  $(BIN)/python -m pytest -s tests/consumers/test_exactly_once.py tests/consumers/test_bad_records.py
+	COUNTERFOIL_TEST_FAULT_EFFECTS=10000 $(BIN)/python -m pytest -s tests/faults
 
 # The lock names every version, with hashes (no resolver: pip before 24 takes a newer one for an extra); the second install adds this checkout without looking further.
 $(INSTALLED): requirements/dev.lock pyproject.toml

@@ -12,7 +12,8 @@ from tests.faults.hands import Hands
 from tests.faults.later import Later
 from tests.faults.shops import Shop
 from tests.faults.truth import Ledger
-from tests.fix_toxiproxy import Way
+from tests.fix_toxiproxy import Door
+from tests.waiting import wait_until
 
 _CUT_AFTER_MS = 100
 
@@ -51,19 +52,39 @@ class Agent:
             yield effect
         self.ledger.note(fault, self.shop.name, effect.effect_id, order, right.split(), is_drift=drift)
 
-    def cut(self, way: Way, act: Callable[[Hands], None]) -> None:
-        """Act through a connection that is cut: `downstream` on the reply's way, `upstream` on the request's."""
-        hands = self.shop.hands(self.shop.doors.lossy)
+    def lose_reply(self, act: Callable[[Hands], None], has_landed: Callable[[], bool]) -> None:
+        """Act through a door that swallows replies, and is shut once the target has it."""
+        door = self.shop.doors.lossy
+        with self._behind(door) as hands, door.toxic("timeout", "downstream", timeout=0):
+            acting = threading.Thread(target=_in_vain, args=[act, hands])
+            acting.start()
+            wait_until(has_landed)
+            door.shut()
+            acting.join()
+        door.open()
+
+    def lose_request(self, act: Callable[[Hands], None]) -> None:
+        """Act through a door that swallows requests, and cuts."""
+        door = self.shop.doors.lossy
+        with self._behind(door) as hands, door.toxic("timeout", "upstream", timeout=_CUT_AFTER_MS):
+            _in_vain(act, hands)
+
+    @contextmanager
+    def _behind(self, door: Door) -> Iterator[Hands]:
+        hands = self.shop.hands(door)
         try:
             hands.status("spare")  # it is connected, and its request was answered
-            with self.shop.doors.lossy.toxic("timeout", way, timeout=_CUT_AFTER_MS):
-                try:
-                    act(hands)
-                except Exception:  # noqa: BLE001  # each client has its own words for it
-                    return
-            raise AssertionError("a reply came through a connection that was cut")
+            yield hands
         finally:
             hands.close()
+
+
+def _in_vain(act: Callable[[Hands], None], hands: Hands) -> None:
+    try:
+        act(hands)
+    except Exception:  # noqa: BLE001  # each client has its own words for it
+        return
+    raise AssertionError("a reply came through a door that swallows it")
 
 
 def overwritten(agent: Agent) -> None:
@@ -97,7 +118,7 @@ def reply_lost(agent: Agent) -> None:
     """The target committed, and its reply did not arrive."""
     order = next(agent.orders)
     with agent.intent("deposit", "reply lost", order, "applied", amount="5") as effect:
-        agent.cut("downstream", lambda hands: hands.add_paid(order, "5"))
+        agent.lose_reply(lambda hands: hands.add_paid(order, "5"), lambda: agent.hands.paid(order) == 5)
         effect.unknown()
 
 
@@ -105,7 +126,7 @@ def never_sent(agent: Agent) -> None:
     """The request did not arrive; the agent can't tell that from a lost reply."""
     order = next(agent.orders)
     with agent.intent("deposit", "request never sent", order, "not_applied", drift=True, amount="5") as effect:
-        agent.cut("upstream", lambda hands: hands.add_paid(order, "5"))
+        agent.lose_request(lambda hands: hands.add_paid(order, "5"))
         effect.unknown()
 
 

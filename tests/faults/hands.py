@@ -35,6 +35,9 @@ class Hands(Protocol):
     def status(self, order: str) -> str:
         """The order's status."""
 
+    def paid(self, order: str) -> float:
+        """The order's sum."""
+
     def close(self) -> None:
         """Let go of the connection."""
 
@@ -62,6 +65,10 @@ class PostgresHands:
     def status(self, order: str) -> str:
         [[status]] = self._connection.execute("SELECT status FROM orders WHERE id = %s", (order,)).fetchall()
         return str(status)
+
+    def paid(self, order: str) -> float:
+        [[paid]] = self._connection.execute("SELECT paid FROM orders WHERE id = %s", (order,)).fetchall()
+        return float(paid)
 
     def close(self) -> None:
         self._connection.close()
@@ -94,6 +101,10 @@ class MariaDbHands:
         [[status]] = self._run("SELECT status FROM orders WHERE id = %s", order)
         return str(status)
 
+    def paid(self, order: str) -> float:
+        [[paid]] = self._run("SELECT paid FROM orders WHERE id = %s", order)
+        return float(paid)
+
     def close(self) -> None:
         with suppress(pymysql.err.Error):
             self._connection.close()
@@ -123,6 +134,9 @@ class PocketBaseHands:
 
     def status(self, order: str) -> str:
         return str(self._send("GET", f"/orders/records/{order}")["status"])
+
+    def paid(self, order: str) -> float:
+        return float(self._send("GET", f"/orders/records/{order}")["paid"])
 
     def close(self) -> None:
         self._http.close()
@@ -156,10 +170,15 @@ class DynamoDbHands:
         item = {"merchant": {"S": TENANT}, "id": {"S": reference}, "amount": {"N": amount}, "by": {"S": AGENT}}
         self._client.put_item(TableName=self._where["refunds"], Item=item)
 
-    def status(self, order: str) -> str:
+    def _item(self, order: str) -> Any:
         key = {"merchant": {"S": TENANT}, "id": {"S": order}}
-        found = self._client.get_item(TableName=self._where["orders"], Key=key, ConsistentRead=True)
-        return str(found["Item"]["status"]["S"])
+        return self._client.get_item(TableName=self._where["orders"], Key=key, ConsistentRead=True)["Item"]
+
+    def status(self, order: str) -> str:
+        return str(self._item(order)["status"]["S"])
+
+    def paid(self, order: str) -> float:
+        return float(self._item(order)["paid"]["N"])
 
     def close(self) -> None:
         self._client.close()
