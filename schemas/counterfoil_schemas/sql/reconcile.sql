@@ -173,10 +173,13 @@ SELECT producer_id, partition, beat_offset, beat_interval, last_at FROM counterf
 WHERE tenant = %(tenant)s AND opened AND NOT closed AND beat_offset IS NOT NULL
 
 -- name: read_baseline
--- Some rows, and of each resource the mark of how it was declared when it was read.
+-- Some rows, and of each resource the mark of how it was declared when it was read. Each by the primary key: as a join, all
+-- rows of the tenant were read for it, where Postgres had not counted them yet.
 SELECT b.resource, b.key, b.doc::text AS doc, b.problem, b.fence
 FROM unnest(%(resources)s::text[], %(keys)s::text[]) AS k (resource, key)
-JOIN counterfoil.target_baseline AS b ON b.tenant = %(tenant)s AND b.target = %(target)s AND b.resource = k.resource AND b.key = k.key
+CROSS JOIN LATERAL (
+    SELECT * FROM counterfoil.target_baseline AS b
+    WHERE b.tenant = %(tenant)s AND b.target = %(target)s AND b.resource = k.resource AND b.key = k.key OFFSET 0) AS b
 
 -- name: read_candidates
 SELECT resource, key, candidate_digest, candidate_fence, candidate_at FROM counterfoil.target_baseline
