@@ -7,6 +7,7 @@ that row already, so such a row is no `before` for it (see `Baseline.usable_for`
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class Baseline:
     rows: Mapping[RowKey, Row | None]
     fences: Mapping[RowKey, Fence]
     unread: frozenset[str] = frozenset()  # resources that the contract came to declare, or declares otherwise, since
-    asked: frozenset[RowKey] = frozenset()
+    asked: AbstractSet[RowKey] = frozenset()
 
     def usable_for(
         self,
@@ -107,8 +108,8 @@ class Past:
 
     @property
     def baseline(self) -> Baseline:
-        """What was found so far, and what that is worth."""
-        return Baseline(self._first_fence, dict(self._rows), dict(self._fences), self._unread, frozenset(self._asked))
+        """What was found so far, and what that is worth. It grows with what is asked for later."""
+        return Baseline(self._first_fence, self._rows, self._fences, self._unread, self._asked)
 
     def _read(self, keys: Iterable[RowKey]) -> Iterable[Mapping[str, Any]]:
         wanted = [(key.resource, json.dumps(list(key.key))) for key in keys]

@@ -9,6 +9,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from counterfoil.blobs import BlobReader
 from counterfoil.failpoints import pass_by
@@ -26,9 +27,9 @@ from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.deciding import Decision
 from counterfoil_reconcilers.emission import Emitter
 from counterfoil_reconcilers.forgetting import unless_forgotten
-from counterfoil_reconcilers.judge import sweep
+from counterfoil_reconcilers.judge import sweep as changes_beside
 from counterfoil_reconcilers.log_progress import LogProgress
-from counterfoil_reconcilers.observing import Chunk, Observer, mark_all
+from counterfoil_reconcilers.observing import ChangedRows, Observer, mark_all
 from counterfoil_reconcilers.repairs import read_repairs
 from counterfoil_reconcilers.rows import RowKey
 from counterfoil_reconcilers.settling import Progress
@@ -39,7 +40,7 @@ from counterfoil_reconcilers.worklist import Found, Lease, Worklist, renew, take
 logger = logging.getLogger("counterfoil.reconcile")
 
 _LONGEST_TURN = dt.timedelta(seconds=20)  # then others have theirs
-_NO_CHANGES: Chunk = {}
+_NO_CHANGES: ChangedRows = {}
 _NO_ANSWER = "unknowable: no answer"  # not what a look says: once there is an answer, that is said whatever it is
 
 
@@ -49,6 +50,17 @@ class _ToldMore(Exception):
     def __init__(self, effect_ids: frozenset[uuid.UUID]) -> None:
         super().__init__()
         self.effect_ids = effect_ids
+
+
+@dataclass
+class _Run:
+    """A turn while it lasts: under which lease, whom to call in between, what it swept, and what it did so far."""
+
+    lease: Lease
+    worklist: Worklist
+    beat: Callable[[], object]
+    swept: Swept | None = None
+    done: Checked = field(default_factory=Checked)
 
 
 class Checker:
@@ -87,48 +99,46 @@ class Checker:
 
         Raises TargetUnavailable, BrokersAway, LeaseLost, TooManyConnected; nothing was written then.
         """
-        worklist, done = Worklist(self._store, lease.tenant, lease.target, lease.check_seq), Checked()
+        run = _Run(lease, self._worklist(lease), beat=lambda: None)
         if self._allowed(1) < 1:
-            return done
+            return run.done
         progress = self._log.read(self._store, lease.tenant, renew(self._store, lease))
         observer = self._observer(lease)
-        observer.note(worklist.named(effect_id))
-        self._check_some(lease, progress, worklist, observer, None, False, done, lambda: None)
-        return done
+        observer.note(run.worklist.named(effect_id))
+        self._check_some(run, progress, observer, None)
+        return run.done
 
     def check(self, lease: Lease, *, everything: bool, beat: Callable[[], object] = lambda: None) -> Checked:
         """A turn at one tenant's effects: those that are due, or everything that is open; `beat` is called in between.
 
         Raises TargetUnavailable, BrokersAway, LeaseLost, TooManyConnected; what was written before that stays.
         """
-        worklist, done = Worklist(self._store, lease.tenant, lease.target, lease.check_seq), Checked()
+        run = _Run(lease, self._worklist(lease), beat)
         if self._declared.writers is not None and lease.first_fence is None:
             self._take_baseline(lease, self._declared.resources, beat)
-            done.open = len(worklist.due(self._policy.effects_at_a_time, until=None))
-            return done
-        swept: Swept | None = None
+            run.done.open = len(run.worklist.due(self._policy.effects_at_a_time, until=None))
+            return run.done
         is_sweep_due = self._is_sweep_due(lease)
         while True:
             now = renew(self._store, lease)
             beat()
             # First how far ingest is, then what it brought: what comes in between must not seem to be missing.
             progress = self._log.read(self._store, lease.tenant, now)
-            found = worklist.due(self._allowed(self._policy.effects_at_a_time), until=None if everything else now)
+            found = run.worklist.due(self._allowed(self._policy.effects_at_a_time), until=None if everything else now)
             if not found and not is_sweep_due:
-                return done
+                return run.done
             observer = self._observer(lease)
             observer.note(found)
-            if is_sweep_due:
-                swept = self._sweep(lease, observer)
-            self._check_some(lease, progress, worklist, observer, swept, is_sweep_due, done, beat)
+            sweep = self._sweep(lease, observer) if is_sweep_due else None
+            self._check_some(run, progress, observer, sweep)
             is_sweep_due = False
             if not everything and now - lease.now > _LONGEST_TURN:
-                return done
+                return run.done
 
     def no_answer(self, lease: Lease, error: TargetUnavailable, *, everything: bool) -> int:
         """Put off what is due; of what has waited for too long, say that nobody can know. Returns how much was said."""
         now = renew(self._store, lease)
-        worklist = Worklist(self._store, lease.tenant, lease.target, lease.check_seq)
+        worklist = self._worklist(lease)
         found = worklist.due(self._policy.effects_at_a_time, until=None if everything else now)
         since = lease.troubled_since or now
         patience = self._policy.unknowable_after
@@ -151,6 +161,9 @@ class Checker:
         return sum(one is not None for one in said)
 
     # -- looking
+
+    def _worklist(self, lease: Lease) -> Worklist:
+        return Worklist(self._store, lease.tenant, lease.target, lease.check_seq)
 
     def _observer(self, lease: Lease) -> Observer:
         return Observer(
@@ -206,37 +219,37 @@ class Checker:
         observer.add_changed(changed)
         return Swept(changed, read_candidates(self._store, lease.tenant, self._declared.name))
 
-    def _check_some(
-        self,
-        lease: Lease,
-        progress: Progress,
-        worklist: Worklist,
-        observer: Observer,
-        swept: Swept | None,
-        is_sweeping: bool,
-        done: Checked,
-        beat: Callable[[], object],
-    ) -> None:
-        """Look, judge and decide, for the effects that the observer was given and those connected to them."""
+    def _check_some(self, run: _Run, progress: Progress, observer: Observer, sweep: Swept | None) -> None:
+        """Look, judge and decide, for the effects that the observer was given and those connected to them.
+
+        `sweep` is what the target was just swept for; later parts of the turn have it in `run` alone.
+        """
+        lease = run.lease
+        run.swept = sweep or run.swept
+
+        def go_on() -> None:
+            renew(self._store, lease)
+            run.beat()
+
         repairs = read_repairs(self._store, lease.tenant, lease.target, observer.past)
-        mark_all(worklist, lambda: self._observer(lease), observer)
-        observer.look_with_connected(worklist, swept.changed if swept and is_sweeping else _NO_CHANGES, beat)
+        mark_all(run.worklist, lambda: self._observer(lease), observer, go_on)
+        observer.look_with_connected(run.worklist, sweep.changed if sweep else _NO_CHANGES, go_on)
         fence = self._log.read_ends()
         seen = observer.seen()
         now = renew(self._store, lease)
         # Judging may take its time, and a transaction may not.
         judged = seen.judged(self._contracts, self._declared)
         judgement = unless_forgotten(judged, self._adapter, seen.found, seen.touched)
-        if swept is not None and is_sweeping:
+        if sweep is not None:
             before = seen.before(self._declared)
             name = self._declared.name
-            swept.elsewhere = sweep(self._contracts, name, before, seen.observed, judgement, seen.disclosure)
-        turn = Turn(lease, now, progress, fence, seen, judgement, swept, repairs)
-        done.add(self._conclude(turn, worklist, is_sweeping))
-        if is_sweeping and observer.unread:
-            self._take_baseline(lease, observer.unread, beat)
+            sweep.elsewhere = changes_beside(self._contracts, name, before, seen.observed, judgement, seen.disclosure)
+        turn = Turn(lease, now, progress, fence, seen, judgement, run.swept, repairs)
+        run.done.add(self._conclude(turn, run.worklist, is_sweeping=sweep is not None))
+        if sweep is not None and observer.unread:
+            self._take_baseline(lease, observer.unread, run.beat)
 
-    def _conclude(self, turn: Turn, worklist: Worklist, is_sweeping: bool) -> Checked:
+    def _conclude(self, turn: Turn, worklist: Worklist, *, is_sweeping: bool) -> Checked:
         """Decide, and write it all down; what ingest was told more of meanwhile is left out, to be looked at again."""
         left_out: frozenset[uuid.UUID] = frozenset()
         while True:

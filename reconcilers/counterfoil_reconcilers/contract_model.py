@@ -114,6 +114,11 @@ class Change:
     text: str
     value: Expression | None
 
+    @cached_property
+    def asks_rows(self) -> bool:
+        """Whether rows may be looked up for it."""
+        return any(isinstance(one, Expression) and one.asks_rows for one in (*self.path, self.value))
+
 
 @dataclass(frozen=True)
 class Write:

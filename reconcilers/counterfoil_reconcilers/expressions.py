@@ -36,6 +36,7 @@ _TOKEN = re.compile(
 )
 _MACROS = frozenset({"map", "filter", "all", "exists", "exists_one", "existsOne"})
 _WORDS = frozenset({"true", "false", "null", "in"})
+_LOOKUPS = frozenset({"lookup", "exists_row"})
 _lookup: ContextVar[Lookup | None] = ContextVar("lookup", default=None)
 
 
@@ -57,13 +58,14 @@ class Expression:
     """One compiled expression.
 
     `names` are the variables that it mentions, `reads` the paths that it begins to read at, `looked_up` the resources
-    that it names; `asks_absence` if it may ask whether a field is there, which a row known in part cannot answer.
+    that it names; `asks_rows` if it may look up a row at all; `asks_absence` if it may ask whether a field is there, which a row known in part cannot answer.
     """
 
     text: str  # on one line, for messages
     names: frozenset[str]
     reads: tuple[tuple[str, ...], ...]
     looked_up: frozenset[str]
+    asks_rows: bool
     asks_absence: bool
     _program: Any
     _path: tuple[str, ...] | None
@@ -141,6 +143,7 @@ def compile_expression(text: str, variables: Iterable[str]) -> Expression:
         names=names,
         reads=tuple(_reads(tokens, known)),
         looked_up=frozenset(_looked_up(tokens)),
+        asks_rows=any(kind == "name" and name in _LOOKUPS for kind, name in tokens),
         asks_absence=_asks_absence(tokens),
         _program=program,
         _path=_plain_path(text, known),
@@ -181,7 +184,7 @@ def _is_position(tokens: list[tuple[str, str]], position: int) -> bool:
 
 def _looked_up(tokens: list[tuple[str, str]]) -> Iterable[str]:
     for index, (kind, name) in enumerate(tokens[:-2]):
-        if kind == "name" and name in ("lookup", "exists_row") and tokens[index + 2][0] == "text":
+        if kind == "name" and name in _LOOKUPS and tokens[index + 2][0] == "text":
             yield tokens[index + 2][1].strip("'\"")
 
 

@@ -44,6 +44,10 @@ class Folder:
             return
         _Pass(self, self._around, world, index, times).run(effect, tool, variables)
 
+    def follows(self, _change: Change) -> bool:
+        """Whether to apply a change of a row that is there; a survey needs few of them."""
+        return True
+
     def noted(self, reader: Reader) -> None:
         """Called with what was asked for, once an effect is applied; a survey overrides it."""
 
@@ -158,7 +162,8 @@ class _Pass:
         self._remember_reply(write, scope, key)
         self._folder.cell(self._world, key)
         for change in write.changes:
-            self._change(write.resource, change, scope, key)
+            if self._folder.follows(change):
+                self._change(write.resource, change, scope, key)
 
     def _whole_row(self, write: Write, scope: Scope, key: RowKey) -> None:
         part = Part(key, ())

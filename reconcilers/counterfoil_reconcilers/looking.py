@@ -73,6 +73,16 @@ class Looker:
             touched = self._touched(noted, touched)
         return [self._disclosure.opened(effect) for effect in noted], touched
 
+    def survey(self, noted: Sequence[Effect]) -> list[Touched]:
+        """What each touches. Rows are read only if that may depend on them: then any of them may tell it.
+
+        Raises TargetUnavailable.
+        """
+        touched = self._touched(noted)
+        if all(one.is_final and not effect.secret for effect, one in zip(noted, touched, strict=True)):
+            return touched
+        return self.look(noted)[1]
+
     def _search(self, touched: Sequence[Touched]) -> bool:
         """Look for created rows by what they hold; whether there was anything to look for."""
         searches = list(dict.fromkeys(search for one in touched for search in one.searches))

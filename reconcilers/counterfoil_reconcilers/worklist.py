@@ -210,15 +210,16 @@ class Worklist:
         """Effects that have one of these marks."""
         return self._find("find_connected", {"marks": list(seeks), "besides": list(besides), "most": most})
 
-    def set_marks(self, found: Sequence[Found], marks: Sequence[Marks]) -> None:
-        """Keep what effects touch; one that was told more of meanwhile stays unmarked."""
+    def set_marks(self, found: Sequence[Found], marks: Sequence[Marks]) -> list[uuid.UUID]:
+        """Keep what effects touch; one that was told more of meanwhile stays unmarked, and is returned."""
         params = {
             **self._where,
             "effect_ids": [row["effect_id"] for row in found],
             "tolds": [row["told"] for row in found],
             "marks": [array_text(one.own) for one in marks],
         }
-        self._store.execute(queries("reconcile")["set_marks"], params)
+        marked = {row["effect_id"] for row in self._store.execute(queries("reconcile")["set_marks"], params)}
+        return [row["effect_id"] for row in found if row["effect_id"] not in marked]
 
     def lock(self, found: Sequence[Found]) -> frozenset[uuid.UUID]:
         """Keep ingest from telling more of these until the transaction ends; returns those it did tell more of."""

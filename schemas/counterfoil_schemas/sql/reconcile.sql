@@ -162,6 +162,7 @@ ORDER BY effect_id FOR UPDATE
 UPDATE counterfoil.check_state AS c SET marks = v.marks::bigint[]
 FROM unnest(%(effect_ids)s::uuid[], %(tolds)s::int[], %(marks)s::text[]) AS v (effect_id, told, marks)
 WHERE c.tenant = %(tenant)s AND c.effect_id = v.effect_id AND c.told = v.told
+RETURNING c.effect_id
 
 -- name: read_progress
 -- How far the log is ingested, by partition.
