@@ -58,7 +58,8 @@ class Expression:
     """One compiled expression.
 
     `names` are the variables that it mentions, `reads` the paths that it begins to read at, `looked_up` the resources
-    that it names; `asks_rows` if it may look up a row at all; `asks_absence` if it may ask whether a field is there, which a row known in part cannot answer.
+    that it names; `asks_rows` if it may look up a row at all; `asks_absence` if it may ask whether a field is there,
+    which a row known in part cannot answer.
     """
 
     text: str  # on one line, for messages
