@@ -126,7 +126,7 @@ SET told = c.told + 1, due_at = now(), target = excluded.target, marks = NULL, s
 SELECT {columns}
 FROM (SELECT effect_id FROM counterfoil.check_state
       WHERE tenant = %(tenant)s AND target = %(target)s AND closed_at IS NULL AND marks IS NULL
-        AND effect_id <> ALL(%(besides)s::uuid[]) LIMIT %(most)s) AS d {sources}
+        AND effect_id NOT IN (SELECT unnest(%(besides)s::uuid[])) LIMIT %(most)s) AS d {sources}
 
 -- name: find_connected
 -- Open effects that touch what these marks stand for. Mark by mark, and asked for nothing else, so that there is one index to
@@ -139,7 +139,7 @@ WITH marked AS MATERIALIZED (
 )
 SELECT {columns}
 FROM (SELECT effect_id FROM marked
-      WHERE tenant = %(tenant)s AND target = %(target)s AND effect_id <> ALL(%(besides)s::uuid[]) LIMIT %(most)s) AS d {sources}
+      WHERE tenant = %(tenant)s AND target = %(target)s AND effect_id NOT IN (SELECT unnest(%(besides)s::uuid[])) LIMIT %(most)s) AS d {sources}
 
 -- name: effect_columns
 s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.redaction, s.args, s.reply, s.intents, s.outcome, s.intent_at,
