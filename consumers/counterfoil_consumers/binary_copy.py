@@ -6,7 +6,7 @@ behind its length.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from psycopg import pq
 from psycopg.abc import Buffer
@@ -20,7 +20,7 @@ NULL = b"\xff\xff\xff\xff"
 TRUE, FALSE = b"\x00\x00\x00\x01\x01", b"\x00\x00\x00\x01\x00"
 ID_FIELD = 20  # bytes of the field of an id
 # The types' oids, which are the same everywhere.
-BOOL, BIGINT, INTEGER, TEXT, JSON, TIMESTAMPTZ, UUID = 16, 20, 23, 25, 114, 1184, 2950
+BOOL, BYTEA, BIGINT, INTEGER, TEXT, JSON, TIMESTAMPTZ, UUID = 16, 17, 20, 23, 25, 114, 1184, 2950
 _EPOCH_MICROS = 946_684_800_000_000  # 2000-01-01, from which Postgres counts
 _LONGEST_REMEMBERED = 200
 _MOST_REMEMBERED = 10_000
@@ -86,6 +86,21 @@ class Items:
 
     def __init__(self, items: Sequence[bytes], type_oid: int) -> None:
         self.content = _array(1, 0, type_oid, len(items), 1) + b"".join(items)
+
+
+def texts(values: Iterable[str | None]) -> Items:
+    """An array of texts, mended where Postgres could not hold them."""
+    return Items([NULL if value is None else text(value) for value in values], TEXT)
+
+
+def byteas(values: Iterable[bytes | None]) -> Items:
+    """An array of bytes."""
+    return Items([NULL if value is None else bytea(value) for value in values], BYTEA)
+
+
+def uuids(values: Iterable[bytes | None]) -> Items:
+    """An array of UUIDs, given as 16 bytes each."""
+    return Items([NULL if value is None else bytea(value) for value in values], UUID)
 
 
 class ItemsDumper(Dumper):

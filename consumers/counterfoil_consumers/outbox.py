@@ -6,7 +6,6 @@ One relay works at a time, whoever has the turn.
 
 import json
 import threading
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from counterfoil.failpoints import pass_by
 from counterfoil.kafka import delivery_error, new_producer
 from counterfoil_consumers import metrics
 from counterfoil_consumers.background import Background
+from counterfoil_consumers.binary_copy import byteas, texts, uuids
 from counterfoil_consumers.errors import BrokersAway, StoreAway
 from counterfoil_consumers.store import Connection, connect, fetch_one, queries
 
@@ -42,11 +42,11 @@ def put(connection: Connection, messages: Iterable[Outgoing]) -> None:
     if not sent:
         return
     params = {
-        "topics": [one.topic for one in sent],
-        "event_ids": [None if one.event_id is None else uuid.UUID(bytes=one.event_id) for one in sent],
-        "keys": [one.key for one in sent],
-        "values": [one.value for one in sent],
-        "headers": [headers_to_json(one.headers) for one in sent],
+        "topics": texts(one.topic for one in sent),
+        "event_ids": uuids(one.event_id for one in sent),
+        "keys": byteas(one.key for one in sent),
+        "values": byteas(one.value for one in sent),
+        "headers": texts(headers_to_json(one.headers) for one in sent),
     }
     connection.execute(queries("outbox")["put"], params)
 

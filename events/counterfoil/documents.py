@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from counterfoil_schemas import json_fields
 
+_text_of = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 class Document(NamedTuple):
     """A body's fields; those in `parsed` were JSON text, and are what it says."""
@@ -42,7 +44,7 @@ def document_of(kind: str, body: Mapping[str, Any]) -> Document:
 
 def json_text(value: Any) -> str:
     """A value of a document as compact JSON text."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _text_of(value)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

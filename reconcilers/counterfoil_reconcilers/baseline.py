@@ -7,9 +7,11 @@ that row already, so such a row is no `before` for it (see `Baseline.usable_for`
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
+from counterfoil_consumers.binary_copy import byteas, texts
 from counterfoil_consumers.store import Connection, array_text, queries
 from counterfoil_reconcilers.compare import agree
 from counterfoil_reconcilers.contracts import Resource, Target
@@ -32,7 +34,7 @@ class Baseline:
     rows: Mapping[RowKey, Row | None]
     fences: Mapping[RowKey, Fence]
     unread: frozenset[str] = frozenset()  # resources that the contract came to declare, or declares otherwise, since
-    asked: frozenset[RowKey] = frozenset()
+    asked: AbstractSet[RowKey] = frozenset()
 
     def usable_for(
         self,
@@ -107,12 +109,13 @@ class Past:
 
     @property
     def baseline(self) -> Baseline:
-        """What was found so far, and what that is worth."""
-        return Baseline(self._first_fence, dict(self._rows), dict(self._fences), self._unread, frozenset(self._asked))
+        """What was found so far, and what that is worth. It grows with what is asked for later."""
+        return Baseline(self._first_fence, self._rows, self._fences, self._unread, self._asked)
 
     def _read(self, keys: Iterable[RowKey]) -> Iterable[Mapping[str, Any]]:
         wanted = [(key.resource, json.dumps(list(key.key))) for key in keys]
-        params = {**self._where, "resources": [name for name, _ in wanted], "keys": [key for _, key in wanted]}
+        named = {"resources": texts(name for name, _ in wanted), "keys": texts(key for _, key in wanted)}
+        params = {**self._where, **named}
         return self._store.execute(queries("reconcile")["read_baseline"], params)
 
     def _not_read_yet(self, target: Target) -> frozenset[str]:
@@ -158,12 +161,12 @@ def set_baseline(
     params = {
         "tenant": tenant,
         "target": target,
-        "resources": [key.resource for key in last],
-        "keys": [json.dumps(list(key.key)) for key in last],
-        "docs": [None if row is None else json.dumps(shown(row.doc)) for row, _ in last.values()],
-        "problems": [None if row is None else row.problem for row, _ in last.values()],
-        "digests": [digest_of_row(row) for row, _ in last.values()],
-        "fences": [array_text(fence) for _, fence in last.values()],
+        "resources": texts(key.resource for key in last),
+        "keys": texts(json.dumps(list(key.key)) for key in last),
+        "docs": texts(None if row is None else json.dumps(shown(row.doc)) for row, _ in last.values()),
+        "problems": texts(None if row is None else row.problem for row, _ in last.values()),
+        "digests": byteas(digest_of_row(row) for row, _ in last.values()),
+        "fences": texts(array_text(fence) for _, fence in last.values()),
     }
     store.execute(queries("reconcile")["set_baseline"], params)
 

@@ -6,9 +6,11 @@ one transaction, which first makes sure that the lease is still ours, and that i
 
 import datetime as dt
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from counterfoil.blobs import BlobReader
 from counterfoil.failpoints import pass_by
@@ -26,9 +28,9 @@ from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.deciding import Decision
 from counterfoil_reconcilers.emission import Emitter
 from counterfoil_reconcilers.forgetting import unless_forgotten
-from counterfoil_reconcilers.judge import sweep
+from counterfoil_reconcilers.judge import sweep as changes_beside
 from counterfoil_reconcilers.log_progress import LogProgress
-from counterfoil_reconcilers.observing import Chunk, Observer, mark_all
+from counterfoil_reconcilers.observing import ChangedRows, Observer, mark_all
 from counterfoil_reconcilers.repairs import read_repairs
 from counterfoil_reconcilers.rows import RowKey
 from counterfoil_reconcilers.settling import Progress
@@ -38,8 +40,9 @@ from counterfoil_reconcilers.worklist import Found, Lease, Worklist, renew, take
 
 logger = logging.getLogger("counterfoil.reconcile")
 
+_HOLD_SECONDS = 5.0  # a part of a lease's length, so that it is not written at each request
 _LONGEST_TURN = dt.timedelta(seconds=20)  # then others have theirs
-_NO_CHANGES: Chunk = {}
+_NO_CHANGES: ChangedRows = {}
 _NO_ANSWER = "unknowable: no answer"  # not what a look says: once there is an answer, that is said whatever it is
 
 
@@ -49,6 +52,20 @@ class _ToldMore(Exception):
     def __init__(self, effect_ids: frozenset[uuid.UUID]) -> None:
         super().__init__()
         self.effect_ids = effect_ids
+
+
+@dataclass
+class _Run:
+    """A turn while it lasts: under which lease, what it swept, and what it did so far.
+
+    `go_on` is called by whatever takes long: it holds on to the lease, and raises LeaseLost where another has it.
+    """
+
+    lease: Lease
+    worklist: Worklist
+    go_on: Callable[[], object]
+    swept: Swept | None = None
+    done: Checked = field(default_factory=Checked)
 
 
 class Checker:
@@ -87,48 +104,46 @@ class Checker:
 
         Raises TargetUnavailable, BrokersAway, LeaseLost, TooManyConnected; nothing was written then.
         """
-        worklist, done = Worklist(self._store, lease.tenant, lease.target, lease.check_seq), Checked()
+        run = self._run(lease, lambda: None)
         if self._allowed(1) < 1:
-            return done
+            return run.done
         progress = self._log.read(self._store, lease.tenant, renew(self._store, lease))
-        observer = self._observer(lease)
-        observer.note(worklist.named(effect_id))
-        self._check_some(lease, progress, worklist, observer, None, False, done, lambda: None)
-        return done
+        observer = self._observer(run)
+        observer.note(run.worklist.named(effect_id))
+        self._check_some(run, progress, observer, None)
+        return run.done
 
     def check(self, lease: Lease, *, everything: bool, beat: Callable[[], object] = lambda: None) -> Checked:
         """A turn at one tenant's effects: those that are due, or everything that is open; `beat` is called in between.
 
         Raises TargetUnavailable, BrokersAway, LeaseLost, TooManyConnected; what was written before that stays.
         """
-        worklist, done = Worklist(self._store, lease.tenant, lease.target, lease.check_seq), Checked()
+        run = self._run(lease, beat)
         if self._declared.writers is not None and lease.first_fence is None:
-            self._take_baseline(lease, self._declared.resources, beat)
-            done.open = len(worklist.due(self._policy.effects_at_a_time, until=None))
-            return done
-        swept: Swept | None = None
+            self._take_baseline(run, self._declared.resources)
+            run.done.open = len(run.worklist.due(self._policy.effects_at_a_time, until=None))
+            return run.done
         is_sweep_due = self._is_sweep_due(lease)
         while True:
             now = renew(self._store, lease)
             beat()
             # First how far ingest is, then what it brought: what comes in between must not seem to be missing.
             progress = self._log.read(self._store, lease.tenant, now)
-            found = worklist.due(self._allowed(self._policy.effects_at_a_time), until=None if everything else now)
+            found = run.worklist.due(self._allowed(self._policy.effects_at_a_time), until=None if everything else now)
             if not found and not is_sweep_due:
-                return done
-            observer = self._observer(lease)
+                return run.done
+            observer = self._observer(run)
             observer.note(found)
-            if is_sweep_due:
-                swept = self._sweep(lease, observer)
-            self._check_some(lease, progress, worklist, observer, swept, is_sweep_due, done, beat)
+            sweep = self._sweep(run, observer) if is_sweep_due else None
+            self._check_some(run, progress, observer, sweep)
             is_sweep_due = False
             if not everything and now - lease.now > _LONGEST_TURN:
-                return done
+                return run.done
 
     def no_answer(self, lease: Lease, error: TargetUnavailable, *, everything: bool) -> int:
         """Put off what is due; of what has waited for too long, say that nobody can know. Returns how much was said."""
         now = renew(self._store, lease)
-        worklist = Worklist(self._store, lease.tenant, lease.target, lease.check_seq)
+        worklist = self._worklist(lease)
         found = worklist.due(self._policy.effects_at_a_time, until=None if everything else now)
         since = lease.troubled_since or now
         patience = self._policy.unknowable_after
@@ -152,7 +167,25 @@ class Checker:
 
     # -- looking
 
-    def _observer(self, lease: Lease) -> Observer:
+    def _worklist(self, lease: Lease) -> Worklist:
+        return Worklist(self._store, lease.tenant, lease.target, lease.check_seq)
+
+    def _run(self, lease: Lease, beat: Callable[[], object]) -> _Run:
+        """A turn that holds on to its lease whenever it says that it goes on."""
+
+        held = time.monotonic()
+
+        def go_on() -> None:
+            nonlocal held
+            if time.monotonic() - held >= _HOLD_SECONDS:
+                renew(self._store, lease)
+                held = time.monotonic()
+            beat()
+
+        return _Run(lease, self._worklist(lease), go_on)
+
+    def _observer(self, run: _Run) -> Observer:
+        lease = run.lease
         return Observer(
             store=self._store,
             contracts=self._contracts,
@@ -162,6 +195,7 @@ class Checker:
             first_fence=lease.first_fence if self._declared.writers is not None else None,
             blobs=self._blobs,
             redaction=self._redaction,
+            go_on=run.go_on,
         )
 
     def _allowed(self, most: int) -> int:
@@ -174,17 +208,16 @@ class Checker:
             return False
         return lease.swept_at is None or lease.now - lease.swept_at >= self._policy.sweep_every
 
-    def _take_baseline(self, lease: Lease, resources: Iterable[str], beat: Callable[[], object]) -> None:
+    def _take_baseline(self, run: _Run, resources: Iterable[str]) -> None:
         """The rows of these resources as they are now, and how the contract declares them; their effects come later."""
-        name, tenant = self._declared.name, lease.tenant
+        lease, name, tenant = run.lease, self._declared.name, run.lease.tenant
         fence = self._log.read_ends()
         for resource in resources:
             with writing(self._store, lease):
                 where = {"tenant": tenant, "target": name, "resource": resource, "fence": list(fence)}
                 self._store.execute(self._named["forget_baseline"], where)
             for rows in chunks(self._adapter, self._declared, resource, tenant):
-                renew(self._store, lease)
-                beat()
+                run.go_on()
                 fence = self._log.read_ends()
                 with writing(self._store, lease):
                     set_baseline(self._store, tenant, name, [(key, row, fence) for key, row in rows.items()])
@@ -194,49 +227,45 @@ class Checker:
             set_baseline(self._store, tenant, name, [one for one in marks if one[0].resource in set(resources)])
             self._store.execute(self._named["mark_swept"], {**lease.where, "fence": list(fence)})
 
-    def _sweep(self, lease: Lease, observer: Observer) -> Swept:
+    def _sweep(self, run: _Run, observer: Observer) -> Swept:
         changed = changed_rows(
             self._store,
             self._adapter,
             self._declared,
-            lease.tenant,
+            run.lease.tenant,
             besides=observer.unread,
             learn=observer.learn,
+            go_on=run.go_on,
         )
         observer.add_changed(changed)
-        return Swept(changed, read_candidates(self._store, lease.tenant, self._declared.name))
+        return Swept(changed, read_candidates(self._store, run.lease.tenant, self._declared.name))
 
-    def _check_some(
-        self,
-        lease: Lease,
-        progress: Progress,
-        worklist: Worklist,
-        observer: Observer,
-        swept: Swept | None,
-        is_sweeping: bool,
-        done: Checked,
-        beat: Callable[[], object],
-    ) -> None:
-        """Look, judge and decide, for the effects that the observer was given and those connected to them."""
+    def _check_some(self, run: _Run, progress: Progress, observer: Observer, sweep: Swept | None) -> None:
+        """Look, judge and decide, for the effects that the observer was given and those connected to them.
+
+        `sweep` is what the target was just swept for; later parts of the turn have it in `run` alone.
+        """
+        lease = run.lease
+        run.swept = sweep or run.swept
         repairs = read_repairs(self._store, lease.tenant, lease.target, observer.past)
-        mark_all(worklist, lambda: self._observer(lease), observer)
-        observer.look_with_connected(worklist, swept.changed if swept and is_sweeping else _NO_CHANGES, beat)
+        mark_all(run.worklist, lambda: self._observer(run), observer, run.go_on)
+        observer.look_with_connected(run.worklist, sweep.changed if sweep else _NO_CHANGES)
         fence = self._log.read_ends()
         seen = observer.seen()
         now = renew(self._store, lease)
         # Judging may take its time, and a transaction may not.
         judged = seen.judged(self._contracts, self._declared)
         judgement = unless_forgotten(judged, self._adapter, seen.found, seen.touched)
-        if swept is not None and is_sweeping:
+        if sweep is not None:
             before = seen.before(self._declared)
             name = self._declared.name
-            swept.elsewhere = sweep(self._contracts, name, before, seen.observed, judgement, seen.disclosure)
-        turn = Turn(lease, now, progress, fence, seen, judgement, swept, repairs)
-        done.add(self._conclude(turn, worklist, is_sweeping))
-        if is_sweeping and observer.unread:
-            self._take_baseline(lease, observer.unread, beat)
+            sweep.elsewhere = changes_beside(self._contracts, name, before, seen.observed, judgement, seen.disclosure)
+        turn = Turn(lease, now, progress, fence, seen, judgement, run.swept, repairs)
+        run.done.add(self._conclude(turn, run.worklist, is_sweeping=sweep is not None))
+        if sweep is not None and observer.unread:
+            self._take_baseline(run, observer.unread)
 
-    def _conclude(self, turn: Turn, worklist: Worklist, is_sweeping: bool) -> Checked:
+    def _conclude(self, turn: Turn, worklist: Worklist, *, is_sweeping: bool) -> Checked:
         """Decide, and write it all down; what ingest was told more of meanwhile is left out, to be looked at again."""
         left_out: frozenset[uuid.UUID] = frozenset()
         while True:

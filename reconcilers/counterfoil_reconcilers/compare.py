@@ -12,6 +12,7 @@ from counterfoil_reconcilers.values import MISSING, Hidden, Path, canonical, hol
 # Adding up doubles in another order moves the last bits; this is far below any tolerance worth declaring.
 _NOISE = 1e-9
 _LONGEST_UNORDERED = 2_000
+_ALIKE_IF_EQUAL = frozenset({str, float, bool})
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,11 @@ def same(expected: Any, observed: Any, rule: FieldRule) -> bool:
 
 def differences(resource: Resource, expected: Any, observed: Any, path: Path = ()) -> Iterator[Difference]:
     """Every place below `path` where `observed` is not what was expected."""
+    kind = type(expected)
+    if expected is observed or (kind in _ALIKE_IF_EQUAL and kind is type(observed) and expected == observed):
+        return
     # Most rows are as they were: equal texts say so at once, and tell true from 1 as well.
-    if expected is observed or (not path and repr(expected) == repr(observed)):
+    if not path and repr(expected) == repr(observed):
         return
     rule = resource.rule(path)
     if rule.ignore:

@@ -16,7 +16,7 @@ from counterfoil_reconcilers.contracts import Target as Declared
 from counterfoil_reconcilers.deciding import Decision, Member, decide, digest_of_rows, fence_of
 from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_target
 from counterfoil_reconcilers.judge import Judgement, Unattributed
-from counterfoil_reconcilers.observing import Chunk, Seen, accepted_until, settle_window
+from counterfoil_reconcilers.observing import ChangedRows, Seen, accepted_until, settle_window
 from counterfoil_reconcilers.repairs import Repairs
 from counterfoil_reconcilers.rows import Row, RowKey, Rows
 from counterfoil_reconcilers.settling import LOST_AFTER, Pace, Progress, Sighting, is_change_settled, sighted
@@ -64,7 +64,7 @@ class Checked:
 class Swept:
     """What a sweep found, while its turn lasts."""
 
-    changed: Chunk
+    changed: ChangedRows
     candidates: Mapping[RowKey, Sighting]
     elsewhere: Sequence[Unattributed] = ()
 

@@ -49,11 +49,14 @@ class Resource:
     options: Written
     fields: tuple[tuple[tuple[str, ...], FieldRule], ...] = ()
     finds: bool = True
-    _rules: dict[tuple[str, ...], FieldRule] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _rules: dict[Path, FieldRule] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def rule(self, path: Path) -> FieldRule:
         """The rule of the nearest declared field around `path`; list positions do not count."""
-        names = tuple([step for step in path if isinstance(step, str)])
+        rule = self._rules.get(path)  # most paths are names alone
+        return rule if rule is not None else self._rule_of(tuple([step for step in path if isinstance(step, str)]))
+
+    def _rule_of(self, names: tuple[str, ...]) -> FieldRule:
         rule = self._rules.get(names)
         if rule is None:
             rule = self._nearest(names)
@@ -113,6 +116,22 @@ class Change:
     path: tuple[str | Expression, ...]
     text: str
     value: Expression | None
+
+    @cached_property
+    def fixed_path(self) -> Path | None:
+        """The path, where no step of it is an expression."""
+        names = tuple([step for step in self.path if isinstance(step, str)])
+        return names if len(names) == len(self.path) else None
+
+    @cached_property
+    def builds_on_before(self) -> bool:
+        """Whether its value is made of what was there."""
+        return self.value is not None and not self.value.names.isdisjoint(("old", "before"))
+
+    @cached_property
+    def asks_rows(self) -> bool:
+        """Whether rows may be looked up for it."""
+        return any(isinstance(one, Expression) and one.asks_rows for one in (*self.path, self.value))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ _MOST_MIXED = 200  # texts in which a token stands beside other text, and that a
 _LEAST_NOTED, _LEAST_INSIDE, _LEAST_ANYWHERE = 2, 3, 6
 _LONGEST_REMEMBERED = 200
 _MOST_NOTED = 5_000
+_MOST_SAID = 10_000
 
 
 class NotRecoverable(CounterfoilError):
@@ -120,6 +121,7 @@ class Disclosure:
         self._texts: dict[str, str] = {}  # what is known, as text, and what is said instead
         self._inside: re.Pattern[str] | None = None  # these in longer texts; None until it is needed
         self._said: set[str] = set()  # tokens that were made here, or stand in effects
+        self._over: dict[tuple[str | None, str], Any] = {}  # short texts as they are said, by the field's name
         self._tried: set[str] = set()
 
     @property
@@ -169,15 +171,24 @@ class Disclosure:
     def over(self, value: Any, path: Path = ()) -> Any:
         """See Veil."""
         name = next((step for step in reversed(path) if isinstance(step, str)), None)
+        if type(value) is not str or len(value) > _LONGEST_REMEMBERED:
+            return self._covered_and_redacted(name, value)
+        if (name, value) not in self._over:
+            if len(self._over) >= _MOST_SAID:
+                self._over.clear()
+            self._over[name, value] = self._covered_and_redacted(name, value)
+        return self._over[name, value]
+
+    def _covered_and_redacted(self, name: str | None, value: Any) -> Any:
         covered = self._covered(shown(value))
         if name is None:
             return self._redactor.value(covered, ours=True)
         [new] = self._redactor.value({str(name): covered}, ours=True).values()
         return new
 
-    def beside(self, expected: Any, value: Any, path: Path = ()) -> Any:
+    def beside(self, said: Any, value: Any, path: Path = ()) -> Any:
         """See Veil."""
-        kind = next(_kinds_in(self.over(expected, path)), None)
+        kind = next(_kinds_in(said), None)
         return self.over(value, path) if kind is None else self._all_over(shown(value), kind)
 
     def whole(self, value: Any, path: Path = ()) -> Any:
@@ -260,6 +271,7 @@ class Disclosure:
         if len(text) >= _LEAST_NOTED and text not in self._texts and len(self._texts) < _MOST_NOTED:
             self._texts[text] = self._token(kind, text)
             self._inside = None
+            self._over.clear()
 
     def _open(self, value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from counterfoil.codec import encode
 from counterfoil.event import Event
 from counterfoil.framing import Framing
 from counterfoil.ids import Id, new_id, partition_key, task_id_of
-from counterfoil.redaction import Redaction
+from counterfoil.redaction import Redaction, Redactor
 from counterfoil.signing import SigningKeys
 from counterfoil_consumers import outbox
 from counterfoil_consumers.store import Connection, queries
@@ -78,6 +78,7 @@ class Emitter:
         self._seqs: defaultdict[tuple[str, Id], int] = defaultdict(int)
         self._taken: defaultdict[tuple[str, Id], int] = defaultdict(int)
         self._waiting: list[outbox.Outgoing] = []
+        self._redactors: dict[tuple[str, str], Redactor] = {}  # by tenant and workflow, while a transaction lasts
 
     def put_all(self, store: Connection) -> None:
         """Into the outbox with all that was said; to be called in the transaction of the decisions."""
@@ -89,11 +90,13 @@ class Emitter:
         for task, count in self._taken.items():
             self._seqs[task] += count
         self._taken.clear()
+        self._redactors.clear()
 
     def forget(self) -> None:
         """It was not."""
         self._taken.clear()
         self._waiting.clear()
+        self._redactors.clear()
 
     def rule(self, about: About, ruling: Ruling, now: dt.datetime) -> None:
         """Say what was observed, and the verdict that follows from it."""
@@ -168,7 +171,7 @@ class Emitter:
         causation_id: Id | None = None,
     ) -> Event:
         task = (about.tenant, about.task_id)
-        redactor = self._redaction.of_task(about.tenant, about.workflow)
+        redactor = self._redactor(about)
         event = Event(
             event_id=new_id(),
             kind=kind,
@@ -192,6 +195,12 @@ class Emitter:
         headers = [("counterfoil-kind", kind.encode()), *self._signature(about.tenant, value)]
         self._waiting.append(outbox.Outgoing(self._topic, key, value, event.event_id, headers))
         return event
+
+    def _redactor(self, about: About) -> Redactor:
+        whose = (about.tenant, about.workflow)
+        if whose not in self._redactors:
+            self._redactors[whose] = self._redaction.of_task(*whose)
+        return self._redactors[whose]
 
     def _signature(self, tenant: str, value: bytes) -> list[tuple[str, bytes]]:
         """The header that signs the final bytes, where this process has a key."""

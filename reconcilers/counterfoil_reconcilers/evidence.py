@@ -16,6 +16,7 @@ VerdictName = Literal["applied", "not_applied", "partial", "duplicated", "mismat
 
 _MOST_PARTS: Final = 20
 _LONGEST_VALUE: Final = 600
+_SHORT: Final = 100  # as JSON, a character becomes six at most
 
 
 class Evidence:
@@ -129,12 +130,14 @@ class Evidence:
         if key.key[:1] == ("?",):
             return None
         row = self._around.observed.get(key)
-        named = key_veiled(self._around.veil, self._around.target.resources[key.resource], key)
         if row is NOT_READ:
-            return f"{key.resource} {', '.join(named)} was not read"
-        if isinstance(row, Row) and row.problem:
-            return f"{key.resource} {', '.join(named)} cannot be compared: {row.problem}"
-        return None
+            problem = "was not read"
+        elif isinstance(row, Row) and row.problem:
+            problem = f"cannot be compared: {row.problem}"
+        else:
+            return None
+        named = key_veiled(self._around.veil, self._around.target.resources[key.resource], key)
+        return f"{key.resource} {', '.join(named)} {problem}"
 
     def _state(self, index: int, part: Part) -> str:
         """`yes`, `no`, `twice`, `half`, `wrong` or `open`."""
@@ -264,6 +267,8 @@ def _difference(one: Difference, resource: Resource, veil: Veil, secret: Collect
 def short(value: Any) -> Any:
     """A value for evidence; a long one is cut to its first characters, and says so."""
     plain = shown(value)
+    if plain is None or isinstance(plain, bool | int | float) or (isinstance(plain, str) and len(plain) < _SHORT):
+        return plain
     text = json.dumps(plain, ensure_ascii=False)
     if len(text) <= _LONGEST_VALUE:
         return plain

@@ -36,6 +36,7 @@ _TOKEN = re.compile(
 )
 _MACROS = frozenset({"map", "filter", "all", "exists", "exists_one", "existsOne"})
 _WORDS = frozenset({"true", "false", "null", "in"})
+_LOOKUPS = frozenset({"lookup", "exists_row"})
 _lookup: ContextVar[Lookup | None] = ContextVar("lookup", default=None)
 
 
@@ -57,13 +58,15 @@ class Expression:
     """One compiled expression.
 
     `names` are the variables that it mentions, `reads` the paths that it begins to read at, `looked_up` the resources
-    that it names; `asks_absence` if it may ask whether a field is there, which a row known in part cannot answer.
+    that it names; `asks_rows` if it may look up a row at all; `asks_absence` if it may ask whether a field is there,
+    which a row known in part cannot answer.
     """
 
     text: str  # on one line, for messages
     names: frozenset[str]
     reads: tuple[tuple[str, ...], ...]
     looked_up: frozenset[str]
+    asks_rows: bool
     asks_absence: bool
     _program: Any
     _path: tuple[str, ...] | None
@@ -108,7 +111,7 @@ class Expression:
         value: Json = None
         for depth, name in enumerate(self._path or ()):
             here: Any = variables if depth == 0 else value
-            if not isinstance(here, Mapping) or name not in here:
+            if not isinstance(here, dict | Mapping) or name not in here:  # a dict is told at once
                 raise Unevaluable(self.text, f"there is no {'.'.join((self._path or ())[: depth + 1])}")
             value = here[name]
         return value
@@ -123,8 +126,8 @@ class Expression:
 def constant(value: Json) -> Expression:
     """A value that code gave, as an expression that has it."""
     return Expression(
-        text="a value of the code", names=frozenset(), reads=(), looked_up=frozenset(), asks_absence=False,
-        _program=None, _path=None, _loops=False, _constant=[value],
+        text="a value of the code", names=frozenset(), reads=(), looked_up=frozenset(), asks_rows=False,
+        asks_absence=False, _program=None, _path=None, _loops=False, _constant=[value],
     )  # fmt: skip
 
 
@@ -149,6 +152,7 @@ def compile_expression(text: str, variables: Iterable[str]) -> Expression:
         names=names,
         reads=tuple(_reads(tokens, known)),
         looked_up=frozenset(_looked_up(tokens)),
+        asks_rows=any(kind == "name" and name in _LOOKUPS for kind, name in tokens),
         asks_absence=_asks_absence(tokens),
         _program=program,
         _path=_plain_path(text, known),
@@ -189,7 +193,7 @@ def _is_position(tokens: list[tuple[str, str]], position: int) -> bool:
 
 def _looked_up(tokens: list[tuple[str, str]]) -> Iterable[str]:
     for index, (kind, name) in enumerate(tokens[:-2]):
-        if kind == "name" and name in ("lookup", "exists_row") and tokens[index + 2][0] == "text":
+        if kind == "name" and name in _LOOKUPS and tokens[index + 2][0] == "text":
             yield tokens[index + 2][1].strip("'\"")
 
 

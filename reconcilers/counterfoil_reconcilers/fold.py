@@ -25,13 +25,17 @@ class Folder:
 
     def cell(self, world: World, key: RowKey) -> Cell:
         """The row's state in the world, taken from the baseline when it is first met."""
-        if key not in world.cells:
-            row = self._around.baseline.get(key)
-            if isinstance(row, Row):
-                world.cells[key] = Cell({}, partial=True) if row.problem else Cell(row.doc)
-            else:
-                world.cells[key] = Cell(None) if row is None else Cell({}, partial=True)
-        return world.cells[key]
+        cell = world.cells.get(key)
+        if cell is None:
+            cell = world.cells[key] = self.before(key)
+        return cell
+
+    def before(self, key: RowKey) -> Cell:
+        """The row's state in the baseline."""
+        row = self._around.baseline.get(key)
+        if isinstance(row, Row):
+            return Cell({}, partial=True) if row.problem else Cell(row.doc)
+        return Cell(None) if row is None else Cell({}, partial=True)
 
     def apply(self, world: World, index: int, effect: Effect, tool: Tool, times: TimesOf) -> None:
         """Let the effect happen, each part as often as `times` says."""
@@ -43,6 +47,10 @@ class Folder:
             world.blind.setdefault("*", reason)
             return
         _Pass(self, self._around, world, index, times).run(effect, tool, variables)
+
+    def follows(self, _change: Change) -> bool:
+        """Whether to apply a change of a row that is there; a survey needs few of them."""
+        return True
 
     def noted(self, reader: Reader) -> None:
         """Called with what was asked for, once an effect is applied; a survey overrides it."""
@@ -158,7 +166,8 @@ class _Pass:
         self._remember_reply(write, scope, key)
         self._folder.cell(self._world, key)
         for change in write.changes:
-            self._change(write.resource, change, scope, key)
+            if self._folder.follows(change):
+                self._change(write.resource, change, scope, key)
 
     def _whole_row(self, write: Write, scope: Scope, key: RowKey) -> None:
         part = Part(key, ())
@@ -291,13 +300,13 @@ class _Pass:
     def _set(self, part: Part, change: Change, scope: Scope, first: bool) -> None:
         cell = self._world.cells[part.row]
         old = at(cell.doc, part.path)
-        before = self._before_cell(part.row) if first else cell
-        value = MISSING if change.kind == "remove" else self._value(change, scope, before, old)
+        value = MISSING
+        if change.kind != "remove":
+            value = self._value(change, scope, self._before_cell(part.row) if first else cell, old)
         if self._around.hides and holds_hidden(value) and not self._can_tell(part, value):
             raise Unreadable(_UNTOLD)
         self._store(part.row, part.path, value)
-        relative = change.value is not None and not change.value.names.isdisjoint(("old", "before"))
-        self._touch(part, part.path, old, value, relative=relative)
+        self._touch(part, part.path, old, value, relative=change.builds_on_before)
 
     def _can_tell(self, part: Part, value: Any) -> bool:
         """Whether a value with Hidden texts in it is surely what was observed, or surely another one."""
@@ -322,10 +331,12 @@ class _Pass:
             self._world.secret.setdefault(key, set()).add(path)
 
     def _before_cell(self, key: RowKey) -> Cell:
-        return self._before.get(key) or self._folder.cell(World(), key)
+        return self._before.get(key) or self._folder.before(key)
 
     def _value(self, change: Change, scope: Scope, before: Cell, old: Any) -> Any:
         assert change.value is not None  # noqa: S101  # only `remove` has none
+        if not change.builds_on_before:
+            return scope.evaluate(change.value)
         inner = scope.inner()
         inner.see(before, scope.secret.get("before", ()))
         if old is MISSING:
@@ -407,6 +418,8 @@ def _texts(fields: Mapping[str, Json]) -> dict[str, Json]:
 
 def _resolved(change: Change, scope: Scope) -> Path:
     """The path with its bracketed steps evaluated: a text is a field's name, a whole number a position."""
+    if change.fixed_path is not None:
+        return change.fixed_path
     path: list[str | int] = []
     for step in change.path:
         value = step if isinstance(step, str) else scope.evaluate(step)

@@ -1,9 +1,9 @@
 """Reads from a target what the effects in hand touch: by key, in a few rounds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.contracts import Target as Declared
@@ -11,12 +11,16 @@ from counterfoil_reconcilers.disclosure import Disclosure
 from counterfoil_reconcilers.expressions import Unevaluable
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.targets.port import Address, Target, TargetRow
-from counterfoil_reconcilers.touched import Touched, resources_of
+from counterfoil_reconcilers.touched import Search, Touched, resources_of
 
 # A row found through a row found through a row: deeper joins stay unread, and so unknowable.
 _ROUNDS = 5
 _MOST_FOUND = 200
+_READ_AT_A_TIME, _SEARCHED_AT_A_TIME = 500, 50
 _NOTHING = Touched(frozenset(), frozenset(), (), frozenset(), {}, ())
+
+
+Thing = TypeVar("Thing")
 
 
 class Known(Protocol):
@@ -31,16 +35,26 @@ class Known(Protocol):
 
 
 class Looker:
-    """Looks at the target for the effects of one pass; what was read once is not read again."""
+    """Looks at the target for the effects of one pass; what was read once is not read again.
+
+    `go_on` is called after each request.
+    """
 
     def __init__(
-        self, adapter: Target, contracts: Contracts, declared: Declared, disclosure: Disclosure, past: Known
+        self,
+        adapter: Target,
+        contracts: Contracts,
+        declared: Declared,
+        disclosure: Disclosure,
+        past: Known,
+        go_on: Callable[[], object],
     ) -> None:
         self._adapter = adapter
         self._contracts = contracts
         self._declared = declared
         self._disclosure = disclosure
         self._past = past
+        self._go_on = go_on
         self._rows: dict[RowKey, Row | None] = {}
 
     @property
@@ -66,18 +80,37 @@ class Looker:
             if not wanted and not learnt:
                 break
             self._disclosure.learn(learnt)
-            addresses = (Address(self._tenant(key.resource), key) for key in wanted)
-            self._take(self._adapter.read(addresses))
+            self._read([Address(self._tenant(key.resource), key) for key in wanted])
             touched = self._touched(noted, touched)
         if self._search(touched):
             touched = self._touched(noted, touched)
         return [self._disclosure.opened(effect) for effect in noted], touched
 
+    def survey(self, noted: Sequence[Effect]) -> list[Touched]:
+        """What each touches. Rows are read only if that may depend on them: then any of them may tell it.
+
+        Raises TargetUnavailable.
+        """
+        touched = self._touched(noted)
+        if all(one.is_final and not effect.secret for effect, one in zip(noted, touched, strict=True)):
+            return touched
+        return self.look(noted)[1]
+
+    def _read(self, addresses: Sequence[Address]) -> None:
+        """Some at a time, for a target may be slow."""
+        for some in _in_parts(addresses, _READ_AT_A_TIME):
+            self._take(self._adapter.read(some))
+            self._go_on()
+
     def _search(self, touched: Sequence[Touched]) -> bool:
         """Look for created rows by what they hold; whether there was anything to look for."""
-        searches = list(dict.fromkeys(search for one in touched for search in one.searches))
-        for search in searches:
-            self._take(self._adapter.find(self._tenant(search.resource), [search], _MOST_FOUND))
+        searches: dict[str | None, dict[Search, None]] = {}
+        for search in (search for one in touched for search in one.searches):
+            searches.setdefault(self._tenant(search.resource), {})[search] = None
+        for tenant, wanted in searches.items():
+            for some in _in_parts(list(wanted), _SEARCHED_AT_A_TIME):
+                self._take(self._adapter.find(tenant, some, _MOST_FOUND))
+                self._go_on()
         return bool(searches)
 
     def _take(self, found: Iterable[TargetRow]) -> None:
@@ -98,6 +131,10 @@ class Looker:
 
     def _tenant(self, resource: str) -> str | None:
         return tenant_at(self._declared, resource, self._disclosure.tenant)
+
+
+def _in_parts(things: Sequence[Thing], most: int) -> Iterator[Sequence[Thing]]:
+    return (things[first : first + most] for first in range(0, len(things), most))
 
 
 def touched_at(contracts: Contracts, declared: Declared, effect: Effect, known: Rows, seen: Rows) -> Touched:

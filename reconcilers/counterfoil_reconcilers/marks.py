@@ -24,46 +24,35 @@ class Marks:
     seeks: frozenset[int]
 
 
-def marks_of(
-    contracts: Contracts,
-    target: str,
-    tenant: str,
-    touched: Touched,
-    *,
-    may_have_landed: bool,
-    has_own_expectation: bool = False,
-) -> Marks:
-    """The marks of one effect; one that can't be judged, and may have landed, is marked by what it may have changed.
-
-    What code expects may look for created rows by other fields than the contracts do.
-    """
-    place = Place(tenant, target)
-    writes = {place.row(key) for key in touched.writes}
-    reads = {place.read(key) for key in touched.reads}
-    searches = {mark for search in touched.searches for mark in (place.search(search), place.searches(search.resource))}
-    varied = _searched_in_several_ways(contracts, target)
-    sought = {
-        place.searches(s.resource) if s.resource in varied or not s.fields else place.search(s)
-        for s in touched.searches
-    }
-    anyhow = {place.search(Search(s.resource, ())) for s in touched.searches}
-    sought |= anyhow
-    if has_own_expectation:
-        searches |= anyhow
-        sought |= {place.searches(s.resource) for s in touched.searches}
-    blind = {ANY} if touched.reason is not None else set(touched.blind)
-    seeks = writes | sought
-    seeks |= {place.row(key) for key in touched.reads} | {place.read(key) for key in touched.writes}
-    blinds = {place.blind(resource) for resource in blind} if may_have_landed else set()
-    return Marks(frozenset(writes | reads | searches | blinds), frozenset(seeks))
-
-
 @dataclass(frozen=True)
 class Place:
-    """One tenant's rows at one target: makes the marks of what is there."""
+    """One tenant's rows at one target: makes the marks of what is there.
+
+    `varied`: resources whose created rows are looked for by these fields here and by others there.
+    """
 
     tenant: str
     target: str
+    varied: frozenset[str] = frozenset()
+
+    def marks_of(self, touched: Touched, *, may_have_landed: bool, has_own_expectation: bool = False) -> Marks:
+        """The marks of one effect; one that can't be judged, and may have landed, is marked by what it may change.
+
+        What code expects may look for created rows by other fields than the contracts do.
+        """
+        writes = set(map(self.row, touched.writes))
+        reads = set(map(self.read, touched.reads))
+        seeks = writes | set(map(self.row, touched.reads)) | set(map(self.read, touched.writes))
+        searches: set[int] = set()
+        for search in touched.searches:
+            of_all, of_this = self.searches(search.resource), self.search(search)
+            anyhow = self.search(Search(search.resource, ()))
+            searches |= {of_all, of_this, *([anyhow] if has_own_expectation else ())}
+            varies = search.resource in self.varied or has_own_expectation
+            seeks |= {of_all if varies or not search.fields else of_this, anyhow}
+        blind = {ANY} if touched.reason is not None else set(touched.blind)
+        blinds = {self.blind(resource) for resource in blind} if may_have_landed else set()
+        return Marks(frozenset(writes | reads | searches | blinds), frozenset(seeks))
 
     def row(self, key: RowKey) -> int:
         """Of a row that is written."""
@@ -100,7 +89,7 @@ class Place:
         return int.from_bytes(blake2b(text, digest_size=8).digest(), "big", signed=True)
 
 
-def _searched_in_several_ways(contracts: Contracts, target: str) -> frozenset[str]:
+def searched_in_several_ways(contracts: Contracts, target: str) -> frozenset[str]:
     """Resources whose created rows are looked for by these fields here and by others there."""
     ways: dict[str, set[frozenset[str]]] = {}
     for tool in contracts.tools.values():

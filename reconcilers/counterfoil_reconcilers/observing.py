@@ -15,7 +15,7 @@ from counterfoil_reconcilers.contracts import Target as Declared
 from counterfoil_reconcilers.disclosure import Disclosure
 from counterfoil_reconcilers.judge import Judgement, judge
 from counterfoil_reconcilers.looking import Looker, touched_at
-from counterfoil_reconcilers.marks import Marks, Place, marks_of
+from counterfoil_reconcilers.marks import Marks, Place, searched_in_several_ways
 from counterfoil_reconcilers.recorded import before_of, claim_of, effect_of, opened
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.targets.port import Target
@@ -28,7 +28,7 @@ _TEXT_ON_ITS_WAY = dt.timedelta(hours=1)  # from an agent's disk to the blob sto
 _MOST_CONNECTED = 10_000
 _MOST_UNMARKED = 500
 _MOST_BLIND = 50  # effects that may have changed anything: one of them holds back what would be unattributed
-Chunk = Mapping[RowKey, Row | None]
+ChangedRows = Mapping[RowKey, Row | None]  # as they are now, None for those that are gone
 
 
 class TooManyConnected(Exception):
@@ -59,7 +59,7 @@ class Seen:
 
 
 class Observer:
-    """Looks at one target for one tenant's effects. Make a new one for each look."""
+    """Looks at one target for one tenant's effects. Make a new one for each look; `go_on` is called in between."""
 
     def __init__(
         self,
@@ -72,14 +72,17 @@ class Observer:
         first_fence: tuple[int, ...] | None,
         blobs: BlobReader,
         redaction: Redaction,
+        go_on: Callable[[], object],
     ) -> None:
         self._contracts = contracts
         self._declared = declared
         self._tenant = tenant
         self._blobs = blobs
         self._disclosure = Disclosure(redaction.of_task(tenant, declared.name))
+        self._place = Place(tenant, declared.name, searched_in_several_ways(contracts, declared.name))
         self._past = Past(store, tenant, declared, first_fence)
-        self._looker = Looker(adapter, contracts, declared, self._disclosure, self._past)
+        self._go_on = go_on
+        self._looker = Looker(adapter, contracts, declared, self._disclosure, self._past, go_on)
         self._found: list[Found] = []
         self._noted: list[Effect] = []
         self._effects: list[Effect] = []
@@ -101,11 +104,6 @@ class Observer:
         """Of the effects noted."""
         return [row["effect_id"] for row in self._found]
 
-    @property
-    def marks(self) -> Sequence[Marks]:
-        """Of the effects looked for, in the order in which they were noted."""
-        return self._marks
-
     def note(self, found: Iterable[Found]) -> None:
         """Take effects in; what was redacted in them is looked for from now on.
 
@@ -120,7 +118,7 @@ class Observer:
         """Try rows that were read for what was redacted."""
         self._disclosure.learn(rows)
 
-    def add_changed(self, rows: Chunk) -> None:
+    def add_changed(self, rows: ChangedRows) -> None:
         """Take in rows that a sweep found to be otherwise than the baseline."""
         self._looker.add(rows)
 
@@ -133,24 +131,31 @@ class Observer:
         effects, touched = self._looker.look(self._noted[new])
         self._effects += effects
         self._touched += touched
-        self._marks += [
-            marks_of(
-                self._contracts,
-                self._declared.name,
-                self._tenant,
+        self._marks += self._marks_of(self._found[new], touched)
+
+    def survey(self) -> list[Marks]:
+        """The marks of the effects noted, without a look at more rows than that takes.
+
+        Raises TargetUnavailable.
+        """
+        return self._marks_of(self._found, self._looker.survey(self._noted))
+
+    def _marks_of(self, found: Sequence[Found], touched: Sequence[Touched]) -> list[Marks]:
+        return [
+            self._place.marks_of(
                 one,
                 may_have_landed=row["outcome"] not in ("failed", "denied"),
                 has_own_expectation=row["expect"] is not None,
             )
-            for row, one in zip(self._found[new], touched, strict=True)
+            for row, one in zip(found, touched, strict=True)
         ]
 
-    def look_with_connected(self, worklist: Worklist, changed: Chunk, beat: Callable[[], object]) -> None:
+    def look_with_connected(self, worklist: Worklist, changed: ChangedRows) -> None:
         """Look for the noted effects, and for all others that share a row with them or may be what changed these rows.
 
         Raises TargetUnavailable, and TooManyConnected.
         """
-        place = Place(self._tenant, self._declared.name)
+        place = self._place
         self.note(worklist.connected(place.blinds(changed), self.effect_ids, _MOST_BLIND) if changed else ())
         asked: set[int] = set()
         seeks = set(place.changed(changed))
@@ -164,7 +169,7 @@ class Observer:
             asked |= seeks
             if not more:
                 return
-            beat()
+            self._go_on()
             self.note(more)
 
     def seen(self) -> Seen:
@@ -190,18 +195,19 @@ class Observer:
         )
 
 
-def mark_all(worklist: Worklist, new_observer: Callable[[], Observer], besides: Observer) -> None:
+def mark_all(
+    worklist: Worklist, new_observer: Callable[[], Observer], besides: Observer, go_on: Callable[[], object]
+) -> None:
     """Find out what effects touch that nobody has looked at yet, so that none which shares a row is overlooked.
 
-    Raises TargetUnavailable.
+    `go_on` is called in between. Raises TargetUnavailable.
     """
     ids: list[uuid.UUID] = besides.effect_ids
     while found := worklist.unmarked(ids, _MOST_UNMARKED):
         observer = new_observer()
         observer.note(found)
-        observer.look()
-        worklist.set_marks(found, observer.marks)
-        ids += [row["effect_id"] for row in found]  # one that is told of meanwhile is a matter of the next pass
+        ids += worklist.set_marks(found, observer.survey())  # one that is told of meanwhile: for the next pass
+        go_on()
 
 
 def settle_window(contracts: Contracts, declared: Declared, row: Found) -> dt.timedelta:

@@ -103,7 +103,7 @@ class Effect:
         """What expressions see of an effect; `Unreadable` if its arguments are not plain JSON, or not at hand."""
         return _variables_of(self)
 
-    @property
+    @cached_property
     def hides(self) -> bool:
         """Whether it holds what was redacted and not found again."""
         reply = self.reply.value if isinstance(self.reply, Reply) else self.reply

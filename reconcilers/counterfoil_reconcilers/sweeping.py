@@ -38,17 +38,19 @@ def changed_rows(
     *,
     besides: frozenset[str],
     learn: Callable[[Iterable[Row | None]], None],
+    go_on: Callable[[], object],
 ) -> Chunk:
     """The rows of the tenant that are not as the baseline has them, None for those that are gone.
 
-    Resources in `besides` have no baseline, so nothing is said of them; `learn` is given every row. Raises
-    TargetUnavailable.
+    Resources in `besides` have no baseline, so nothing is said of them; `learn` is given every row, and `go_on` is
+    called after each chunk. Raises TargetUnavailable.
     """
     changed: Chunk = {}
     for resource in declared.resources:
         where = {"tenant": tenant, "target": declared.name, "resource": resource}
         seen: set[int] = set()
         for rows in chunks(adapter, declared, resource, tenant):
+            go_on()
             learn(rows.values())
             if resource not in besides:
                 changed.update(_differing(store, where, rows))

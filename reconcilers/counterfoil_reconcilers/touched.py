@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from counterfoil_reconcilers.contracts import Contracts, Target
+from counterfoil_reconcilers.contracts import Change, Contracts, Target
 from counterfoil_reconcilers.expecting import NoExpectation, tool_of
 from counterfoil_reconcilers.fold import Folder
 from counterfoil_reconcilers.rows import NOT_READ, Effect, RowKey, Rows
@@ -105,12 +105,16 @@ def _marks(touched: Sequence[Touched]) -> Mapping[Search, Search]:
 
 
 class _Survey(Folder):
-    """A folder that notes every row that an expression asked for."""
+    """A folder that notes every row that an expression asked for. What a row is changed to tells nothing besides."""
 
     def __init__(self, contracts: Contracts, target: Target, baseline: Rows, observed: Rows, hides: bool) -> None:
         super().__init__(Surroundings(contracts, target, baseline, observed, hides=hides))
         self.asked: set[RowKey] = set()
         self.missing: set[RowKey] = set()
+
+    def follows(self, change: Change) -> bool:
+        """Those that may look up a row."""
+        return change.asks_rows
 
     def noted(self, reader: Reader) -> None:
         self.asked |= reader.asked

@@ -106,6 +106,7 @@ class Bench:
             first_fence=None if fence is None else tuple(fence),
             blobs=self.blobs,
             redaction=self.redaction,
+            go_on=lambda: None,
         )
 
     def _try(self, found: Sequence[Mapping[str, Any]], effect_id: uuid.UUID) -> Trial:
@@ -113,7 +114,7 @@ class Bench:
         observer.note(found)
         worklist = self._worklist()
         observer.note(worklist.unmarked(observer.effect_ids, _MOST_BESIDE))  # they may share rows, too
-        observer.look_with_connected(worklist, {}, lambda: None)
+        observer.look_with_connected(worklist, {})
         seen = observer.seen()
         index = next(i for i, row in enumerate(seen.found) if row["effect_id"] == effect_id)
         judged_now = seen.judged(self.contracts, self.contracts.targets[self.target])

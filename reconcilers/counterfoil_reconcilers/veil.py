@@ -14,8 +14,8 @@ class Veil(Protocol):
     def over(self, value: Any, path: Path = ()) -> Any:
         """The value as it may be said; `path` is where it stands in a row."""
 
-    def beside(self, expected: Any, value: Any, path: Path = ()) -> Any:
-        """A value that stands where `expected` should: all of it is hidden where a part of that is."""
+    def beside(self, said: Any, value: Any, path: Path = ()) -> Any:
+        """A value that stands where another should, which `said` is as it may be said: hidden where a part of it is."""
 
     def whole(self, value: Any, path: Path = ()) -> Any:
         """All of the value hidden, in one token; that there is none may be said."""
@@ -31,7 +31,7 @@ class NoVeil:
         """The value itself."""
         return value
 
-    def beside(self, _expected: Any, value: Any, _path: Path = ()) -> Any:
+    def beside(self, _said: Any, value: Any, _path: Path = ()) -> Any:
         """The value itself."""
         return value
 
@@ -55,7 +55,8 @@ def veiled(
     redacted.
     """
     expected, observed = (_without(veil, resource, value, path, secret) for value in (expected, observed))
-    return veil.over(expected, path), veil.beside(expected, observed, path)
+    said = veil.over(expected, path)
+    return said, veil.beside(said, observed, path)
 
 
 def key_veiled(veil: Veil, resource: Resource, key: RowKey) -> list[Any]:

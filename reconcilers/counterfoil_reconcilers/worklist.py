@@ -6,12 +6,13 @@ time, and is held again in every transaction that writes under it; whoever lost 
 
 import datetime as dt
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from counterfoil.errors import CounterfoilError
+from counterfoil_consumers.binary_copy import Items, byteas, texts, uuids
 from counterfoil_consumers.store import Connection, array_text, fetch_one, queries
 from counterfoil_reconcilers.marks import Marks
 from counterfoil_reconcilers.settling import Sighting
@@ -204,25 +205,27 @@ class Worklist:
 
     def unmarked(self, besides: Collection[uuid.UUID], most: int) -> list[Found]:
         """Effects of which nobody knows yet what they touch."""
-        return self._find("find_unmarked", {"besides": list(besides), "most": most})
+        return self._find("find_unmarked", {"besides": _ids(besides), "most": most})
 
     def connected(self, seeks: Collection[int], besides: Collection[uuid.UUID], most: int) -> list[Found]:
         """Effects that have one of these marks."""
-        return self._find("find_connected", {"marks": list(seeks), "besides": list(besides), "most": most})
+        params = {"marks": array_text(seeks), "besides": _ids(besides), "most": most}
+        return self._find("find_connected", params)
 
-    def set_marks(self, found: Sequence[Found], marks: Sequence[Marks]) -> None:
-        """Keep what effects touch; one that was told more of meanwhile stays unmarked."""
+    def set_marks(self, found: Sequence[Found], marks: Sequence[Marks]) -> list[uuid.UUID]:
+        """Keep what effects touch; one that was told more of meanwhile stays unmarked, and is returned."""
         params = {
             **self._where,
-            "effect_ids": [row["effect_id"] for row in found],
+            "effect_ids": _ids(row["effect_id"] for row in found),
             "tolds": [row["told"] for row in found],
-            "marks": [array_text(one.own) for one in marks],
+            "marks": texts(array_text(one.own) for one in marks),
         }
-        self._store.execute(queries("reconcile")["set_marks"], params)
+        marked = {row["effect_id"] for row in self._store.execute(queries("reconcile")["set_marks"], params)}
+        return [row["effect_id"] for row in found if row["effect_id"] not in marked]
 
     def lock(self, found: Sequence[Found]) -> frozenset[uuid.UUID]:
         """Keep ingest from telling more of these until the transaction ends; returns those it did tell more of."""
-        params = {**self._where, "effect_ids": [row["effect_id"] for row in found]}
+        params = {**self._where, "effect_ids": _ids(row["effect_id"] for row in found)}
         told = {
             row["effect_id"]: row["told"] for row in self._store.execute(queries("reconcile")["lock_checks"], params)
         }
@@ -233,18 +236,20 @@ class Worklist:
         params = {
             **self._where,
             "check_seq": self._check_seq,
-            "effect_ids": [state.effect_id for state in states],
-            "sightings": [state.sighting.count for state in states],
-            "verdicts": [state.sighting.verdict for state in states],
-            "digests": [state.sighting.digest for state in states],
-            "fences": [array_text(state.sighting.fence) for state in states],
+            "effect_ids": _ids(state.effect_id for state in states),
+            "sightings": array_text(state.sighting.count for state in states),
+            "verdicts": texts(state.sighting.verdict for state in states),
+            "digests": byteas(state.sighting.digest for state in states),
+            "fences": texts(array_text(state.sighting.fence) for state in states),
             "first_sighted_ats": [state.sighting.first_at for state in states],
-            "emitted": [state.emitted for state in states],
+            "emitted": texts(state.emitted for state in states),
             "settled_ats": [state.settled_at for state in states],
             "due_ats": [state.due_at for state in states],
-            "marks": [array_text(state.marks.own) for state in states],
+            "marks": texts(array_text(state.marks.own) for state in states),
             "are_closed": [state.is_closed for state in states],
-            "absent_fences": [None if one.absent_fence is None else array_text(one.absent_fence) for one in states],
+            "absent_fences": texts(
+                None if one.absent_fence is None else array_text(one.absent_fence) for one in states
+            ),
         }
         self._store.execute(queries("reconcile")["set_check_states"], params)
 
@@ -253,7 +258,7 @@ class Worklist:
         params = {
             **self._where,
             "check_seq": self._check_seq,
-            "effect_ids": [row["effect_id"] for row in found],
+            "effect_ids": _ids(row["effect_id"] for row in found),
             "due_ats": list(due_ats),
             "emitted": list(emitted),
         }
@@ -263,6 +268,10 @@ class Worklist:
         named = queries("reconcile")
         query = named[name].format(columns=named["effect_columns"], sources=named["effect_sources"])
         return list(self._store.execute(query, {**self._where, **params}))
+
+
+def _ids(ids: Iterable[uuid.UUID]) -> Items:
+    return uuids(one.bytes for one in ids)
 
 
 def _lost(lease: Lease) -> LeaseLost:

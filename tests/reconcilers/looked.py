@@ -43,7 +43,7 @@ def verdicts(
     """The verdicts on effects of one tenant, as the target stands now."""
     known = before or Rows()
     disclosure = Disclosure(Redaction(RecorderSettings(identity_key="k" * 32)).of_task(effects[0].tenant, name))
-    looker = Looker(target, contracts, contracts.targets[name], disclosure, Before(known))
+    looker = Looker(target, contracts, contracts.targets[name], disclosure, Before(known), lambda: None)
     seen, touched = looker.look(effects)
     judged = judge(contracts, name, seen, known, looker.rows, disclosure, touched)
     return [verdict.verdict for verdict in judged.verdicts]

@@ -1,10 +1,11 @@
 """Whose turn it is and what is due: shared by any number of reconcilers, some effects at a time, flat as it grows."""
 
 import datetime as dt
+import hashlib
 import itertools
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any, LiteralString
@@ -333,6 +334,45 @@ def test_what_is_due_is_found_among_any_number_of_closed_ones(
         [plan] = reconciler_store.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + query.as_string(), params)
         root = plan["QUERY PLAN"][0]["Plan"]
         assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] < 400, (name, root)
+
+
+def test_what_a_part_of_a_turn_reads_goes_by_that_part_alone(reconciler_store: Connection) -> None:
+    """No statistics are kept (decision 0019): a plan that reads all that a tenant has looks as cheap as one by key."""
+    reconciler_store.execute(
+        "INSERT INTO counterfoil.check_state (tenant, effect_id, target, is_urgent, marks, closed_at)"
+        " SELECT 't1', md5(n::text)::uuid, 'shop', false, CASE WHEN n % 2 = 0 THEN ARRAY[n] END,"
+        " CASE WHEN n % 2 = 1 THEN now() END FROM generate_series(1, 40000) AS n"
+    )
+    reconciler_store.execute(
+        "INSERT INTO counterfoil.target_baseline (tenant, target, resource, key, fence, read_at)"
+        " SELECT 't1', 'shop', 'orders', n::text, '{}', now() FROM generate_series(1, 20000) AS n"
+    )
+    ids = [uuid.UUID(hashlib.md5(str(n).encode(), usedforsecurity=False).hexdigest()) for n in range(2, 202, 2)]
+    many, nothing = len(ids), [None] * len(ids)
+    where = {"tenant": "t1", "target": "shop", "effect_ids": ids, "check_seq": 9, "due_ats": [NOW] * many}
+    asked: dict[str, dict[str, Any]] = {
+        "read_baseline": where | {"resources": ["orders"] * many, "keys": list(map(str, range(many)))},
+        "find_connected": where | {"besides": ids, "marks": list(range(3 * many)), "most": 100},
+        "lock_checks": where,
+        "set_marks": where | {"tolds": [1] * many, "marks": ["{1}"] * many},
+        "put_off": where | {"emitted": nothing},
+        "set_check_states": where
+        | dict.fromkeys(("verdicts", "digests", "emitted", "settled_ats", "absent_fences"), nothing)
+        | {"sightings": [1] * many, "fences": ["{1}"] * many, "first_sighted_ats": [NOW] * many}
+        | {"marks": ["{1}"] * many, "are_closed": [False] * many},
+    }
+    named = queries("reconcile")
+    parts = {"columns": named["effect_columns"], "sources": named["effect_sources"]}
+    for name, params in asked.items():
+        query = named[name].format(**parts) if "{columns}" in named[name].as_string() else named[name]
+        [plan] = reconciler_store.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + query.as_string(), params)
+        assert _rows_read(plan["QUERY PLAN"][0]["Plan"]) < 20 * many, (name, plan)
+
+
+def _rows_read(plan: Mapping[str, Any]) -> float:
+    """All rows that the nodes of a plan gave or threw away."""
+    kept = plan["Actual Rows"] + sum(number for name, number in plan.items() if name.startswith("Rows Removed"))
+    return float(kept * plan["Actual Loops"]) + sum(map(_rows_read, plan.get("Plans", ())))
 
 
 # -- what is asked for -------------------------------------------------------------------------------------------

@@ -126,16 +126,20 @@ SET told = c.told + 1, due_at = now(), target = excluded.target, marks = NULL, s
 SELECT {columns}
 FROM (SELECT effect_id FROM counterfoil.check_state
       WHERE tenant = %(tenant)s AND target = %(target)s AND closed_at IS NULL AND marks IS NULL
-        AND effect_id <> ALL(%(besides)s::uuid[]) LIMIT %(most)s) AS d {sources}
+        AND effect_id NOT IN (SELECT unnest(%(besides)s::uuid[])) LIMIT %(most)s) AS d {sources}
 
 -- name: find_connected
--- Open effects that touch what these marks stand for.
+-- Open effects that touch what these marks stand for. Mark by mark, and asked for nothing else, so that there is one index to
+-- choose: every open effect was held against every mark, which took 760 ms for 4,000 marks and 20,000 effects; this takes 25.
 WITH marked AS MATERIALIZED (
-    SELECT tenant, target, effect_id FROM counterfoil.check_state WHERE marks && %(marks)s::bigint[] AND closed_at IS NULL
+    SELECT DISTINCT c.tenant, c.target, c.effect_id FROM unnest(%(marks)s::bigint[]) AS m (mark)
+    CROSS JOIN LATERAL (
+        SELECT tenant, target, effect_id, closed_at FROM counterfoil.check_state WHERE marks && ARRAY[m.mark] OFFSET 0) AS c
+    WHERE c.closed_at IS NULL
 )
 SELECT {columns}
 FROM (SELECT effect_id FROM marked
-      WHERE tenant = %(tenant)s AND target = %(target)s AND effect_id <> ALL(%(besides)s::uuid[]) LIMIT %(most)s) AS d {sources}
+      WHERE tenant = %(tenant)s AND target = %(target)s AND effect_id NOT IN (SELECT unnest(%(besides)s::uuid[])) LIMIT %(most)s) AS d {sources}
 
 -- name: effect_columns
 s.effect_id, s.task_id, s.workflow, s.tool, s.step, s.redaction, s.args, s.expect, s.reply, s.intents, s.outcome, s.intent_at,
@@ -161,7 +165,8 @@ ORDER BY effect_id FOR UPDATE
 -- name: set_marks
 UPDATE counterfoil.check_state AS c SET marks = v.marks::bigint[]
 FROM unnest(%(effect_ids)s::uuid[], %(tolds)s::int[], %(marks)s::text[]) AS v (effect_id, told, marks)
-WHERE c.tenant = %(tenant)s AND c.effect_id = v.effect_id AND c.told = v.told
+WHERE c.tenant = %(tenant)s AND c.effect_id = v.effect_id AND c.effect_id = ANY(%(effect_ids)s::uuid[]) AND c.told = v.told
+RETURNING c.effect_id
 
 -- name: read_progress
 -- How far the log is ingested, by partition.
@@ -173,10 +178,13 @@ SELECT producer_id, partition, beat_offset, beat_interval, last_at FROM counterf
 WHERE tenant = %(tenant)s AND opened AND NOT closed AND beat_offset IS NOT NULL
 
 -- name: read_baseline
--- Some rows, and of each resource the mark of how it was declared when it was read.
+-- Some rows, and of each resource the mark of how it was declared when it was read. Each by the primary key: as a join, all
+-- rows of the tenant were read for it, where Postgres had not counted them yet.
 SELECT b.resource, b.key, b.doc::text AS doc, b.problem, b.fence
 FROM unnest(%(resources)s::text[], %(keys)s::text[]) AS k (resource, key)
-JOIN counterfoil.target_baseline AS b ON b.tenant = %(tenant)s AND b.target = %(target)s AND b.resource = k.resource AND b.key = k.key
+CROSS JOIN LATERAL (
+    SELECT * FROM counterfoil.target_baseline AS b
+    WHERE b.tenant = %(tenant)s AND b.target = %(target)s AND b.resource = k.resource AND b.key = k.key OFFSET 0) AS b
 
 -- name: read_candidates
 SELECT resource, key, candidate_digest, candidate_fence, candidate_at FROM counterfoil.target_baseline
@@ -225,6 +233,7 @@ UPDATE counterfoil.target_baseline SET candidate_digest = NULL, candidate_fence 
 WHERE tenant = %(tenant)s AND target = %(target)s AND resource = %(resource)s AND key = %(key)s
 
 -- name: set_check_states
+-- The ids are named once more, or all that the tenant ever did is read and joined with these.
 UPDATE counterfoil.check_state AS c
 SET looked_seq = %(check_seq)s, sightings = v.sightings, verdict = v.verdict, sighting_digest = v.digest, fence = v.fence::bigint[],
     first_sighted_at = v.first_sighted_at, emitted = v.emitted, settled_at = v.settled_at, due_at = v.due_at,
@@ -235,13 +244,13 @@ FROM unnest(
     %(first_sighted_ats)s::timestamptz[], %(emitted)s::text[], %(settled_ats)s::timestamptz[], %(due_ats)s::timestamptz[],
     %(marks)s::text[], %(are_closed)s::boolean[], %(absent_fences)s::text[])
     AS v (effect_id, sightings, verdict, digest, fence, first_sighted_at, emitted, settled_at, due_at, marks, is_closed, absent_fence)
-WHERE c.tenant = %(tenant)s AND c.effect_id = v.effect_id
+WHERE c.tenant = %(tenant)s AND c.effect_id = v.effect_id AND c.effect_id = ANY(%(effect_ids)s::uuid[])
 
 -- name: put_off
 -- Effects that could not be looked at now.
 UPDATE counterfoil.check_state AS c SET looked_seq = %(check_seq)s, due_at = v.due_at, emitted = coalesce(v.emitted, c.emitted)
 FROM unnest(%(effect_ids)s::uuid[], %(due_ats)s::timestamptz[], %(emitted)s::text[]) AS v (effect_id, due_at, emitted)
-WHERE c.tenant = %(tenant)s AND c.effect_id = v.effect_id
+WHERE c.tenant = %(tenant)s AND c.effect_id = v.effect_id AND c.effect_id = ANY(%(effect_ids)s::uuid[])
 
 -- name: read_drift_rules
 SELECT outcome, verdict, drift FROM counterfoil.drift_rule
