@@ -16,7 +16,7 @@ from counterfoil import Recorder, RecorderSettings, RegistryError, SettingsError
 from counterfoil.codec import decode
 from counterfoil.wire_format import framing_of
 from counterfoil_consumers.ingest import Ingest
-from counterfoil_reconcilers import checking, concluding, observing
+from counterfoil_reconcilers import checking, concluding, looking, observing, worklist
 from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.judge import judge
 from counterfoil_reconcilers.reconciler import PassResult, ReconcilerSettings
@@ -300,6 +300,34 @@ def test_a_frozen_reconciler_that_wakes_writes_nothing(shop: Shop, monkeypatch: 
     shop.settle(successor)
     seqs = [body(event)["check_seq"] for event in shop.said()]
     assert len(seqs) == len(set(seqs)) == 1
+
+
+def test_a_target_that_is_slower_than_a_lease_is_looked_at_to_the_end(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row by row it takes longer than a lease lasts; the lease is held on to, and nobody else gets it."""
+    reconciler, other = shop.reconciler(shop.contracts(NOBODY)), shop.reconciler(shop.contracts(NOBODY))
+    pay: tuple[LiteralString, ...] = tuple(PAY.replace("A-1", order) for order in ("A-1", "A-2", "A-3"))
+    acted = [shop.act("set_status", "ok", one, order=f"A-{n}", status="paid") for n, one in enumerate(pay, 1)]
+    shop.recorder.flush()
+    shop.ingest()
+    monkeypatch.setattr(worklist, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(checking, "_HOLD_SECONDS", 0.2)
+    monkeypatch.setattr(looking, "_READ_AT_A_TIME", 1)
+    read = PostgresTarget.read
+    met: list[int] = []
+
+    def read_slowly(*arguments: Any) -> Any:
+        time.sleep(1)
+        if not met:
+            met.append(1)
+            met[0] = other.once().effects
+        return read(*arguments)
+
+    monkeypatch.setattr(PostgresTarget, "read", read_slowly)
+    looked = reconciler.once()
+    assert (looked.effects, looked.skipped, met) == (3, {}, [0])
+    assert [shop.verdicts(effect) for effect in acted] == [["applied"]] * 3
 
 
 def test_an_expired_lease_is_worth_nothing_even_if_nobody_took_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
