@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 # Where more is better the best is the highest; elsewhere the lowest.
-_MORE_IS_BETTER = {"events_per_second", "reads_per_second", "kept_share"}
+_MORE_IS_BETTER = {"events_per_second", "effects_per_second", "reads_per_second", "kept_share"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,12 +194,15 @@ def _row(text: str | None, problem: str | None) -> Row | None:
     """A stored row. Its text is our own and in the form of `plain` but for whole numbers, so it is not walked again."""
     if text is None:
         return None
-    return Row(json.loads(text, parse_int=_number), problem=problem)
+    return Row(_stored(text), problem=problem)
 
 
 def _number(digits: str) -> float | int:
     number = int(digits)
     return float(number) if abs(number) <= EXACT_INTEGERS else number
+
+
+_stored = json.JSONDecoder(parse_int=_number).decode
 
 
 def _where(tenant: str, target: str, key: RowKey) -> dict[str, Any]:

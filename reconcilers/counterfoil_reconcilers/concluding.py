@@ -134,15 +134,16 @@ class Conclusion:
                 give_up_after=self._policy.give_up_after,
                 swept_before=swept_before,
             )
+            fence = fence_of(decisions)
             for i, decision in zip(group, decisions, strict=True):
                 if decision.says:
                     self._say(turn, decision, rows, outcome.done)
-                outcome.states.append(self._state(turn, decision, i, fence_of(decisions)))
+                outcome.states.append(self._state(turn, decision, i, fence))
             outcome.given_up += [decision for decision in decisions if decision.gives_up]
             if not decisions[0].closes:
                 outcome.done.open += len(members)
             elif seen.baseline.first_fence is not None:
-                outcome.baseline += [(key, row, fence_of(decisions)) for key, row in rows.items()]
+                outcome.baseline += [(key, row, fence) for key, row in rows.items()]
                 for change in judgement.unattributed:
                     if change.row in rows:
                         self._say_change(turn, change, outcome.done)

@@ -111,7 +111,7 @@ class Expression:
         value: Json = None
         for depth, name in enumerate(self._path or ()):
             here: Any = variables if depth == 0 else value
-            if not isinstance(here, dict | Mapping) or name not in here:  # a dict is told at once
+            if not isinstance(here, (dict, Mapping)) or name not in here:  # a dict is told at once
                 raise Unevaluable(self.text, f"there is no {'.'.join((self._path or ())[: depth + 1])}")
             value = here[name]
         return value

@@ -19,6 +19,7 @@ Path = tuple[str | int, ...]
 EXACT_INTEGERS: Final = 2**53
 _DEEPEST: Final = 64
 _MOST_NODES: Final = 500_000
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 class Unreadable(ValueError):
@@ -139,7 +140,7 @@ def shown(value: Any) -> Any:
 
 def canonical(value: Json) -> str:
     """One text for equal values, whatever the order of their fields."""
-    return json.dumps(shown(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _canonical(shown(value))
 
 
 def key_text(value: Json) -> str:

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any, LiteralString
@@ -19,7 +19,7 @@ from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.judge import judge
 from counterfoil_reconcilers.reconciler import Reconciler
 from counterfoil_reconcilers.settling import Pace, pause_after
-from counterfoil_reconcilers.targets.port import TargetRow, TargetUnavailable
+from counterfoil_reconcilers.targets.port import Address, TargetRow, TargetUnavailable
 from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from counterfoil_reconcilers.worklist import Pair, Selection, add_leases, release, take_lease, take_looks
 from tests.fix_shop import CONTRACTS, NOBODY, Shop, body
@@ -91,6 +91,26 @@ def test_a_created_row_and_a_later_write_to_it_are_judged_together(shop: Shop) -
     shop.settle(reconciler)
     assert shop.verdicts(uuid.UUID(bytes=effect.effect_id)) == ["applied"]
     assert (shop.verdicts(later), shop.changes()) == (["applied"], [])
+
+
+def test_an_effect_is_marked_without_a_look_at_its_row(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it touches stands in its arguments, so its row is read once: when it is looked at itself."""
+    reconciler = shop.reconciler(shop.contracts(NOBODY), policy=policy(effects_at_a_time=1))
+    for order in ("A-1", "A-2"):
+        shop.act("set_status", "ok", order=order, status="paid")
+    shop.recorder.close()
+    shop.ingest()
+    keys: list[tuple[str, ...]] = []
+    read = PostgresTarget.read
+
+    def noted(target: PostgresTarget, addresses: Iterable[Address]) -> Sequence[TargetRow]:
+        wanted = list(addresses)
+        keys.extend(address.row.key for address in wanted)
+        return read(target, wanted)
+
+    monkeypatch.setattr(PostgresTarget, "read", noted)
+    assert reconciler.once().effects == 2
+    assert sorted(keys) == [("A-1",), ("A-2",)]
 
 
 def test_what_is_told_in_the_midst_of_a_judgement_is_judged_anew(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
