@@ -19,6 +19,7 @@ from counterfoil_reconcilers.rows import Row, RowKey, Rows
 from counterfoil_reconcilers.settling import Sighting
 from counterfoil_reconcilers.touched import Search
 from counterfoil_reconcilers.values import EXACT_INTEGERS, at, canonical, shown
+from counterfoil_reconcilers.world import candidates
 
 Fence = tuple[int, ...]
 
@@ -53,7 +54,12 @@ class Baseline:
         stale = {key for key, partition, offset in needed if offset < self.fences.get(key, self.first_fence)[partition]}
         tainted = {key.resource for key in stale}
         unsure = {key for key, row in self.rows.items() if row is not None and row.problem}
-        unsure |= {key for search, where, offset in created for key in self._made_by(search, where, offset, resources)}
+        there = Rows(self.rows)
+        unsure |= {
+            key
+            for search, where, offset in created
+            for key in self._made_by(search, there, where, offset, resources[search.resource])
+        }
         rows = {key: row for key, row in self.rows.items() if key not in stale and key not in unsure}
         known = {key for key, _, _ in needed if key not in stale}
         known |= {key for key in self.asked if key.resource not in tainted}
@@ -61,13 +67,13 @@ class Baseline:
         return Rows({**rows, **absent})
 
     def _made_by(
-        self, search: Search, partition: int, offset: int, resources: Mapping[str, Resource]
+        self, search: Search, there: Rows, partition: int, offset: int, resource: Resource
     ) -> Iterator[RowKey]:
         """Rows that hold what a write looked for, and that were read after its intent was durable."""
-        for key, row in self.rows.items():
-            if key.resource != search.resource or row is None or offset >= self.fences[key][partition]:
+        fields = dict(search.fields)
+        for key, row in candidates(resource, there, fields, fields):
+            if offset >= self.fences[key][partition]:
                 continue
-            resource = resources[key.resource]
             if all(agree(resource, value, at(row.doc, (name,)), (name,)) for name, value in search.fields):
                 yield key
 

@@ -17,7 +17,7 @@ from counterfoil_reconcilers.expecting import tool_of
 from counterfoil_reconcilers.fold import Folder
 from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey
 from counterfoil_reconcilers.values import MISSING, Path, at, overlap
-from counterfoil_reconcilers.world import Cell, Part, Surroundings, Times, TimesOf, Touch, World, likeness
+from counterfoil_reconcilers.world import Cell, Part, Surroundings, Times, TimesOf, Touch, World, candidates, likeness
 
 # `twice`: the same values were written again; `again`: the call ran once more, on what the first had left.
 Way = Literal["once", "never", "twice", "again", "parts"]
@@ -118,8 +118,12 @@ class Searcher:
     def _add_lookalikes(self, touch: Touch, world: World) -> None:
         """Further new rows with the content of a created one: the second of a doubled write is among them."""
         resource = self._resource(touch.row)
-        cell = world.cells[touch.row]
-        for key, row in self.around.observed.of(resource.name):
+        cell, observed = world.cells[touch.row], self.around.observed
+        fields = cell.doc if isinstance(cell.doc, dict) else {}
+        known = [name for name in fields if (name,) not in cell.open]
+        alike = dict(candidates(resource, observed, fields, known))
+        own = observed.get(touch.row)
+        for key, row in ({touch.row: own, **alike} if isinstance(own, Row) else alike).items():
             before = self.around.baseline.get(key)
             new = not isinstance(before, Row) and not self.around.is_claimed(key)
             if before is NOT_READ and self.around.target.writers is not None and key != touch.row:

@@ -10,7 +10,7 @@ from counterfoil_reconcilers.expressions import Unevaluable
 from counterfoil_reconcilers.rows import Effect, Row, RowKey, key_shown, row_key
 from counterfoil_reconcilers.scope import WHOLE, Reader, Scope
 from counterfoil_reconcilers.values import MISSING, Hidden, Json, Path, Unreadable, at, holds_hidden, put
-from counterfoil_reconcilers.world import Cell, Part, Surroundings, TimesOf, Touch, World, likeness
+from counterfoil_reconcilers.world import Cell, Part, Surroundings, TimesOf, Touch, World, candidates, likeness
 
 _MOST_ELEMENTS: Final = 2_000
 _UNTOLD: Final = "it was redacted, and can't be told from what the target holds"
@@ -202,7 +202,8 @@ class _Pass:
         doc = {**fields, **found}
         cell = Cell(doc, partial=True, open=open_paths)
         bound = self._nearest(write.resource, cell, tuple(found))
-        unreadable = next(self._new_rows(write.resource, readable=False), None) if bound is None else None
+        observed = self._around.observed
+        unreadable = next(self._new(observed.unreadable(write.resource.name)), None) if bound is None else None
         if unreadable is not None:
             reason = f"{key_shown(unreadable[0])} may be it, and cannot be compared: {unreadable[1].problem}"
             self._leave_open(part, reason)
@@ -217,7 +218,10 @@ class _Pass:
     def _nearest(self, resource: Resource, cell: Cell, sure: tuple[str, ...]) -> RowKey | None:
         """The candidate that agrees in most fields, at least half, and in all that the row is found by."""
         best: tuple[float, bool, RowKey] | None = None
-        for key, row in self._new_rows(resource):
+        fields = cell.doc if isinstance(cell.doc, dict) else {}
+        for key, row in self._new(candidates(resource, self._around.observed, fields, sure)):
+            if row.problem is not None:
+                continue
             score = likeness(resource, cell, row.doc, sure)
             # Of equals, one that was surely not there before.
             rank = (score, self._around.baseline.get(key) is None)
@@ -225,11 +229,11 @@ class _Pass:
                 best = (*rank, key)
         return best[2] if best else None
 
-    def _new_rows(self, resource: Resource, *, readable: bool = True) -> Iterator[tuple[RowKey, Row]]:
-        """Observed rows that are new and that nothing in this world stands for yet."""
-        for key, row in self._around.observed.of(resource.name):
+    def _new(self, rows: Iterable[tuple[RowKey, Row]]) -> Iterator[tuple[RowKey, Row]]:
+        """Those of the observed rows that are new, and that nothing in this world stands for yet."""
+        for key, row in rows:
             taken = key in self._world.cells or self._around.is_claimed(key)
-            if not taken and not isinstance(self._around.baseline.get(key), Row) and (row.problem is None) is readable:
+            if not taken and not isinstance(self._around.baseline.get(key), Row):
                 yield key, row
 
     def _undecided(self, resource: Resource, key: RowKey, doc: Json) -> frozenset[Path]:

@@ -1,7 +1,7 @@
 """What the judge is given: effects of one tenant at one target, and rows of that target, as plain values."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -50,7 +50,10 @@ def row_of(value: Any, version: str | None = None, ours: bool | None = None) -> 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows by key. `whole`: resources that were read completely, so that a row not in here does not exist."""
+    """Rows by key. `whole`: resources that were read completely, so that a row not in here does not exist.
+
+    What `of` and those below it give is worked out once: make another one where rows were added.
+    """
 
     rows: Mapping[RowKey, Row | None] = field(default_factory=dict)
     whole: frozenset[str] = frozenset()
@@ -61,9 +64,47 @@ class Rows:
             return self.rows[key]
         return None if key.resource in self.whole else NOT_READ
 
-    def of(self, resource: str) -> Iterable[tuple[RowKey, Row]]:
+    def of(self, resource: str) -> Sequence[tuple[RowKey, Row]]:
         """The rows of one resource that exist."""
-        return ((key, row) for key, row in self.rows.items() if key.resource == resource and row is not None)
+        return self._by_resource.get(resource, ())
+
+    def unreadable(self, resource: str) -> Sequence[tuple[RowKey, Row]]:
+        """Those of them that can't be compared."""
+        return self._unreadable.get(resource, ())
+
+    def that_may_hold(self, resource: str, field: str, text: str) -> Sequence[tuple[RowKey, Row]]:
+        """Those, in their order, in which the field is this text, or is no text: one among thousands is found by it."""
+        places = self._by_text.get((resource, field))
+        if places is None:
+            places = self._by_text[resource, field] = _places_by_text(self.of(resource), field)
+        rows, here, anywhere = self.of(resource), places.get(text, ()), places.get(None, ())
+        return [rows[place] for place in (sorted((*here, *anywhere)) if anywhere else here)]
+
+    @cached_property
+    def _by_resource(self) -> Mapping[str, Sequence[tuple[RowKey, Row]]]:
+        found: dict[str, list[tuple[RowKey, Row]]] = {}
+        for key, row in self.rows.items():
+            if row is not None:
+                found.setdefault(key.resource, []).append((key, row))
+        return found
+
+    @cached_property
+    def _unreadable(self) -> Mapping[str, Sequence[tuple[RowKey, Row]]]:
+        split = {name: [(key, row) for key, row in rows if row.problem] for name, rows in self._by_resource.items()}
+        return {name: rows for name, rows in split.items() if rows}
+
+    @cached_property
+    def _by_text(self) -> dict[tuple[str, str], Mapping[str | None, Sequence[int]]]:
+        return {}
+
+
+def _places_by_text(rows: Sequence[tuple[RowKey, Row]], field: str) -> Mapping[str | None, Sequence[int]]:
+    """The places of rows by the text in a field; under None those that have none there."""
+    places: dict[str | None, list[int]] = {}
+    for place, (_, row) in enumerate(rows):
+        value = row.doc.get(field) if isinstance(row.doc, dict) else None
+        places.setdefault(value if isinstance(value, str) else None, []).append(place)
+    return places
 
 
 _ELSEWHERE = {"$blob", "$reduced"}  # stand for arguments that were too large for an event

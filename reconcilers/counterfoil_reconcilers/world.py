@@ -4,13 +4,13 @@ Rows are never changed in place, so a world costs its index. A row whose state b
 holds only what effects have set, and only that is ever compared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from counterfoil_reconcilers.compare import agree
 from counterfoil_reconcilers.contracts import Contracts, Resource, Target
-from counterfoil_reconcilers.rows import RowKey, Rows
+from counterfoil_reconcilers.rows import Row, RowKey, Rows
 from counterfoil_reconcilers.values import Json, Path, at, overlap
 from counterfoil_reconcilers.veil import NO_VEIL, Veil
 
@@ -106,6 +106,19 @@ class TimesOf:
     def with_part(self, part: Part, times: Times) -> "TimesOf":
         """The same with one part changed."""
         return TimesOf(self.usual, {**self.others, part: times}, self.runs)
+
+
+def candidates(
+    resource: Resource, rows: Rows, fields: Mapping[str, Json], names: Iterable[str]
+) -> Sequence[tuple[RowKey, Row]]:
+    """The rows that may agree with a created one in the named fields: all, or those with a text that only itself is."""
+    best: Sequence[tuple[RowKey, Row]] | None = None
+    for name in names:
+        value, rule = fields.get(name), resource.rule((name,))
+        if type(value) is str and not (rule.ignore or rule.ignore_case or rule.time):  # a Hidden one is of another type
+            found = rows.that_may_hold(resource.name, name, value)
+            best = found if best is None or len(found) < len(best) else best
+    return rows.of(resource.name) if best is None else best
 
 
 def likeness(resource: Resource, cell: Cell, doc: Json, sure: tuple[str, ...] = ()) -> float:
