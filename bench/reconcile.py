@@ -50,6 +50,19 @@ key = { id = "args.order" }
 set.status = "'refunded'"
 set.refunded = "number(args.amount)"
 """
+_CREATES = """\
+[targets.shop.resources.refunds]
+table = "shop.refunds"
+key = ["id"]
+tenant = "merchant"
+fields.id.ignore = true
+[[tools.refund.writes]]
+resource = "refunds"
+create = true
+find = { reference = "effect" }
+set.reference = "effect"
+set.amount = "number(args.amount)"
+"""
 _ORDERS: LiteralString = """
     CREATE SCHEMA shop;
     CREATE TABLE shop.orders (id text PRIMARY KEY, merchant text NOT NULL, status text NOT NULL,
@@ -57,11 +70,19 @@ _ORDERS: LiteralString = """
                               updated_at timestamptz NOT NULL DEFAULT now());
     INSERT INTO shop.orders
     SELECT 'W-' || n, 'acme', 'paid', 0, repeat('x', 200) FROM generate_series(1, {effects}) AS n;
+    CREATE TABLE shop.refunds (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, merchant text NOT NULL,
+                               reference text NOT NULL, amount numeric NOT NULL);
+    CREATE INDEX ON shop.refunds (reference);
     ANALYZE shop.orders
 """
 _ACT: LiteralString = """
     UPDATE shop.orders SET status = 'refunded', refunded = 12.5, updated_at = now()
     WHERE substr(id, 3)::int % 100 <> 0
+"""
+_CREATE: LiteralString = """
+    INSERT INTO shop.refunds (merchant, reference, amount)
+    SELECT 'acme', replace(md5('e' || n)::uuid::text, '-', ''), 12.5 FROM generate_series(1, {effects}) AS n
+    WHERE n % 100 <> 0
 """
 _EFFECTS: LiteralString = """
     INSERT INTO counterfoil.effect (
@@ -85,6 +106,22 @@ _CLOSED: LiteralString = """
 _TOLD: LiteralString = """
     SELECT emitted, count(*) FROM counterfoil.check_state WHERE closed_at IS NOT NULL GROUP BY emitted
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to write, and to be looked at. `creates`: each write also creates a row whose key nobody knows."""
+
+    name: str
+    writers: str = ""
+    creates: bool = False
+
+
+CASES = (
+    Case("counterfoil", 'writers = "exclusive"'),
+    Case("counterfoil-no-baseline"),
+    Case("counterfoil-created-rows", 'writers = "exclusive"', creates=True),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +162,24 @@ def run(plan: Plan) -> list[Row]:
     found: dict[str, list[float]] = {}
     with servers() as given:
         for number in range(plan.rounds):
-            for writers in ('writers = "exclusive"', ""):
-                name = "counterfoil" if writers else "counterfoil-no-baseline"
-                found.setdefault(name, []).append(_round(given, plan.effects, writers))
-                print(f"round {number + 1}: {name} {found[name][-1]:,.0f} effects/s", flush=True)
+            for case in CASES:
+                found.setdefault(case.name, []).append(_round(given, plan.effects, case))
+                print(f"round {number + 1}: {case.name} {found[case.name][-1]:,.0f} effects/s", flush=True)
         with new_store(given) as dsn:
             due = dict(_due_queries(dsn, plan.closed))
     rows = [row_of(name, "effects_per_second", "1/s", values) for name, values in found.items()]
     return rows + [row_of(f"counterfoil-{n}-closed", "due_milliseconds", "ms", values) for n, values in due.items()]
 
 
-def _round(given: Servers, effects: int, writers: str) -> float:
+def _round(given: Servers, effects: int, case: Case) -> float:
     """Looks a second, until all effects are closed."""
-    with new_store(given) as dsn, _reconciler(given, dsn, effects, writers) as reconciler:
+    with new_store(given) as dsn, _reconciler(given, dsn, effects, case) as reconciler:
         reconciler.tick()
-        if writers:
+        if case.writers:
             reconciler.tick()  # the baseline is taken
         with psycopg.connect(dsn, autocommit=True) as admin:
             admin.execute(_ACT)
-            for query in (_EFFECTS, _OPEN):
+            for query in (*([_CREATE] if case.creates else ()), _EFFECTS, _OPEN):
                 admin.execute(sql.SQL(query).format(effects=sql.Literal(effects)))
             admin.execute("ANALYZE")
             looks, started = 0, time.perf_counter()
@@ -152,7 +188,7 @@ def _round(given: Servers, effects: int, writers: str) -> float:
                 assert not done.skipped, done.skipped
                 looks += done.effects
             seconds = time.perf_counter() - started
-            _assert_told(admin, effects, is_drift_settled=bool(writers))
+            _assert_told(admin, effects, is_drift_settled=bool(case.writers))
     return looks / seconds
 
 
@@ -166,12 +202,12 @@ def _assert_told(admin: psycopg.Connection[tuple[object, ...]], effects: int, *,
 
 
 @contextmanager
-def _reconciler(given: Servers, dsn: str, effects: int, writers: str) -> Iterator[Reconciler]:
+def _reconciler(given: Servers, dsn: str, effects: int, case: Case) -> Iterator[Reconciler]:
     with psycopg.connect(dsn, autocommit=True) as admin, tempfile.TemporaryDirectory() as folder:
         admin.execute(sql.SQL(_ORDERS).format(effects=sql.Literal(effects)))
         admin.execute("INSERT INTO counterfoil.tenant VALUES (%s)", (TENANT,))
         path = Path(folder) / "contracts.toml"
-        path.write_text(_CONTRACT % writers, encoding="utf-8")
+        path.write_text(_CONTRACT % case.writers + (_CREATES if case.creates else ""), encoding="utf-8")
         recorder = RecorderSettings(kafka=given.kafka, identity_key="0" * 32)
         settings = ReconcilerSettings(
             kafka=given.kafka,

@@ -15,6 +15,7 @@ def test_every_figure_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [(row["contender"], row["metric"]) for row in rows] == [
         ("counterfoil", "effects_per_second"),
         ("counterfoil-no-baseline", "effects_per_second"),
+        ("counterfoil-created-rows", "effects_per_second"),
         ("counterfoil-0-closed", "due_milliseconds"),
         ("counterfoil-2000-closed", "due_milliseconds"),
     ]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from counterfoil_reconcilers import fold, world
 from counterfoil_reconcilers.compare import agree
-from counterfoil_reconcilers.contract_kinds import Written
+from counterfoil_reconcilers.contract_files import Written
 from counterfoil_reconcilers.contracts import FieldRule, Resource, load
 from counterfoil_reconcilers.judge import judge
 from counterfoil_reconcilers.rows import Effect, RowKey, Rows, row_of
