@@ -20,11 +20,11 @@ check: $(INSTALLED)
 
 suite: $(INSTALLED)
 	./ops/install-test-packages.sh
-	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
 coverage: $(INSTALLED) ## which lines the suite runs; it takes half as long again
-	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not alone" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not alone" --cov --cov-report=term:skip-covered
 
 bench: $(INSTALLED) ## what recording and storing cost, beside the peers, and what asking and reconciling cost
 	$(BIN)/python -m bench.emit

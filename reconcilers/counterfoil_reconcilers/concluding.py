@@ -207,7 +207,7 @@ class Conclusion:
         baseline = turn.seen.baseline
         lag = dt.timedelta(seconds=self._declared.settle_seconds) + self._declared.capabilities.read_lag
         spoken_for = turn.judgement.explained | {change.row for change in swept.elsewhere}
-        for key in turn.repairs.older_than(turn.progress.known_until - lag):
+        for key in turn.repairs.older_than(turn.progress.known_until, lag):
             changed = swept.changed.get(key)
             if key not in spoken_for and not (changed is not None and changed.problem):
                 fence = turn.repairs.past(key, baseline.fences.get(key) or baseline.first_fence or turn.fence)

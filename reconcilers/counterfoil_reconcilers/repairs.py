@@ -46,10 +46,10 @@ class Repairs:
             ends[repair.partition] = max(ends[repair.partition], repair.offset + 1)
         return tuple(ends)
 
-    def older_than(self, moment: dt.datetime) -> Iterator[RowKey]:
-        """Rows whose repairs were all said before `moment`."""
+    def older_than(self, moment: dt.datetime, by: dt.timedelta) -> Iterator[RowKey]:
+        """Rows whose repairs were all said so long before `moment`, which may be the beginning of time."""
         for key, repairs in self._by_row.items():
-            if all(repair.appended_at <= moment for repair in repairs):
+            if all(moment - repair.appended_at >= by for repair in repairs):
                 yield key
 
 

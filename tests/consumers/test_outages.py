@@ -167,7 +167,7 @@ def test_a_batch_that_takes_too_long_is_cut_down(
     logged: Logged,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each task's row takes 20 ms, and a statement may take 2 s: a batch of 150 tasks can never be stored as it is."""
+    """Each task's row takes 60 ms, and a statement may take 2 s: a batch of 34 tasks can never be stored as it is."""
     new_ingest().run(threading.Event(), until=[0] * 24)  # it makes the partitions, which takes its time
     for _ in range(150):
         with recorder.task("t") as task:
@@ -177,7 +177,7 @@ def test_a_batch_that_takes_too_long_is_cut_down(
         migrator.execute("SET ROLE counterfoil_owner")
         migrator.execute(
             "CREATE FUNCTION counterfoil.dawdle() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$"
+            "$$ BEGIN PERFORM pg_sleep(0.06); RETURN NEW; END $$"
         )
         migrator.execute(
             "CREATE TRIGGER dawdle BEFORE INSERT ON counterfoil.task FOR EACH ROW EXECUTE FUNCTION counterfoil.dawdle()"

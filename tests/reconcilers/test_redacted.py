@@ -103,7 +103,7 @@ key = { email = "args.email" }
 set.note = "args.text"
 """
 SEALED_IN = SealedIn("acme", "tool_intent", "sealed", "args")
-SECRETS = (MAIL, OTHER_MAIL, "old@example.com", PHONE, "7654321", CARD, "DE00-1", "DE11-9", "Ann Onym", "9876")
+SECRETS = (MAIL, OTHER_MAIL, "old@example.com", PHONE, "7654321", CARD, "DE00-1", "DE11-9", "Ann Onym", "98761234")
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def _uuid(effect: Effect) -> Any:
     return uuid.UUID(bytes=effect.effect_id)
 
 
-WHOLE = {"name": "Ann Onym", "pin": 9876}
+WHOLE = {"name": "Ann Onym", "pin": 98761234}
 SEALED = {"account": "DE11-9", "profile": WHOLE}
 PROFILE = f"account = 'DE11-9', profile = '{json.dumps(WHOLE)}'"
 CASES: list[tuple[str, dict[str, Any], str, str]] = [
@@ -166,8 +166,8 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("update", {"email": MAIL}, "", "not_applied"),
     ("update", {"email": MAIL}, f"email = '{OTHER_MAIL}'", "mismatched"),
     ("annotate", {"note": f"call {PHONE}!"}, f"note = 'call {PHONE}!'", "applied"),
-    ("pin", {"pin": 9876}, "pin = 9876", "applied"),
-    ("pin", {"pin": "9876.00"}, "pin = 9876", "applied"),
+    ("pin", {"pin": 98761234}, "pin = 98761234", "applied"),
+    ("pin", {"pin": "98761234.00"}, "pin = 98761234", "applied"),
     ("lower", {"email": MAIL}, f"email = '{MAIL}'", "applied"),
     ("sealed", SEALED, f"{PROFILE}, log = '[\"set DE11-9\"]'", "applied"),
     ("sealed", SEALED, "", "not_applied"),
@@ -186,7 +186,7 @@ def test_a_redacted_write_is_judged(shop: Shop, tool: str, args: dict[str, Any],
 
 def test_what_can_not_be_told_is_never_drift(shop: Shop, contracts: Contracts) -> None:
     """A number that was redacted, under no value that is read: it may be the same in another form, or not."""
-    found = judged(shop, contracts, "pin", "", id="C-1", pin=9876)
+    found = judged(shop, contracts, "pin", "", id="C-1", pin=98761234)
     assert (found["verdict"], found["drift"]) == ("unknowable", False), found
     assert "redacted" in found["reason"]
 
@@ -203,13 +203,13 @@ def test_nor_is_what_a_looser_rule_might_take_for_the_same(shop: Shop, contracts
 
 
 def test_a_created_row(shop: Shop, contracts: Contracts) -> None:
-    landing = f"INSERT INTO shop.customers (id, email, pin) VALUES ('C-9', '{MAIL}', 9876)"
-    found = judged(shop, contracts, "create", landing, id="C-9", email=MAIL, pin=9876)
+    landing = f"INSERT INTO shop.customers (id, email, pin) VALUES ('C-9', '{MAIL}', 98761234)"
+    found = judged(shop, contracts, "create", landing, id="C-9", email=MAIL, pin=98761234)
     assert (found["verdict"], found["changes"]) == ("applied", []), found
 
 
 def test_a_created_row_that_is_not_there(shop: Shop, contracts: Contracts) -> None:
-    assert judged(shop, contracts, "create", "", id="C-9", email=MAIL, pin=9876)["verdict"] == "not_applied"
+    assert judged(shop, contracts, "create", "", id="C-9", email=MAIL, pin=98761234)["verdict"] == "not_applied"
 
 
 def test_a_row_named_by_what_was_redacted(shop: Shop) -> None:
@@ -269,7 +269,7 @@ def test_an_effect_with_a_sealed_field_is_redriven(shop: Shop, settings: Recorde
     """What the log holds is enough to do it again, with the same key; nothing but the key ring is asked."""
     reconciler = shop.reconciler(shop.contracts(EXCLUSIVE, text=CONTRACTS))
     shop.step(reconciler)
-    profile = {"name": "Ann Onym", "pin": 9876}
+    profile = {"name": "Ann Onym", "pin": 98761234}
     lost = shop.begin("sealed", id="C-1", account="DE11-9", profile=profile)
     lost.unknown(TimeoutError("no answer"))
     shop.settle(reconciler)

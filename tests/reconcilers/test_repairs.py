@@ -1,6 +1,7 @@
 """What people repair by hand and say so is no unexplained change, and explains nothing that comes later."""
 
 import dataclasses
+from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from counterfoil import Event
 from counterfoil_console.operations import Decision, OperationDesk, Repaired, checks_begun, find_drift
 from counterfoil_console.rows import key_of
+from counterfoil_reconcilers.repairs import NO_REPAIRS, Repair, Repairs
+from counterfoil_reconcilers.rows import RowKey
 from tests.fix_shop import OURS, TENANT, Shop
 
 MEND: LiteralString = "UPDATE shop.orders SET status = 'mended' WHERE id = 'A-1'"
@@ -188,3 +191,13 @@ def test_what_is_no_key_explains_nothing_and_stops_nothing(shop: Shop) -> None:
     shop.settle(reconciler)
     assert shop.changes() == [('orders["A-1"]', "unattributed")]
     assert dataclasses.asdict(reconciler.once())["skipped"] == {}
+
+
+def test_before_anything_is_ingested_no_repair_is_old() -> None:
+    """Then the log is known up to the beginning of time, from which nothing can be taken away."""
+    moment = datetime(2026, 1, 31, tzinfo=UTC)
+    repairs = Repairs({RowKey("orders", ("A-1",)): (Repair(0, 5, moment),)})
+    beginning = datetime.min.replace(tzinfo=UTC)
+    for by in (timedelta(0), timedelta(days=1)):
+        assert list(NO_REPAIRS.older_than(beginning, by)) == list(repairs.older_than(beginning, by)) == []
+    assert len(list(repairs.older_than(moment + timedelta(days=1), timedelta(days=1)))) == 1
