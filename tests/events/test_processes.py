@@ -386,7 +386,7 @@ def test_workers_forked_from_one_that_loaded_it(
     run_python: Callable[..., str], logged: Logged, recorder_settings: RecorderSettings, before: str, ending: str
 ) -> None:
     """As gunicorn --preload and Celery do."""
-    run_python(_PRELOADS, before, ending)
+    run_python(_PRELOADS, before, ending, COUNTERFOIL_CONTROL_TIMEOUT_SECONDS="40")  # a loaded machine is not it
     events = logged()
     accounts = assert_accounted(events)
     assert not any(account.gaps for account in accounts.values())

@@ -43,5 +43,5 @@ PLAN = (
         replica_lag=10,
     )
     if IS_LONG
-    else Plan(effects=100, settle=20, accept=30, trouble=6, spool=20, lost_after=30, sweep_every=3, replica_lag=3)
+    else Plan(effects=100, settle=20, accept=30, trouble=6, spool=20, lost_after=90, sweep_every=3, replica_lag=3)
 )  # fmt: skip

@@ -37,10 +37,13 @@ def test_every_fault_is_told_as_what_it_is(world: World, start_python: StartPyth
     freezing = start_services(world)
     spooling = Spooling(world)
     spooling.act()
-    with beside(lambda: freeze_and_wake(freezing), lambda: trouble(world), lambda: crash(world, start_python)):
+    meanwhile = (
+        lambda: freeze_and_wake(freezing), lambda: trouble(world), lambda: crash(world, start_python),
+        spooling.come_back,
+    )  # fmt: skip
+    with beside(*meanwhile):
         stray(world)
         act(world)
-        spooling.come_back()
     wait_until(lambda: world.is_done, PLAN.patience)
     closed = time.monotonic()
     repaired = repair(world)
