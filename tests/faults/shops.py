@@ -18,6 +18,7 @@ from tests.fix_aws import REGION, Aws
 from tests.fix_mariadb import MariaDb
 from tests.fix_pocketbase import PocketBase
 from tests.fix_toxiproxy import Door, Toxiproxy
+from tests.waiting import wait_until
 
 OURS = "{ ours = \"%s= 'agent'\" }"
 EXCLUSIVE = '"exclusive"'
@@ -195,6 +196,8 @@ def postgres_shop(
             with cursor.copy(copy) as rows:
                 for each in ids:
                     rows.write_row((each,))
+        if standby is not None:  # what nobody declared is part of the baseline only if it can be seen by then
+            wait_until(lambda: _has_rows(admin, standby, name))
 
     ended: LiteralString = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'reader'"
     return Shop(
@@ -202,6 +205,16 @@ def postgres_shop(
         settings={"dsn": to}, doors=doors, is_exclusive=is_exclusive, make_orders=make_orders, read_port=read_port,
         revoke=partial(run, "ALTER ROLE reader NOLOGIN", ended), restore=partial(run, "ALTER ROLE reader LOGIN"),
     )  # fmt: skip
+
+
+def _has_rows(admin: str, port: int, schema: str) -> bool:
+    """Whether the replica has the shop's orders, which came in one transaction."""
+    query = psycopg.sql.SQL("SELECT FROM {}.orders LIMIT 1").format(psycopg.sql.Identifier(schema))
+    with psycopg.connect(admin, port=port, autocommit=True) as replica:
+        try:
+            return replica.execute(query).rowcount == 1
+        except psycopg.errors.UndefinedTable:
+            return False
 
 
 def mariadb_shop(proxy: Toxiproxy, server: MariaDb, settle: float) -> Shop:
