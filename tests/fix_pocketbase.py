@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from counterfoil_console.stack import default_directories
 from counterfoil_console.stack.ports import HOST, pick
 from tests.fix_oldest import need
 from tests.fix_stack import memory_folder
-from tests.waiting import freeze
+from tests.waiting import freeze, is_served
 
 VERSION = "0.36.8"
 PROGRAM = default_directories(os.environ).cache / f"pocketbase-{VERSION}" / "base"
@@ -107,13 +107,7 @@ def pocketbase() -> Iterator[PocketBase]:
         subprocess.run(made, check=True, capture_output=True, cwd="/", timeout=120)
         url = f"http://{HOST}:{port}"
         command = ["setpriv", "--pdeathsig", "INT", *common, "serve", f"--http={HOST}:{port}"]
-        with served(command, folder / "log", lambda: _answers(url)) as pid:
+        with served(command, folder / "log", lambda: is_served(f"{url}/api/health")) as pid:
             server = PocketBase(url, pid)
             yield server
             server.close()
-
-
-def _answers(url: str) -> bool:
-    with suppress(httpx2.HTTPError):
-        return httpx2.get(f"{url}/api/health", trust_env=False).status_code == 200
-    return False

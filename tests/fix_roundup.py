@@ -4,7 +4,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from bench.pgbouncer import served
 from counterfoil_console.stack.ports import HOST, pick
 from tests.fix_stack import memory_folder
+from tests.waiting import is_served
 
 USER, _PASSWORD = "admin", "only-on-loopback"
 _SERVER = Path(__file__).with_name("roundup_server.py")
@@ -65,7 +65,7 @@ def roundup() -> Iterator[Roundup]:
         _administer(home, "install", "classic", "sqlite", settings)
         _administer(home, "initialise", _PASSWORD)
         command = ["setpriv", "--pdeathsig", "INT", sys.executable, str(_SERVER), str(home), str(port)]
-        with served(command, folder / "log", lambda: _answers(url)):
+        with served(command, folder / "log", lambda: is_served(f"{url}/rest", auth=(USER, _PASSWORD), timeout=30)):
             tracker = Roundup(url)
             yield tracker
             tracker.close()
@@ -74,9 +74,3 @@ def roundup() -> Iterator[Roundup]:
 def _administer(home: Path, *command: str) -> None:
     program = Path(sys.executable).with_name("roundup-admin")
     subprocess.run([program, "-i", home, *command], check=True, capture_output=True, timeout=300, cwd=home)
-
-
-def _answers(url: str) -> bool:
-    with suppress(httpx2.HTTPError):
-        return httpx2.get(f"{url}/rest", auth=(USER, _PASSWORD), timeout=30, trust_env=False).status_code == 200
-    return False

@@ -1,10 +1,9 @@
 """Toxiproxy on loopback: doors to servers, which lose what goes through them when told so (its README, "HTTP API")."""
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from bench.pgbouncer import served
 from counterfoil_console.stack import default_directories
 from counterfoil_console.stack.ports import HOST, pick
 from tests.fix_oldest import need
+from tests.waiting import is_served
 
 VERSION = "2.5.0"
 PROGRAM = default_directories(os.environ).cache / f"toxiproxy-{VERSION}" / "server"
@@ -52,7 +52,7 @@ class Door:
             self._say("DELETE", f"/toxics/{kind}")
 
     def _say(self, verb: str, path: str, said: Any = None) -> None:
-        self._http.request(verb, f"/proxies/{self.name}{path}", content=json.dumps(said)).raise_for_status()
+        self._http.request(verb, f"/proxies/{self.name}{path}", json=said).raise_for_status()
 
 
 class Toxiproxy:
@@ -64,7 +64,7 @@ class Toxiproxy:
     def door(self, name: str, port: int, *, at: int = 0) -> Door:
         """A new door to a port of this host, itself at a port that is free if none is named."""
         asked = {"name": name, "listen": f"{HOST}:{at}", "upstream": f"{HOST}:{port}", "enabled": True}
-        reply = self._http.post("/proxies", content=json.dumps(asked)).raise_for_status()
+        reply = self._http.post("/proxies", json=asked).raise_for_status()
         return Door(name, int(reply.json()["listen"].rpartition(":")[2]), self._http)
 
     def close(self) -> None:
@@ -80,13 +80,7 @@ def toxiproxy() -> Iterator[Toxiproxy]:
         port = pick(None, ())
         url = f"http://{HOST}:{port}"
         command = ["setpriv", "--pdeathsig", "INT", str(PROGRAM), f"-host={HOST}", f"-port={port}"]
-        with served(command, Path(folder) / "log", lambda: _answers(url)):
+        with served(command, Path(folder) / "log", lambda: is_served(f"{url}/version")):
             server = Toxiproxy(url)
             yield server
             server.close()
-
-
-def _answers(url: str) -> bool:
-    with suppress(httpx2.HTTPError):
-        return httpx2.get(f"{url}/version", trust_env=False).status_code == 200
-    return False

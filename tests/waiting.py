@@ -4,8 +4,18 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
+import httpx2
 import psutil
+
+
+def is_served(url: str, **given: Any) -> bool:
+    """Whether a GET is answered with 200."""
+    with suppress(httpx2.HTTPError):
+        return httpx2.get(url, trust_env=False, **given).status_code == 200
+    return False
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from counterfoil.errors import UsageError
 from counterfoil.jsontext import to_json_text
 
-_MOST_ROWS = 1_000
+MOST_ROWS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,8 @@ def expected_text(expectation: Expectation | None, key: str) -> str | None:
     if expectation is None:
         return None
     rows = list(expectation(key) if callable(expectation) else expectation)
-    if len(rows) > _MOST_ROWS:
-        raise UsageError(f"{len(rows)} rows are expected of one effect; {_MOST_ROWS} are allowed")
+    if len(rows) > MOST_ROWS:
+        raise UsageError(f"{len(rows)} rows are expected of one effect; {MOST_ROWS} are allowed")
     return to_json_text([row.said for row in rows])
 
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from counterfoil.expected import MOST_ROWS
 from counterfoil.jsontext import as_given
 from counterfoil_reconcilers.contract_files import did_you_mean
 from counterfoil_reconcilers.contract_model import Change, Contracts, Resource, Target, Tool, Write
 from counterfoil_reconcilers.expressions import Expression, constant
 from counterfoil_reconcilers.rows import Effect
 from counterfoil_reconcilers.values import Unreadable, plain
-
-_MOST_ROWS = 1_000
 
 
 class NoExpectation(Exception):
@@ -31,7 +30,7 @@ def tool_of(contracts: Contracts, effect: Effect, target: str) -> Tool | None:
         return known
     at = contracts.targets[target]
     rows = effect.expect
-    if not isinstance(rows, list) or not 0 < len(rows) <= _MOST_ROWS:
+    if not isinstance(rows, list) or not 0 < len(rows) <= MOST_ROWS:
         raise NoExpectation("what its code expects is no list of rows, or was too large for its event")
     try:
         writes = tuple(_write(index, row, at) for index, row in enumerate(rows))

@@ -119,9 +119,8 @@ class Searcher:
         """Further new rows with the content of a created one: the second of a doubled write is among them."""
         resource = self._resource(touch.row)
         cell, observed = world.cells[touch.row], self.around.observed
-        fields = cell.doc if isinstance(cell.doc, dict) else {}
-        known = [name for name in fields if (name,) not in cell.open]
-        alike = dict(candidates(resource, observed, fields, known))
+        known = [name for name in cell.fields if (name,) not in cell.open]
+        alike = dict(candidates(resource, observed, cell.fields, known))
         own = observed.get(touch.row)
         for key, row in ({touch.row: own, **alike} if isinstance(own, Row) else alike).items():
             before = self.around.baseline.get(key)
@@ -137,8 +136,7 @@ class Searcher:
 
     def _bears_the_id(self, index: int, cell: Cell) -> bool:
         """Whether what an effect creates is told from all else by the effect's own id."""
-        fields = cell.doc if isinstance(cell.doc, dict) else {}
-        return self._effects[index].effect_id.hex() in fields.values()
+        return self._effects[index].effect_id.hex() in cell.fields.values()
 
     def best(self) -> Explanation:
         """The cheapest explanation; `cut short` says that not everything was tried."""
@@ -357,7 +355,7 @@ def _known(world: World, key: RowKey, cell: Cell) -> Iterator[tuple[Path, Any]]:
             created = created or touch.path == ()
             paths[touch.part.path] = None
     if created or not paths:
-        paths = {(name,): None for name in cell.doc} if isinstance(cell.doc, dict) else {}
+        paths = {(name,): None for name in cell.fields}
     for path in paths:
         yield path, at(cell.doc, path)
 

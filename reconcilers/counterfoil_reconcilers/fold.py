@@ -218,8 +218,7 @@ class _Pass:
     def _nearest(self, resource: Resource, cell: Cell, sure: tuple[str, ...]) -> RowKey | None:
         """The candidate that agrees in most fields, at least half, and in all that the row is found by."""
         best: tuple[float, bool, RowKey] | None = None
-        fields = cell.doc if isinstance(cell.doc, dict) else {}
-        for key, row in self._new(candidates(resource, self._around.observed, fields, sure)):
+        for key, row in self._new(candidates(resource, self._around.observed, cell.fields, sure)):
             if row.problem is not None:
                 continue
             score = likeness(resource, cell, row.doc, sure)

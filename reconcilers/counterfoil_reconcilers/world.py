@@ -25,6 +25,11 @@ class Cell:
     partial: bool = False
     open: frozenset[Path] = frozenset()
 
+    @property
+    def fields(self) -> Mapping[str, Json]:
+        """Its fields; none where there is no row, or it is no map."""
+        return self.doc if isinstance(self.doc, dict) else {}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -123,8 +128,7 @@ def candidates(
 
 def likeness(resource: Resource, cell: Cell, doc: Json, sure: tuple[str, ...] = ()) -> float:
     """The share of a created row's known fields that an observed row holds; 0 if a sure one differs."""
-    fields = cell.doc if isinstance(cell.doc, dict) else {}
-    known = [(name, value) for name, value in fields.items() if (name,) not in cell.open]
+    known = [(name, value) for name, value in cell.fields.items() if (name,) not in cell.open]
     held = {name for name, value in known if agree(resource, value, at(doc, (name,)), (name,))}
     if not known or any(name not in held for name in sure):
         return 0.0

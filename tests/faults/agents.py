@@ -247,22 +247,3 @@ def _schedule() -> list[Callable[[Agent], None]]:
     waiting = [[act] * many for act, many in _IN_A_HUNDRED]
     rounds = itertools.zip_longest(*waiting)
     return [act for some in rounds for act in some if act is not None]
-
-
-def work_side_by_side(agents: list[Agent], effects: int) -> None:
-    """Each agent in a thread of its own; the first failure is raised when all have ended."""
-    failures: list[BaseException] = []
-
-    def run(agent: Agent) -> None:
-        try:
-            agent.work(effects)
-        except BaseException as error:  # noqa: BLE001  # it is raised below
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=[agent], name=f"agent-{agent.shop.name}") for agent in agents]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]

@@ -11,7 +11,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from bench.pgbouncer import PASSWORD, RunAs, folder_of_servers
 from counterfoil import RecorderSettings
@@ -20,7 +19,7 @@ from counterfoil_consumers.store import Connection
 from tests.faults.later import Later
 from tests.faults.plan import PLAN
 from tests.faults.services import Services
-from tests.faults.shops import Shop, dynamodb_shop, mariadb_shop, pocketbase_shop, postgres_shop
+from tests.faults.shops import Shop, dynamodb_shop, mariadb_shop, pocketbase_shop, port_of, postgres_shop
 from tests.faults.truth import Ledger
 from tests.fix_aws import running_aws
 from tests.fix_mariadb import running_mariadb
@@ -151,4 +150,4 @@ def _postgres_with_standby(folder: Path, run_as: RunAs, clock: tuple[str, ...]) 
         subprocess.run(copying, check=True, capture_output=True, cwd="/", timeout=120)
         delay = f"recovery_min_apply_delay={PLAN.replica_lag}s"
         with running_postgres(folder, run_as, "standby", delay, clock=clock) as standby:
-            yield admin, int(str(conninfo_to_dict(standby)["port"]))
+            yield admin, port_of(standby)

@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, LiteralString
@@ -124,7 +124,6 @@ class Shop:
     revoke: Callable[[], None]
     restore: Callable[[], None]
     says_busy_by_http: bool = False
-    read_port: int = field(default=0)
 
     def hands(self, door: Door | None = None) -> Hands:
         """A client, through a door or straight."""
@@ -150,7 +149,7 @@ class Shop:
             yield
         finally:
             if self.says_busy_by_http:
-                self.doors.look.lead_to(self.read_port or self.port)
+                self.doors.look.lead_to(self.port)
             else:
                 self.doors.look.open()
 
@@ -166,13 +165,17 @@ def _contract(name: str, kind: str, settle: float, **given: str) -> str:
     return _TARGET.format(name=name, kind=kind, settle=settle, **defaults | given)
 
 
+def port_of(dsn: str) -> int:
+    """Where a server of PostgreSQL listens."""
+    return int(str(psycopg.conninfo.conninfo_to_dict(dsn)["port"]))
+
+
 def postgres_shop(
     proxy: Toxiproxy, admin: str, settle: float, *, name: str = "postgres", standby: int | None = None, lag: float = 0
 ) -> Shop:
     """A schema of a PostgreSQL; with `standby` (its port) the reconcilers look there, `lag` seconds later."""
-    port = psycopg.conninfo.conninfo_to_dict(admin)["port"]
-    read_port = standby or int(str(port))
-    doors = _doors(proxy, name, int(str(port)), read_port)
+    port = port_of(admin)
+    doors = _doors(proxy, name, port, standby or port)
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(psycopg.sql.SQL(_MAKE).format(schema=psycopg.sql.Identifier(name)))
     is_exclusive = standby is not None
@@ -201,8 +204,8 @@ def postgres_shop(
 
     ended: LiteralString = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'reader'"
     return Shop(
-        name=name, kind="postgresql", port=int(str(port)), where={"schema": name}, contract=contract,
-        settings={"dsn": to}, doors=doors, is_exclusive=is_exclusive, make_orders=make_orders, read_port=read_port,
+        name=name, kind="postgresql", port=port, where={"schema": name}, contract=contract,
+        settings={"dsn": to}, doors=doors, is_exclusive=is_exclusive, make_orders=make_orders,
         revoke=partial(run, "ALTER ROLE reader NOLOGIN", ended), restore=partial(run, "ALTER ROLE reader LOGIN"),
     )  # fmt: skip
 

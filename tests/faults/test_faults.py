@@ -7,19 +7,20 @@ commit and wakes when another has its lease. `make soak` runs 10,000 effects wit
 import itertools
 import json
 import signal
-import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import psutil
 import pytest
 
 from counterfoil import Recorder
 from counterfoil_reconcilers.worklist import LEASE_SECONDS
-from tests.faults.agents import Agent, work_side_by_side
+from tests.faults.agents import Agent
+from tests.faults.beside import beside
 from tests.faults.conftest import World
 from tests.faults.plan import IS_LONG, PLAN
 from tests.faults.services import busy_server
@@ -37,11 +38,8 @@ def test_every_fault_is_told_as_what_it_is(world: World, start_python: StartPyth
     freezing = start_services(world)
     spooling = Spooling(world)
     spooling.act()
-    meanwhile = (
-        lambda: freeze_and_wake(freezing), lambda: trouble(world), lambda: crash(world, start_python),
-        spooling.come_back,
-    )  # fmt: skip
-    with beside(*meanwhile):
+    meanwhile = (partial(freeze_and_wake, freezing), partial(trouble, world), partial(crash, world, start_python))
+    with beside(*meanwhile, spooling.come_back):
         stray(world)
         act(world)
     wait_until(lambda: world.is_done, PLAN.patience)
@@ -76,31 +74,11 @@ def act(world: World) -> None:
         Agent(shop, recorder, world.ledger, world.later, PLAN.accept, iter(world.orders))
         for shop, recorder in zip(world.shops, recorders, strict=True)
     ]
-    work_side_by_side(agents, PLAN.effects)
+    with beside(*(partial(agent.work, PLAN.effects) for agent in agents)):
+        pass
     world.later.end()
     for recorder in recorders:
         recorder.close()
-
-
-@contextmanager
-def beside(*acts: Callable[[], None]) -> Iterator[None]:
-    """Others act meanwhile; what went wrong with them is raised at the end."""
-    failures: list[BaseException] = []
-
-    def run(one: Callable[[], None]) -> None:
-        try:
-            one()
-        except BaseException as error:  # noqa: BLE001  # it is raised below
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=[one], daemon=True) for one in acts]
-    for thread in threads:
-        thread.start()
-    yield
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def freeze_and_wake(pid: int) -> None:
@@ -112,7 +90,11 @@ def freeze_and_wake(pid: int) -> None:
 
 
 def trouble(world: World) -> None:
-    """The reconcilers' credentials are revoked and restored, then all targets are busy, each for minutes."""
+    """The reconcilers' credentials are revoked and restored, then all targets are busy, each for minutes.
+
+    It begins when a late write has landed after a look that found nothing: while nobody can look, none would.
+    """
+    wait_until(lambda: world.later.seen > 0, PLAN.patience)
     with ExitStack() as revoked:
         for shop in world.shops:
             revoked.enter_context(shop.refusing_credentials())

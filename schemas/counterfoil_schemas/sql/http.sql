@@ -28,7 +28,8 @@ UPDATE counterfoil.token SET last_used_at = date_trunc('hour', now()) WHERE toke
 -- What bears on sending a write again. What was put into the outbox last is in force before ingest has brought it. The first
 -- attempt is the earliest by the brokers' clock: of all attempts, or of none where events of one are gone.
 SELECT clock_timestamp() AS now, s.tool, s.target, s.mode, s.intents, s.reply::text AS reply, s.verdict, s.verdict_reason,
-       s.last_appended_at, s.intent_at, s.intent_partition, coalesce(json_typeof(s.expect), 'null') <> 'null' AS has_own_expectation, c.emitted, c.settled_at IS NOT NULL AS is_settled,
+       s.last_appended_at, s.intent_at, s.intent_partition, c.emitted, c.settled_at IS NOT NULL AS is_settled,
+       coalesce(json_typeof(s.expect), 'null') <> 'null' AS has_own_expectation,
        greatest(s.intents - s.ok - s.accepted - s.partial - s.unknown - s.failed - s.denied, 0) AS without_result,
        CASE WHEN a.intents >= s.intents THEN a.first_at END AS first_at,
        %(after)s::uuid IS NULL OR a.has_after AS has_after
