@@ -8,6 +8,7 @@ outbox. `due_milliseconds` is how long the query of what is due takes beside so 
 
 import argparse
 import datetime as dt
+import gc
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -149,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, one a line")
     given = parser.parse_args(arguments)
     plan = QUICK if given.quick else FULL
+    gc.set_threshold(50_000)  # as `counterfoil reconcile` does
     closed = plan.closed if given.closed is None else (0, given.closed)
     rows = run(Plan(given.effects or plan.effects, closed, given.rounds or plan.rounds))
     show("reconcile", rows)

@@ -5,6 +5,7 @@ its fields; a composite value is a count and its fields, each behind the oid of 
 behind its length.
 """
 
+import datetime as dt
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -22,6 +23,8 @@ ID_FIELD = 20  # bytes of the field of an id
 # The types' oids, which are the same everywhere.
 BOOL, BYTEA, BIGINT, INTEGER, TEXT, JSON, TIMESTAMPTZ, UUID = 16, 17, 20, 23, 25, 114, 1184, 2950
 _EPOCH_MICROS = 946_684_800_000_000  # 2000-01-01, from which Postgres counts
+_POSTGRES_EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+_MICRO = dt.timedelta(microseconds=1)
 _LONGEST_REMEMBERED = 200
 _MOST_REMEMBERED = 10_000
 
@@ -101,6 +104,16 @@ def byteas(values: Iterable[bytes | None]) -> Items:
 def uuids(values: Iterable[bytes | None]) -> Items:
     """An array of UUIDs, given as 16 bytes each."""
     return Items([NULL if value is None else bytea(value) for value in values], UUID)
+
+
+def timestamptzs(values: Iterable[dt.datetime | None]) -> Items:
+    """An array of moments."""
+    return Items([NULL if one is None else _long(8, (one - _POSTGRES_EPOCH) // _MICRO) for one in values], TIMESTAMPTZ)
+
+
+def booleans(values: Iterable[bool]) -> Items:
+    """An array of truth values."""
+    return Items([TRUE if value else FALSE for value in values], BOOL)
 
 
 class ItemsDumper(Dumper):

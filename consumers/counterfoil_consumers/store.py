@@ -6,7 +6,7 @@ transaction is ended by Postgres before another owner has to wait for it (DESIGN
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, LiteralString, cast
@@ -52,6 +52,15 @@ def queries(file: str) -> dict[str, sql.SQL]:
 def array_text(numbers: Iterable[int]) -> str:
     """As Postgres writes an array: arrays of arrays, as parameters, would have to be of one length."""
     return "{" + ",".join(map(str, numbers)) + "}"
+
+
+def arrays_text(many: Iterable[Sequence[int] | None]) -> Iterator[str | None]:
+    """As Postgres writes arrays of which most are the same, as the log's ends read in one turn are."""
+    written: dict[tuple[int, ...], str] = {}
+    for numbers in (None if one is None else tuple(one) for one in many):
+        if numbers is not None and numbers not in written:
+            written[numbers] = array_text(numbers)
+        yield None if numbers is None else written[numbers]
 
 
 def connect(dsn: str, role: str, *, application: str, **limits: str) -> Connection:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from counterfoil_consumers.binary_copy import byteas, texts
-from counterfoil_consumers.store import Connection, array_text, queries
+from counterfoil_consumers.store import Connection, arrays_text, queries
 from counterfoil_reconcilers.compare import agree
 from counterfoil_reconcilers.contracts import Resource, Target
 from counterfoil_reconcilers.rows import Row, RowKey, Rows
 from counterfoil_reconcilers.settling import Sighting
 from counterfoil_reconcilers.touched import Search
-from counterfoil_reconcilers.values import EXACT_INTEGERS, at, canonical, shown
+from counterfoil_reconcilers.values import EXACT_INTEGERS, at, canonical
 from counterfoil_reconcilers.world import candidates
 
 Fence = tuple[int, ...]
@@ -119,7 +119,7 @@ class Past:
         return Baseline(self._first_fence, self._rows, self._fences, self._unread, self._asked)
 
     def _read(self, keys: Iterable[RowKey]) -> Iterable[Mapping[str, Any]]:
-        wanted = [(key.resource, json.dumps(list(key.key))) for key in keys]
+        wanted = [(key.resource, key.text) for key in keys]
         named = {"resources": texts(name for name, _ in wanted), "keys": texts(key for _, key in wanted)}
         params = {**self._where, **named}
         return self._store.execute(queries("reconcile")["read_baseline"], params)
@@ -154,7 +154,7 @@ def digest_of_row(row: Row | None) -> bytes | None:
     """SHA-256 of what a row holds, whatever its version; None where there is none."""
     if row is None:
         return None
-    return hashlib.sha256((row.problem or canonical(row.doc)).encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(row.text.encode("utf-8", "surrogatepass")).digest()
 
 
 def set_baseline(
@@ -168,11 +168,11 @@ def set_baseline(
         "tenant": tenant,
         "target": target,
         "resources": texts(key.resource for key in last),
-        "keys": texts(json.dumps(list(key.key)) for key in last),
-        "docs": texts(None if row is None else json.dumps(shown(row.doc)) for row, _ in last.values()),
+        "keys": texts(key.text for key in last),
+        "docs": texts(_stored(row) for row, _ in last.values()),
         "problems": texts(None if row is None else row.problem for row, _ in last.values()),
         "digests": byteas(digest_of_row(row) for row, _ in last.values()),
-        "fences": texts(array_text(fence) for _, fence in last.values()),
+        "fences": texts(arrays_text(fence for _, fence in last.values())),
     }
     store.execute(queries("reconcile")["set_baseline"], params)
 
@@ -196,11 +196,17 @@ def clear_candidate(store: Connection, tenant: str, target: str, key: RowKey) ->
     store.execute(queries("reconcile")["clear_candidate"], _where(tenant, target, key))
 
 
+def _stored(row: Row | None) -> str | None:
+    if row is None:
+        return None
+    return canonical(row.doc) if row.problem else row.text
+
+
 def _row(text: str | None, problem: str | None) -> Row | None:
     """A stored row. Its text is our own and in the form of `plain` but for whole numbers, so it is not walked again."""
     if text is None:
         return None
-    return Row(_stored(text), problem=problem)
+    return Row(_decoded(text), problem=problem)
 
 
 def _number(digits: str) -> float | int:
@@ -208,8 +214,8 @@ def _number(digits: str) -> float | int:
     return float(number) if abs(number) <= EXACT_INTEGERS else number
 
 
-_stored = json.JSONDecoder(parse_int=_number).decode
+_decoded = json.JSONDecoder(parse_int=_number).decode
 
 
 def _where(tenant: str, target: str, key: RowKey) -> dict[str, Any]:
-    return {"tenant": tenant, "target": target, "resource": key.resource, "key": json.dumps(list(key.key))}
+    return {"tenant": tenant, "target": target, "resource": key.resource, "key": key.text}

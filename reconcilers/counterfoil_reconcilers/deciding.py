@@ -2,10 +2,8 @@
 
 import datetime as dt
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from counterfoil_reconcilers.judge import Verdict
 from counterfoil_reconcilers.rows import Effect, Row, RowKey
@@ -19,11 +17,10 @@ from counterfoil_reconcilers.settling import (
     sighted,
 )
 from counterfoil_reconcilers.touched import Touched
-from counterfoil_reconcilers.values import canonical
+from counterfoil_reconcilers.values import json_list
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One effect of a group: its row in the store, what it touches, and what was judged of it now."""
 
     row: Mapping[str, Any]
@@ -55,8 +52,7 @@ class Member:
         return self.touched.writes | found
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What to write down about one member."""
 
     member: Member
@@ -124,8 +120,10 @@ def fence_of(decisions: Sequence[Decision]) -> tuple[int, ...]:
 
 def digest_of_rows(rows: Mapping[RowKey, Row | None]) -> bytes:
     """One digest for equal rows, whatever their versions."""
-    state = {
-        json.dumps([key.resource, *key.key]): "absent" if row is None else row.problem or canonical(row.doc)
-        for key, row in rows.items()
-    }
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).digest()
+    digest = hashlib.sha256()
+    for key in sorted(rows):
+        row = rows[key]
+        for text in (json_list((key.resource, *key.key)), "absent" if row is None else f"holds {row.text}"):
+            content = text.encode("utf-8", "surrogatepass")
+            digest.update(b"%d:" % len(content) + content)
+    return digest.digest()

@@ -116,7 +116,7 @@ class Emitter:
             "check_seq": ruling.check_seq,
             "contract_version": ruling.contract_version,
             "contract_digest": bytes.fromhex(ruling.contract_digest),
-            "resources": [{"resource": row.resource, "key": json.dumps(list(row.key))} for row, _ in ruling.rows],
+            "resources": [{"resource": row.resource, "key": row.text} for row, _ in ruling.rows],
             "evidence": json.dumps(ruling.evidence),
         }
         self._put(about, "verdict", body, now, causation_id=observation.event_id)

@@ -8,8 +8,7 @@ which do not fit.
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from counterfoil_reconcilers.compare import agree, differences
 from counterfoil_reconcilers.contracts import Resource
@@ -59,8 +58,7 @@ def is_fault(outcome: str, way: Way) -> bool:
     return _COSTS[outcome][way] >= FAULT
 
 
-@dataclass(frozen=True)
-class Misfit:
+class Misfit(NamedTuple):
     """A place where the observed row is not what an explanation says it must be."""
 
     row: RowKey
@@ -69,8 +67,7 @@ class Misfit:
     observed: Any
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(NamedTuple):
     """How each effect landed, the world that follows, and what it leaves unexplained."""
 
     cost: float
@@ -149,7 +146,7 @@ class Searcher:
             if best is not None and cost >= best.cost:
                 break
             if best is not None and self._folder.steps > _MOST_STEPS:
-                return replace(best, searched="cut short", intended=self._intended(best))
+                return best._replace(searched="cut short", intended=self._intended(best))
             found = self.explain(ways)
             if best is None or found.cost < best.cost:
                 best = found
@@ -158,7 +155,7 @@ class Searcher:
                     seen.add(other)
                     heapq.heappush(frontier, (self._cost(other), len(seen), other))
         assert best is not None  # noqa: S101  # the frontier begins with one
-        return replace(best, intended=self._intended(best))
+        return best._replace(intended=self._intended(best))
 
     def _intended(self, best: Explanation) -> tuple[list[Touch], ...]:
         """Per effect its touches with every part landed once, all others as explained; for evidence only."""
@@ -368,6 +365,7 @@ def _owner(world: World, misfit: Misfit) -> Touch | None:
 
 def _wrong_part(world: World, misfit: Misfit, index: int) -> Part | None:
     """The part of an effect that would explain a misfit by another value: what came later must have built on it."""
+    touch: Touch
     for touch in reversed(world.touches):
         if touch.row == misfit.row and not touch.open and overlap(touch.path, misfit.path):
             if touch.effect == index:

@@ -1,7 +1,6 @@
 """Effects folded over rows: what a target must hold if each of some effects landed in a given way."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from counterfoil_reconcilers.compare import agree, undecided
@@ -97,8 +96,9 @@ class _Pass:
             self._lose(write, f"`{error.text}`: {error.reason}")
             return
         for number, item in items:
-            scope, finder = strict.inner(), loose.inner()
-            for inner in (scope, finder):
+            scope = strict.inner()
+            finder = scope if loose is strict else loose.inner()
+            for inner in (scope, finder) if finder is not scope else (scope,):
                 if write.each is not None:
                     inner.variables.update(item=item, index=float(number))
                     inner.secret["item"] = WHOLE if strict.is_secret(write.each) else ()
@@ -209,7 +209,7 @@ class _Pass:
             self._leave_open(part, reason)
             return None
         key = bound or virtual
-        self._world.cells[key] = replace(cell, open=open_paths | self._undecided(write.resource, key, doc))
+        self._world.cells[key] = cell._replace(open=open_paths | self._undecided(write.resource, key, doc))
         if virtual in self._world.secret:
             self._world.secret.setdefault(key, set()).update(self._world.secret[virtual])
         self._world.touches.append(Touch(self._index, part, key, (), None, doc))

@@ -6,18 +6,19 @@ much is judged together, which changes no verdict.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import NamedTuple
 
 from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.rows import RowKey
 from counterfoil_reconcilers.touched import Search, Touched
+from counterfoil_reconcilers.values import json_list
 
 ANY = "*"  # any resource of the target
 
 
-@dataclass(frozen=True)
-class Marks:
+class Marks(NamedTuple):
     """`own` are kept with an effect; whoever else has one of `seeks` belongs to its group."""
 
     own: frozenset[int]
@@ -34,15 +35,16 @@ class Place:
     tenant: str
     target: str
     varied: frozenset[str] = frozenset()
+    _made: dict[tuple[str, ...], int] = field(default_factory=dict, compare=False, repr=False)
 
     def marks_of(self, touched: Touched, *, may_have_landed: bool, has_own_expectation: bool = False) -> Marks:
         """The marks of one effect; one that can't be judged, and may have landed, is marked by what it may change.
 
         What code expects may look for created rows by other fields than the contracts do.
         """
-        writes = set(map(self.row, touched.writes))
-        reads = set(map(self.read, touched.reads))
-        seeks = writes | set(map(self.row, touched.reads)) | set(map(self.read, touched.writes))
+        writes = {self.row(key) for key in touched.writes}
+        reads = {self.read(key) for key in touched.reads}
+        seeks = writes | {self.row(key) for key in touched.reads} | {self.read(key) for key in touched.writes}
         searches: set[int] = set()
         for search in touched.searches:
             of_all, of_this = self.searches(search.resource), self.search(search)
@@ -85,8 +87,11 @@ class Place:
         return frozenset(self.blind(name) for name in {ANY, *(key.resource for key in rows)})
 
     def _mark(self, *parts: str) -> int:
-        text = json.dumps([self.tenant, self.target, *parts]).encode()
-        return int.from_bytes(blake2b(text, digest_size=8).digest(), "big", signed=True)
+        mark = self._made.get(parts)
+        if mark is None:
+            text = json_list((self.tenant, self.target, *parts)).encode()
+            mark = self._made[parts] = int.from_bytes(blake2b(text, digest_size=8).digest(), "big", signed=True)
+        return mark
 
 
 def searched_in_several_ways(contracts: Contracts, target: str) -> frozenset[str]:

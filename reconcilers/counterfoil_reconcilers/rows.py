@@ -9,7 +9,18 @@ from typing import Any, Final, Literal, NamedTuple
 
 from counterfoil.jsontext import as_given
 from counterfoil_reconcilers.contracts import Resource
-from counterfoil_reconcilers.values import Hidden, Json, Path, Unreadable, holds_hidden, key_text, parse_json, plain
+from counterfoil_reconcilers.values import (
+    Hidden,
+    Json,
+    Path,
+    Unreadable,
+    canonical,
+    holds_hidden,
+    json_list,
+    key_text,
+    parse_json,
+    plain,
+)
 
 Outcome = Literal["ok", "accepted", "failed", "unknown", "partial", "denied"]
 
@@ -19,6 +30,11 @@ class RowKey(NamedTuple):
 
     resource: str
     key: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The values as a JSON list: how the store keeps a key, and events show it."""
+        return json_list(self.key)
 
 
 class NotRead(Enum):
@@ -38,6 +54,11 @@ class Row:
     version: str | None = None
     ours: bool | None = None
     problem: str | None = None
+
+    @cached_property
+    def text(self) -> str:
+        """What it holds: one text for equal rows, whatever their versions."""
+        return self.problem or canonical(self.doc)
 
 
 def row_of(value: Any, version: str | None = None, ours: bool | None = None) -> Row:

@@ -8,7 +8,7 @@ up to which the log is ingested, so that a lagging ingest makes nobody look sile
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 _BEATS_MISSED = 3
 # Its spool may hold intents for as long as it is cut off, so it is long until a producer is taken for lost.
@@ -140,9 +140,9 @@ def pause_after(failures: int, retry_after: dt.timedelta | None, jitter: float) 
 
 def sighted(previous: Sighting | None, verdict: str, digest: bytes, fence: Sequence[int], now: dt.datetime) -> Sighting:
     """The sighting after looking once more."""
-    if previous is not None and (previous.verdict, previous.digest) == (verdict, digest):
-        return replace(previous, count=previous.count + 1)
-    return Sighting(verdict, digest, tuple(fence), now)
+    if previous is None or (previous.verdict, previous.digest) != (verdict, digest):
+        return Sighting(verdict, digest, tuple(fence), now)
+    return Sighting(verdict, digest, previous.fence, previous.first_at, previous.count + 1)
 
 
 def may_be_said_at_once(verdict: str, outcome: str) -> bool:

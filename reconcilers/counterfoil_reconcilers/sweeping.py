@@ -61,7 +61,7 @@ def changed_rows(
 
 
 def _differing(store: Connection, where: Mapping[str, Any], rows: Chunk) -> Iterator[tuple[RowKey, Row | None]]:
-    texts = {json.dumps(list(key.key)): key for key in rows}
+    texts = {key.text: key for key in rows}
     found = store.execute(queries("reconcile")["read_digests"], {**where, "keys": list(texts)})
     known = {texts[row["key"]]: row["digest"] for row in found}
     for key, row in rows.items():
@@ -80,4 +80,4 @@ def _gone(store: Connection, where: Mapping[str, Any], resource: str, seen: set[
 
 
 def _short(key: RowKey) -> int:
-    return int.from_bytes(blake2b(json.dumps(key.key).encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(blake2b(key.text.encode(), digest_size=8).digest(), "big")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from counterfoil_reconcilers.contracts import Change, Contracts, Target
 from counterfoil_reconcilers.expecting import NoExpectation, tool_of
@@ -20,8 +21,7 @@ class Search:
     fields: tuple[tuple[str, Json], ...]
 
 
-@dataclass(frozen=True)
-class Touched:
+class Touched(NamedTuple):
     """What one effect needs read. `missing` rows were asked for and not given: read them and ask again."""
 
     writes: frozenset[RowKey]

@@ -8,7 +8,7 @@ import datetime as dt
 import json
 import math
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ Path = tuple[str | int, ...]
 EXACT_INTEGERS: Final = 2**53
 _DEEPEST: Final = 64
 _MOST_NODES: Final = 500_000
+_quoted = json.encoder.encode_basestring_ascii
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
@@ -141,6 +142,11 @@ def shown(value: Any) -> Any:
 def canonical(value: Json) -> str:
     """One text for equal values, whatever the order of their fields."""
     return _canonical(shown(value))
+
+
+def json_list(texts: Iterable[str]) -> str:
+    """A JSON list of texts, as `json.dumps` writes it, for what is needed by the thousand."""
+    return f"[{', '.join(map(_quoted, texts))}]"
 
 
 def key_text(value: Json) -> str:

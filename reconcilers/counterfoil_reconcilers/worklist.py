@@ -9,11 +9,11 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from counterfoil.errors import CounterfoilError
-from counterfoil_consumers.binary_copy import Items, byteas, texts, uuids
-from counterfoil_consumers.store import Connection, array_text, fetch_one, queries
+from counterfoil_consumers.binary_copy import Items, booleans, byteas, texts, timestamptzs, uuids
+from counterfoil_consumers.store import Connection, array_text, arrays_text, fetch_one, queries
 from counterfoil_reconcilers.marks import Marks
 from counterfoil_reconcilers.settling import Sighting
 
@@ -70,8 +70,7 @@ class Lease:
         return {"tenant": self.tenant, "target": self.target, "owner": self.owner, "epoch": self.epoch}
 
 
-@dataclass(frozen=True)
-class CheckState:
+class CheckState(NamedTuple):
     """How far the checking of one effect has come now."""
 
     effect_id: uuid.UUID
@@ -240,16 +239,14 @@ class Worklist:
             "sightings": array_text(state.sighting.count for state in states),
             "verdicts": texts(state.sighting.verdict for state in states),
             "digests": byteas(state.sighting.digest for state in states),
-            "fences": texts(array_text(state.sighting.fence) for state in states),
-            "first_sighted_ats": [state.sighting.first_at for state in states],
+            "fences": texts(arrays_text(state.sighting.fence for state in states)),
+            "first_sighted_ats": timestamptzs(state.sighting.first_at for state in states),
             "emitted": texts(state.emitted for state in states),
-            "settled_ats": [state.settled_at for state in states],
-            "due_ats": [state.due_at for state in states],
+            "settled_ats": timestamptzs(state.settled_at for state in states),
+            "due_ats": timestamptzs(state.due_at for state in states),
             "marks": texts(array_text(state.marks.own) for state in states),
-            "are_closed": [state.is_closed for state in states],
-            "absent_fences": texts(
-                None if one.absent_fence is None else array_text(one.absent_fence) for one in states
-            ),
+            "are_closed": booleans(state.is_closed for state in states),
+            "absent_fences": texts(arrays_text(state.absent_fence for state in states)),
         }
         self._store.execute(queries("reconcile")["set_check_states"], params)
 
@@ -259,8 +256,8 @@ class Worklist:
             **self._where,
             "check_seq": self._check_seq,
             "effect_ids": _ids(row["effect_id"] for row in found),
-            "due_ats": list(due_ats),
-            "emitted": list(emitted),
+            "due_ats": timestamptzs(due_ats),
+            "emitted": texts(emitted),
         }
         self._store.execute(queries("reconcile")["put_off"], params)
 

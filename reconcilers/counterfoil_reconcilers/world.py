@@ -6,7 +6,7 @@ holds only what effects have set, and only that is ever compared.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from counterfoil_reconcilers.compare import agree
 from counterfoil_reconcilers.contracts import Contracts, Resource, Target
@@ -17,8 +17,7 @@ from counterfoil_reconcilers.veil import NO_VEIL, Veil
 Times = Literal[0, 1, 2]
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A row's state in a world. `doc` None: the row does not exist. `partial`: only what `doc` holds is known."""
 
     doc: Json
@@ -31,16 +30,14 @@ class Cell:
         return self.doc if isinstance(self.doc, dict) else {}
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One thing that an effect changes: a field of a row, or with an empty path the row itself."""
 
     row: RowKey
     path: Path
 
 
-@dataclass(frozen=True)
-class Touch:
+class Touch(NamedTuple):
     """One application of a part in a fold: what was there, and what had to be there afterwards."""
 
     effect: int
@@ -74,8 +71,7 @@ class World:
         return any(overlap(path, place) for place in self.secret.get(row, ()))
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(NamedTuple):
     """What does not change between folds: contracts, rows, and which rows the effects write at all."""
 
     contracts: Contracts

@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,16 +38,14 @@ class TargetUnavailable(CounterfoilError):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """One row of one tenant. `tenant` None where the resource has no column for it."""
 
     tenant: str | None
     row: RowKey
 
 
-@dataclass(frozen=True)
-class TargetRow:
+class TargetRow(NamedTuple):
     """What stands at an address; `row` None: nothing does."""
 
     address: Address
