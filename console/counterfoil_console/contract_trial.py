@@ -11,8 +11,8 @@ from counterfoil_console.evidence import compact, differences, row_name
 from counterfoil_console.settings import Settings
 from counterfoil_console.timeline import plain
 from counterfoil_consumers.store import Connection, queries
+from counterfoil_reconcilers.charges import is_fault
 from counterfoil_reconcilers.contracts import Contracts
-from counterfoil_reconcilers.explain import is_fault
 from counterfoil_reconcilers.targets.opening import open_target
 from counterfoil_reconcilers.trial import Bench, Judged, NoSuchEffect, Trial
 

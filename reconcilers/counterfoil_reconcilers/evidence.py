@@ -50,8 +50,17 @@ class Evidence:
                 foreign = self._overwritten(index, compared)
                 return ("not_applied", None) if foreign is None else ("unknowable", self._written_over(foreign))
             case "twice" | "again":
-                return "duplicated", None
+                return ("duplicated" if self._second_counts(index) else "applied"), None
         return self._of_parts(index, compared)
+
+    def _second_counts(self, index: int) -> bool:
+        """Whether anything is otherwise because it landed twice; to set a value twice is to set it once."""
+        met: set[Part] = set()
+        for touch in self._touches(index):
+            if touch.part in met and touch.changes(self._around.target.resources[touch.row.resource]):
+                return True
+            met.add(touch.part)
+        return False
 
     def _of_parts(self, index: int, parts: Sequence[Part]) -> tuple[VerdictName, str | None]:
         states = {part: self._state(index, part) for part in parts}

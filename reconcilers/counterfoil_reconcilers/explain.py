@@ -1,15 +1,17 @@
 """The explanation of what was observed that needs the fewest faults.
 
-Each effect of a group is taken to have landed once, not at all, twice, or in parts. A way of landing costs nothing
-where it is what the agent said, and about a hundred where it is a fault, so that any explanation with one fault less
-wins; what is below a hundred breaks ties. Ways are tried cheapest first, and only changed for effects that touch rows
-which do not fit.
+Each effect of a group is taken to have landed once, not at all, twice, or in parts, which costs something where it is
+not what the agent said (see `charges`). So does what an explanation leaves to chance: a value that some write is said
+to have left instead of its own, or that nobody is said to have left, would explain anything. Ways are tried cheapest
+first, and only changed for effects that touch rows which do not fit.
 """
 
 import heapq
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any, Final, Literal, NamedTuple
 
+from counterfoil_reconcilers.charges import FAULT, Charges, Way, Ways, ways_of
 from counterfoil_reconcilers.compare import agree, differences
 from counterfoil_reconcilers.contracts import Resource
 from counterfoil_reconcilers.expecting import tool_of
@@ -18,44 +20,17 @@ from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey
 from counterfoil_reconcilers.values import MISSING, Path, at, overlap
 from counterfoil_reconcilers.world import Cell, Part, Surroundings, Times, TimesOf, Touch, World, candidates, likeness
 
-# `twice`: the same values were written again; `again`: the call ran once more, on what the first had left.
-Way = Literal["once", "never", "twice", "again", "parts"]
-
-FAULT: Final = 100.0
-_TWICE: Final = 1.0
-_PARTS: Final = 2.0
-_REFUSED: Final = 20.0  # a definite refusal is believed before a success is
 _UNEXPLAINED: Final = 25.0
 _UNEXPLAINED_OWNED: Final = 40.0
-_IDLE: Final = 40.0  # a call that changed nothing is the less likely culprit
 _EARLIER: Final = 0.25  # of several that may have written a wrong value, the last is asked first
-_CONTRADICTED: Final = 0.3
+_CONTRADICTED: Final = (0, 60.0, 90.0)  # by how many replies show another row: what was seen then outranks a guess
+_DOUBTFUL: Final = 0.3  # a reply that shows the row as the write left it, which is not as it should have
+_CHANCE: Final = 1.7  # faults that it takes to make up for any value at all, and one more where two places hold one
 _COINCIDENCE: Final = 5.0  # a row without a known past already holds what an absent write would have set
 _MOST_STEPS: Final = 200_000
+_STEPS_BEYOND: Final = 15_000  # once nothing has fewer faults
 _MOST_TRIALS: Final = 16
-
-# What each way costs, by what the agent saw.
-_DOUBLED: Final[dict[Way, float]] = {"twice": FAULT + _TWICE, "again": FAULT + 1.5 * _TWICE}
-_CLAIMED: Final[dict[Way, float]] = {"once": 0, "never": FAULT, **_DOUBLED, "parts": FAULT + _PARTS}
-_REJECTED: Final[dict[Way, float]] = {
-    "never": 0,
-    "once": FAULT + _REFUSED,
-    "parts": FAULT + _REFUSED + _PARTS,
-    "twice": 2 * FAULT,
-}
-_COSTS: Final[dict[str, dict[Way, float]]] = {
-    "ok": _CLAIMED,
-    "accepted": _CLAIMED,
-    "unknown": {**_CLAIMED, "never": 0.5},
-    "partial": {"parts": 0, "once": 2, "never": 2, **_DOUBLED},
-    "failed": _REJECTED,
-    "denied": _REJECTED,
-}
-
-
-def is_fault(outcome: str, way: Way) -> bool:
-    """Whether an effect that landed in this way is not what the agent saw."""
-    return _COSTS[outcome][way] >= FAULT
+_MOST_JOINT: Final = 4  # parts that are tried in every combination
 
 
 class Misfit(NamedTuple):
@@ -71,7 +46,8 @@ class Explanation(NamedTuple):
     """How each effect landed, the world that follows, and what it leaves unexplained."""
 
     cost: float
-    ways: tuple[Way, ...]
+    chance: float  # as much of the cost is for values that nothing explains
+    ways: Ways
     times: tuple[TimesOf, ...]
     world: World
     misfits: tuple[Misfit, ...]
@@ -111,6 +87,7 @@ class Searcher:
         claims = [TimesOf(0 if effect.outcome in ("failed", "denied") else 1) for effect in self._effects]
         claimed = world if all(times.usual == 1 for times in claims) else self._fold(claims)
         self._open = [_open_count(claimed, index) for index in range(len(self._effects))]
+        self._charges = Charges(self._effects, self._reach, self._idle)
 
     def _add_lookalikes(self, touch: Touch, world: World) -> None:
         """Further new rows with the content of a created one: the second of a doubled write is among them."""
@@ -137,23 +114,30 @@ class Searcher:
 
     def best(self) -> Explanation:
         """The cheapest explanation; `cut short` says that not everything was tried."""
-        start: tuple[Way, ...] = tuple(min(_COSTS[e.outcome], key=_COSTS[e.outcome].__getitem__) for e in self._effects)
-        frontier: list[tuple[float, int, tuple[Way, ...]]] = [(self._cost(start), 0, start)]
+        start = self._charges.usual
+        frontier: list[tuple[float, int, Ways]] = [(self._charges.of(start), 0, start)]
         seen = {start}
         best: Explanation | None = None
+        enough = _MOST_STEPS
         while frontier:
             cost, _, ways = heapq.heappop(frontier)
             if best is not None and cost >= best.cost:
                 break
-            if best is not None and self._folder.steps > _MOST_STEPS:
+            if best is not None and cost >= best.cost - best.chance:
+                # Nothing has fewer faults; whether some more of them leave less to chance is looked for a while.
+                enough = min(enough, self._folder.steps + _STEPS_BEYOND)
+            if best is not None and self._folder.steps > enough:
+                if enough < _MOST_STEPS:
+                    break
                 return best._replace(searched="cut short", intended=self._intended(best))
             found = self.explain(ways)
             if best is None or found.cost < best.cost:
                 best = found
-            for other in self._neighbours(found):
+            at_one_stroke = self._charges.of_one_cause() if ways == start and found.cost >= FAULT else ()
+            for other in (*self._neighbours(found), *at_one_stroke):
                 if other not in seen:
                     seen.add(other)
-                    heapq.heappush(frontier, (self._cost(other), len(seen), other))
+                    heapq.heappush(frontier, (self._charges.of(other), len(seen), other))
         assert best is not None  # noqa: S101  # the frontier begins with one
         return best._replace(intended=self._intended(best))
 
@@ -167,47 +151,36 @@ class Searcher:
             intended.append([touch for touch in world.touches if touch.effect == index])
         return tuple(intended)
 
-    def explain(self, ways: tuple[Way, ...]) -> Explanation:
+    def explain(self, ways: Ways) -> Explanation:
         """The explanation in which each effect landed in the given way, its parts chosen to fit best."""
         usual: dict[Way, Times] = {"never": 0, "twice": 2}
         times = [TimesOf(usual.get(way, 1), runs=2 if way == "again" else 1) for way in ways]
         world, misfits = self._compare(times)
         wrong: list[tuple[int, Part]] = []
+        world, misfits = self._fit_parts([i for i, way in enumerate(ways) if way == "parts"], times, world, misfits)
+        cost = self._charges.of(ways)
         for index, way in enumerate(ways):
             if way == "parts":
-                world, misfits = self._fit_parts(index, times, world, misfits)
-        cost = self._cost(ways)
-        for index, way in enumerate(ways):
-            if way == "parts":
-                excused = {part for m in misfits if (part := _wrong_part(world, m, index)) is not None}
-                wrong += [(index, part) for part in sorted(excused, key=repr)]
-                cost += min(len(times[index].others) + 2 * len(excused), 9)
+                parts = {part for m in misfits if (part := _wrong_part(world, m, index)) is not None}
+                wrong += [(index, part) for part in sorted(parts, key=repr)]
+                cost += min(len(times[index].others) + 2 * len(parts), 9)
                 cost += _EARLIER * any((t := _owner(world, m)) and t.effect != index for m in misfits)
-        misfits = [m for m in misfits if not _is_excused(world, m, wrong)]
-        cost += self._price(world, misfits) + _CONTRADICTED * min(len(world.contradicted), 2)
+        excused, left = _parted(world, misfits, wrong)
+        price, unexplained = self._price(world, left)
+        chance = self._chance((*excused, *unexplained))
+        cost += price + chance + _CONTRADICTED[min(len(world.contradicted), 2)] + _DOUBTFUL * len(world.doubtful)
         cost += FAULT * sum(_open_count(world, index) > count for index, count in enumerate(self._open))
         cost += sum(self._coincidences(index) for index, way in enumerate(ways) if way == "never")
-        return Explanation(cost, ways, tuple(times), world, tuple(misfits), tuple(wrong))
+        return Explanation(cost, chance, ways, tuple(times), world, tuple(left), tuple(wrong))
 
-    def _cost(self, ways: tuple[Way, ...]) -> float:
-        total = 0.0
-        for index, (effect, way) in enumerate(zip(self._effects, ways, strict=True)):
-            cost = _COSTS[effect.outcome][way]
-            if cost >= FAULT and index in self._idle:
-                cost += _IDLE
-            if way in ("twice", "again") and effect.attempts > 1:
-                cost -= 2 * _TWICE  # every further intent makes it likelier
-            total += cost
-        return total
-
-    def _neighbours(self, found: Explanation) -> Iterator[tuple[Way, ...]]:
+    def _neighbours(self, found: Explanation) -> Iterator[Ways]:
         """The same ways with one effect changed, for effects that reach a row that does not fit."""
-        rows = {misfit.row for misfit in found.misfits}
+        rows = {misfit.row for misfit in found.misfits} | {part.row for _, part in found.wrong}
         unfit = bool(rows) or bool(found.world.contradicted)
         for index, effect in enumerate(self._effects):
             if not unfit or (rows and not rows & self._reach[index] and effect.outcome not in ("unknown", "partial")):
                 continue
-            for way in _COSTS[effect.outcome]:
+            for way in ways_of(effect.outcome):
                 if way != found.ways[index]:
                     yield (*found.ways[:index], way, *found.ways[index + 1 :])
 
@@ -216,13 +189,17 @@ class Searcher:
         for index, effect in enumerate(self._effects):
             tool = tool_of(self.around.contracts, effect, self.around.target.name)
             assert tool is not None  # noqa: S101  # without one it is not explained
-            if times[index].usual == 0 and effect.reply is not None:
-                # An effect that did not land still told, in its reply, what it had found there.
+            told = None
+            if effect.reply is not None and not times[index].is_once:
+                # However it landed, its reply told what it had found there, and what was to follow.
                 told = World(cells=dict(world.cells))
                 self._folder.apply(told, index, effect, tool, TimesOf(1))
-                world.contradicted |= told.contradicted
             for _ in range(times[index].runs):
                 self._folder.apply(world, index, effect, tool, times[index])
+            if told is not None and index not in told.contradicted:
+                world.contradicted.discard(index)
+            elif told is not None and index not in world.contradicted:
+                world.doubtful.add(index)
         return world
 
     def _compare(self, times: Sequence[TimesOf]) -> tuple[World, list[Misfit]]:
@@ -258,24 +235,29 @@ class Searcher:
                     yield Misfit(key, difference.path, difference.expected, difference.observed)
 
     def _fit_parts(
-        self, index: int, times: list[TimesOf], world: World, misfits: list[Misfit]
+        self, halves: Sequence[int], times: list[TimesOf], world: World, misfits: list[Misfit]
     ) -> tuple[World, list[Misfit]]:
-        """Choose, part by part, whether it landed once, not at all or twice: whatever leaves fewer misfits."""
+        """Choose, part by part, whether it landed once, not at all or twice: whatever leaves fewer misfits.
+
+        A few parts are tried in every combination; of more, one is chosen after the other.
+        """
         parts = [
-            part
+            (index, part)
+            for index in halves
             for part in dict.fromkeys(touch.part for touch in world.touches if touch.effect == index)
             if any(self._concerns(world, part, misfit) for misfit in misfits)
         ]
-        choices: tuple[Literal[0, 2], ...] = (0, 2)
-        for part in parts[:_MOST_TRIALS]:
-            for choice in choices:
-                if choice == 0 and self._holds_another_value(world, part):
-                    continue
-                other = list(times)
-                other[index] = times[index].with_part(part, choice)
-                tried_world, tried = self._compare(other)
-                if len(tried) < len(misfits):
-                    times[index], world, misfits = other[index], tried_world, tried
+        for trial in _trials(parts):
+            if not misfits and not world.contradicted:
+                break
+            if any(choice == 0 and self._holds_another_value(world, part) for (_, part), choice in trial):
+                continue
+            other = list(times) if len(parts) > _MOST_JOINT else [TimesOf(one.usual, None, one.runs) for one in times]
+            for (index, part), choice in trial:
+                other[index] = other[index].with_part(part, choice)
+            tried_world, tried = self._compare(other)
+            if (len(tried), len(tried_world.contradicted)) < (len(misfits), len(world.contradicted)):
+                times[:], world, misfits = other, tried_world, tried
         return world, misfits
 
     def _concerns(self, world: World, part: Part, misfit: Misfit) -> bool:
@@ -292,9 +274,13 @@ class Searcher:
             return False
         return at(observed.doc, part.path) not in (MISSING, None)
 
-    def _price(self, world: World, misfits: Sequence[Misfit]) -> float:
-        """A row that nothing explains costs a fault, and more if an effect wrote there: then the effect is asked."""
+    def _price(self, world: World, misfits: Sequence[Misfit]) -> tuple[float, list[Misfit]]:
+        """A row that nothing explains costs a fault, and more if an effect wrote there: then the effect is asked.
+
+        Returns what they cost, and those that count.
+        """
         rows: dict[RowKey, float] = {}
+        counted: list[Misfit] = []
         for misfit in misfits:
             owner = _owner(world, misfit)
             owned = owner is not None and owner.effect not in self._idle
@@ -302,7 +288,19 @@ class Searcher:
                 continue
             price = FAULT + (_UNEXPLAINED_OWNED if owned else _UNEXPLAINED)
             rows[misfit.row] = max(rows.get(misfit.row, 0.0), price)
-        return sum(rows.values())
+            counted.append(misfit)
+        return sum(rows.values()), counted
+
+    def _chance(self, misfits: Sequence[Misfit]) -> float:
+        """What it costs to leave values to chance: rather than that, some writes were lost, doubled or done by half.
+
+        Not in rows without a known past, of which the values before are anybody's guess anyway.
+        """
+        places: dict[RowKey, int] = {}
+        for misfit in misfits:
+            if self.around.baseline.get(misfit.row) is not NOT_READ:
+                places[misfit.row] = places.get(misfit.row, 0) + 1
+        return FAULT * sum(_CHANCE + min(count - 1, 1) for count in places.values())
 
     def _counts(self, key: RowKey) -> bool:
         """Whether a row that nothing explains is a fault: where it is swept, or bears the id of an effect."""
@@ -332,6 +330,19 @@ class Searcher:
 
     def _resource(self, key: RowKey) -> Resource:
         return self.around.target.resources[key.resource]
+
+
+def _trials(parts: Sequence[tuple[int, Part]]) -> Iterator[Sequence[tuple[tuple[int, Part], Times]]]:
+    """What to try: of few parts all combinations, those first in which most landed once; else each part alone."""
+    if len(parts) > _MOST_JOINT:
+        choices: tuple[Times, ...] = (0, 2)
+        yield from ([(part, choice)] for part in parts[:_MOST_TRIALS] for choice in choices)
+        return
+    ways: tuple[Times, ...] = (1, 0, 2)
+    for chosen in sorted(product(ways, repeat=len(parts)), key=lambda times: sum(one != 1 for one in times)):
+        trial = [(part, choice) for part, choice in zip(parts, chosen, strict=True) if choice != 1]
+        if trial:
+            yield trial
 
 
 def _open_count(world: World, index: int) -> int:
@@ -375,5 +386,13 @@ def _wrong_part(world: World, misfit: Misfit, index: int) -> Part | None:
     return None
 
 
-def _is_excused(world: World, misfit: Misfit, wrong: Sequence[tuple[int, Part]]) -> bool:
-    return any(_wrong_part(world, misfit, index) == part for index, part in wrong)
+def _parted(
+    world: World, misfits: Sequence[Misfit], wrong: Sequence[tuple[int, Part]]
+) -> tuple[list[Misfit], list[Misfit]]:
+    """Those that are a part's other value, and those that are not."""
+    excused: list[Misfit] = []
+    left: list[Misfit] = []
+    for misfit in misfits:
+        is_excused = any(_wrong_part(world, misfit, index) == part for index, part in wrong)
+        (excused if is_excused else left).append(misfit)
+    return excused, left

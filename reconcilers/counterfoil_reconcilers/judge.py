@@ -12,10 +12,11 @@ from functools import cached_property, partial
 from itertools import zip_longest
 from typing import Any, Literal
 
+from counterfoil_reconcilers.charges import Way
 from counterfoil_reconcilers.compare import differences
 from counterfoil_reconcilers.contracts import Contracts, Target
 from counterfoil_reconcilers.evidence import Evidence, capped, differences_shown
-from counterfoil_reconcilers.explain import Explanation, Searcher, Way
+from counterfoil_reconcilers.explain import Explanation, Searcher
 from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.touched import Search, Touched, connected, resources_of
 from counterfoil_reconcilers.values import MISSING

@@ -64,6 +64,7 @@ class World:
     problems: dict[int, list[str]] = field(default_factory=dict)
     searches: list[tuple[str, dict[str, Json]]] = field(default_factory=list)  # created rows without a known key
     contradicted: set[int] = field(default_factory=set)  # effects whose reply shows another row than this world
+    doubtful: set[int] = field(default_factory=set)  # effects whose reply shows what is here, which is not their work
     secret: dict[RowKey, set[Path]] = field(default_factory=dict)  # places that hold what was made of redacted values
 
     def is_secret(self, row: RowKey, path: Path) -> bool:

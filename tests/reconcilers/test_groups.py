@@ -51,6 +51,13 @@ def test_one_absent_among_those_that_share_a_row() -> None:
     assert verdicts == ["applied"] * 5 + ["not_applied"]
 
 
+@pytest.mark.parametrize("lost", [1, 2, 4, 7, 8])
+def test_a_target_that_lost_the_last_writes_to_a_row_shows(lost: int) -> None:
+    """A replica took over before it had them. To say that the last one left another value would hide all others."""
+    verdicts = [one.verdict for one in judged(["A"] * 8, set(range(8 - lost))).verdicts]
+    assert verdicts == ["applied"] * (8 - lost) + ["not_applied"] * lost
+
+
 def test_too_many_to_tell_apart_are_unknowable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explain, "_MOST_STEPS", 20_000)
     result = judged(["A"] * 8, {0, 3})
