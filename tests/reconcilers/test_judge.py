@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -413,6 +414,23 @@ def test_a_write_in_another_tenants_row_names_its_suspect(contracts: Contracts) 
     _, ours = judged(contracts, [deposit], {A: account()}, {A: account()})
     _, theirs = judged(contracts, [], {A: account()}, {A: deposited(10)})
     assert suspects(theirs.unattributed, ours.verdicts) == {A: (deposit.effect_id,)}
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (deposited(*[10] * 3), {"applied": 3, "not_applied": 5}),
+        (deposited(*[10] * 16), {"duplicated": 8}),
+        (deposited(*[10] * 7), {"applied": 7, "not_applied": 1}),
+        (deposited(*[10] * 8, balance=-3), {"applied": 7, "mismatched": 1}),
+    ],
+)
+def test_eight_deposits(contracts: Contracts, left: Any, words: dict[str, int]) -> None:
+    """The table in docs/contracts.md."""
+    found, _ = judged(
+        contracts, [effect("deposit", account="a", amount=10) for _ in range(8)], {A: account()}, {A: left}
+    )
+    assert Counter(found) == words
 
 
 def test_a_crowded_row_is_judged_in_bounded_time(contracts: Contracts) -> None:
