@@ -1,12 +1,14 @@
 #!/bin/sh
-# What the tests need and Debian does not have, built from the Go module proxy where Go is there: PocketBase, a real REST
-# API for HTTP targets, and toxiproxy, which breaks connections.
+# What the tests need and Debian does not have, built from the Go module proxy where Go is there (which checks what it
+# gets by Go's checksum database): PocketBase, a real REST API for HTTP targets, toxiproxy, which breaks connections, and
+# stripe-mock, Stripe's own.
 #
 # Without Go it says so and ends well: those tests skip themselves, but under CI they fail.
 set -eu
 
-# The newest that Go 1.24 builds, and the newest; tests/fix_pocketbase.py and tests/fix_toxiproxy.py name the same.
-POCKETBASE=0.36.8 TOXIPROXY=2.5.0
+# The newest that Go 1.24 builds, and the newest; tests/fix_pocketbase.py, fix_toxiproxy.py and fix_stripe_mock.py name
+# the same.
+POCKETBASE=0.36.8 TOXIPROXY=2.5.0 STRIPE_MOCK=0.203.0
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/counterfoil"
 PATH="$PATH:/usr/local/go/bin" # where Go's own archive puts it
@@ -32,3 +34,4 @@ build() {
 
 build pocketbase "$POCKETBASE" github.com/pocketbase/pocketbase/examples/base base
 build toxiproxy "$TOXIPROXY" github.com/Shopify/toxiproxy/v2/cmd/server server
+build stripe-mock "$STRIPE_MOCK" github.com/stripe/stripe-mock stripe-mock

@@ -6,6 +6,7 @@
 set -eu
 
 "$(dirname "$0")/install-go-programs.sh"
+"$(dirname "$0")/install-recordings.sh"
 
 # package:program:service
 WANTED="prometheus:promtool:prometheus postgresql-15:/usr/lib/postgresql/15/bin/postgres:postgresql pgbouncer:pgbouncer:pgbouncer mariadb-server-core:mariadbd:mariadb redis-server:redis-server:redis-server dovecot-imapd:/usr/lib/dovecot/imap:dovecot faketime:faketime:"

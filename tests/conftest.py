@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.fix_shop",
     "tests.fix_mariadb",
     "tests.fix_http",
+    "tests.fix_stripe_mock",
     "tests.fix_tls",
     "tests.fix_toxiproxy",
     "tests.fix_tenants",

@@ -163,6 +163,13 @@ class Throttled(Written):
     resets_at: str | None = None
 
 
+class Gone(Written):
+    """What tells a row that was deleted and is shown still: `at` holds just this, as `active` does `false`."""
+
+    at: Place
+    holds: bool | str
+
+
 class HttpDefaults(Written):
     """What a target says once for all its resources, and a preset for all targets."""
 
@@ -174,7 +181,8 @@ class HttpDefaults(Written):
     items: JsonPath | None = None
     found: JsonPath = "$"
     doc: JsonPath | None = None
-    gone: Place | None = None
+    gone: Place | Gone | None = None
+    incomplete: JsonPath | None = None
     version_field: Place | None = None
     version_header: str | None = None
     pages: Pages = Pages(style="none")
@@ -239,7 +247,8 @@ class HttpResource(Written):
     held: dict[str, JsonPath] = Field(default_factory=dict)
     unheld: list[str] = Field(default_factory=list)
     key_form: dict[str, str] = Field(default_factory=dict)
-    gone: Place | None = None
+    gone: Place | Gone | None = None
+    incomplete: JsonPath | None = None
     version_field: Place | None = None
     version_header: str | None = None
     pages: Pages | None = None

@@ -200,8 +200,11 @@ class HttpReader:
         answer = await self._client.fetch(ask)
         with self._reading(ask):
             items = list(shape.many(_document(answer), path))
+            is_incomplete = shape.is_incomplete(answer.document)
             walk.advance(answer, items)
-            return items
+        if is_incomplete:
+            raise TargetUnavailable(self._target, f"{ask.what} says that it did not look through all that there is")
+        return items
 
     def _listed(self, shape: Shape, item: Item, tenant: str | None, *, whole: bool) -> TargetRow | None:
         """A row in a list; None if it is not the tenant's, is gone, or has a key that nothing can name."""

@@ -11,7 +11,7 @@ from jsonpath import JSONPathError
 
 from counterfoil_reconcilers.contracts import Resource
 from counterfoil_reconcilers.rows import Row
-from counterfoil_reconcilers.targets.http_options import HttpOptions, HttpResource, Listing, Pages, jsonpaths
+from counterfoil_reconcilers.targets.http_options import Gone, HttpOptions, HttpResource, Listing, Pages, jsonpaths
 from counterfoil_reconcilers.targets.http_templates import can_be_sent, names_in
 from counterfoil_reconcilers.values import MISSING, Unreadable, key_text, plain
 
@@ -22,6 +22,11 @@ _WHOLE_TEXT: Final = r"\A(?:{})\z"
 
 class Astray(Exception):  # never leaves the adapter
     """An answer shows what it can't show, such as a row without its key; the message says what, without values."""
+
+
+def says_so(held: Any) -> bool:
+    """Whether what stands at a place says yes; no is null, `false`, 0, an empty text or list, or nothing at all."""
+    return held is not MISSING and bool(held)
 
 
 def places(path: str, document: Any) -> list[Any]:
@@ -122,8 +127,16 @@ class Shape:
 
     def is_gone(self, item: Mapping[str, Any]) -> bool:
         """Whether it says of itself that it was deleted."""
-        place = self.options.gone or self.target.gone
-        return bool(place) and _at(item, place or "") not in (MISSING, None, False, "", 0)
+        said = self.options.gone or self.target.gone
+        if isinstance(said, Gone):
+            held = _at(item, said.at)
+            return type(held) is type(said.holds) and held == said.holds
+        return said is not None and says_so(_at(item, said))
+
+    def is_incomplete(self, document: Any) -> bool:
+        """Whether an answer with rows says that it does not show all that there are. Raises Astray."""
+        place = self.options.incomplete or self.target.incomplete
+        return place is not None and any(map(says_so, places(place, document)))
 
     def row(self, item: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Row:
         """The row itself; what can't be compared is its problem. Raises Astray."""

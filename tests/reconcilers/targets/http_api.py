@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from counterfoil_reconcilers.rows import Row
 from counterfoil_reconcilers.targets.opening import open_target
-from counterfoil_reconcilers.targets.port import Target
+from counterfoil_reconcilers.targets.port import Target, TargetRow
 from tests.reconcilers.targets.conformance import NAME, contracts_of, item
 
 Reply = Callable[["Handler"], None]
@@ -129,6 +129,15 @@ def opened(folder: Path, api: Api, contract: str = CONTRACT, **settings: str) ->
     """An adapter for the server, with a token unless the settings say otherwise."""
     said = {"url": api.url, **(settings or {"token": TOKEN})}
     return open_target(contracts_of(folder, contract), NAME, {NAME: said})
+
+
+def fields_of(found: TargetRow | None) -> dict[str, Any]:
+    """What the row holds that was found, if it can be compared."""
+    assert found is not None
+    assert found.row is not None
+    assert found.row.problem is None
+    assert isinstance(found.row.doc, dict)
+    return found.row.doc
 
 
 def row_of(target: Target, key: str = "1", tenant: str | None = None) -> Row | None:

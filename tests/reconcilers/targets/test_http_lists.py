@@ -200,6 +200,26 @@ def test_no_more_rows_than_the_limit_and_no_more_pages_than_they_take(api: Api, 
     assert len(api.requests) == 1
 
 
+@pytest.mark.parametrize("said", [True, 1, "timed out", ["shard 3"]])
+def test_an_answer_that_says_that_it_is_not_all_is_none(api: Api, tmp_path: Path, said: object) -> None:
+    text = f'{FIND}query = {{ status = "{{status}}" }}\n'.replace(
+        "[targets.subject]", "[targets.subject]\nincomplete = '$.cut'"
+    )
+    search = [Search("items", (("status", "paid"),))]
+    for path in ("/search", "/items"):
+        api.on(path, says({"items": [{"id": 1, "status": "paid"}], "cut": said}))
+    with opened(tmp_path, api, text) as target:
+        with pytest.raises(TargetUnavailable, match="did not look through all") as caught:
+            target.find(None, search, 10)
+        assert caught.value.trouble == "away"
+        with pytest.raises(TargetUnavailable, match="did not look through all"):
+            list(target.scan("items"))
+        nothings: list[Any] = [False, None, 0, "", []]
+        for nothing in nothings:
+            api.on("/search", says({"items": [{"id": 1, "status": "paid"}], "cut": nothing}))
+            assert len(target.find(None, search, 10)) == 1
+
+
 def test_rows_that_a_list_does_not_show_whole_are_read_by_key(api: Api, tmp_path: Path) -> None:
     api.on("/items", says({"items": [{"id": 1}, {"id": 2}, {"id": 3}]}))
     for row in ROWS[1:3]:

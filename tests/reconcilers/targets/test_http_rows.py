@@ -59,6 +59,20 @@ def test_a_row_that_says_it_was_deleted_is_gone(api: Api, tmp_path: Path) -> Non
         assert [row.address.row.key[0] for row in target.scan("items")] == ["0", "2", "4"]
 
 
+def test_a_row_may_be_gone_by_what_a_field_holds(api: Api, tmp_path: Path) -> None:
+    rows = [{"id": str(key), "active": held} for key, held in enumerate([True, False, None, 0, "false"])]
+    rows.append({"id": "5"})
+    for row in rows:
+        api.on(f"/items/{row['id']}", says(row))
+    api.on("/items", says(rows))
+    with opened(tmp_path, api, CONTRACT + 'gone = { at = "active", holds = false }\n') as target:
+        read = target.read([item(str(key), None) for key in range(6)])
+        assert [row.row is None for row in read] == [False, True, False, False, False, False]
+        assert [row.address.row.key[0] for row in target.scan("items")] == ["0", "2", "3", "4", "5"]
+    with opened(tmp_path, api, CONTRACT + 'gone = { at = "$.active", holds = "false" }\n') as target:
+        assert [row.row is None for row in target.read([item("1", None), item("4", None)])] == [False, True]
+
+
 @pytest.mark.parametrize(("asked", "held", "is_it"), [("017", 17, True), (" 17", 17, True), ("17.0", 17, False),
                                                       ("017", "17", False), ("AB", "ab", False)])  # fmt: skip
 def test_the_row_is_the_one_that_was_asked_for(api: Api, tmp_path: Path, asked: str, held: object, is_it: bool) -> None:
