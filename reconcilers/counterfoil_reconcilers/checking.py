@@ -302,7 +302,7 @@ class Checker:
             self._store.execute(self._named["mark_swept"], {**turn.lease.where, "fence": list(turn.fence)})
 
     def _give_up(self, turn: Turn, decision: Decision) -> bool:
-        row, verdict = decision.member.row, decision.member.verdict.verdict
+        row, verdict = decision.member.row, decision.sighting.verdict
         return self._emitter.give_up(
             self._store,
             about_effect(turn.seen.tenant, row),

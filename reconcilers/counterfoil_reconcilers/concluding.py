@@ -133,6 +133,7 @@ class Conclusion:
                 drifts=self._drifts,
                 give_up_after=self._policy.give_up_after,
                 swept_before=swept_before,
+                writers=self._declared.writers,
             )
             fence = fence_of(decisions)
             for i, decision in zip(group, decisions, strict=True):
@@ -165,12 +166,12 @@ class Conclusion:
         done.said += 1
 
     def _state(self, turn: Turn, decision: Decision, index: int, fence: Sequence[int]) -> CheckState:
-        row, verdict = decision.member.row, decision.member.verdict
-        is_absent = decision.closes and verdict.verdict == "not_applied"
+        row, verdict = decision.member.row, decision.sighting.verdict
+        is_absent = decision.closes and verdict == "not_applied"
         return CheckState(
             effect_id=row["effect_id"],
             sighting=decision.sighting,
-            emitted=verdict.verdict if decision.says else row["emitted"],
+            emitted=verdict if decision.says else row["emitted"],
             settled_at=decision.settled_at,
             due_at=self.next_look(row, turn.now),
             marks=turn.seen.marks[index],

@@ -73,17 +73,20 @@ def decide(
     drifts: Mapping[tuple[str, str], bool],
     give_up_after: dt.timedelta,
     swept_before: dt.datetime | None,
+    writers: str | None,
 ) -> list[Decision]:
     """One decision per member; they are closed all together, or none.
 
     `rows` are the group's rows as observed, `fence` the log's end offsets read after that, `drifts` the drift table.
     `swept_before` says when the sweep before this pass's own was; None, if this pass does not sweep, or if what it
     saw is yet to settle. What may have changed rows that nobody can name stays open until two sweeps saw them.
+    `writers`: who else writes there, as the contract declares it.
     """
     state = digest_of_rows(rows)
     decisions = []
     for member in members:
-        sighting = sighted(member.previous, member.verdict.verdict, state, fence, now)
+        verdict = "applied" if _was_written_over(member, rows, writers) else member.verdict.verdict
+        sighting = sighted(member.previous, verdict, state, fence, now)
         settled_at = _settled_at(member, sighting, progress, now)
         drift = drifts[member.row["outcome"], sighting.verdict]
         lasted = settled_at is not None and (not drift or now - settled_at >= give_up_after)
@@ -97,6 +100,20 @@ def decide(
     return [
         Decision(d.member, d.sighting, d.settled_at, d.says, closes, gives_up=closes and d.gives_up) for d in decisions
     ]
+
+
+def _was_written_over(member: Member, rows: Mapping[RowKey, Row | None], writers: str | None) -> bool:
+    """Whether it was seen to have landed, and others may have changed since what it left: then it landed all the same.
+
+    A row of ours that lost it lost it.
+    """
+    previous = member.previous
+    if writers == "exclusive" or member.verdict.verdict in ("applied", "duplicated"):
+        return False
+    if previous is None or previous.verdict != "applied" or member.row["emitted"] != "applied":
+        return False
+    written = [rows[key] for key in rows if key in member.touched.writes] or list(rows.values())
+    return not all(row is not None and row.ours is True for row in written)
 
 
 def _blinds(member: Member, sighting: Sighting) -> bool:
