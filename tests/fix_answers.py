@@ -102,7 +102,7 @@ def answering() -> Iterator[Answering]:
 
     with ThreadingHTTPServer((HOST, 0), Handler) as server:
         Handler.answering = Answering(f"http://{HOST}:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield Handler.answering
         server.shutdown()

@@ -187,7 +187,7 @@ def guarded_registry(apicurio: Apicurio) -> Iterator[dict[str, str]]:
     """The client's settings for the same registry behind a guard: a user is asked for, who may only read."""
     guard = type("Guard", (_Guard,), {"url": apicurio.url})
     with ThreadingHTTPServer((HOST, 0), guard) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield {"url": f"http://{HOST}:{server.server_port}", "basic.auth.user.info": _USER}
         server.shutdown()

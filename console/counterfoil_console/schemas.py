@@ -7,12 +7,12 @@ every version that is there: Apicurio 3.3.3 can't be asked about a schema with r
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from avro.schema import parse
 
 from counterfoil.errors import DecodeError
+from counterfoil.framing import Definition
 from counterfoil.registry import LEVEL, Registry
 from counterfoil.subjects import Entry
 
@@ -41,7 +41,7 @@ def examine(registry: Registry, entries: Sequence[Entry]) -> Iterator[SchemaStat
         yield SchemaState(entry.subject, entry.name, None if found is None else found.schema_id, tuple(problems))
 
 
-def unreadable(reader: dict[str, Any], writer: dict[str, Any]) -> list[str]:
+def unreadable(reader: Definition, writer: Definition) -> list[str]:
     """Why `reader` can't read all that is written with `writer` (Avro 1.12, "Schema Resolution"); empty if it can."""
     checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]  # avro leaves its return type out
     result = checker.get_compatibility(parse(json.dumps(reader)), parse(json.dumps(writer)))

@@ -90,7 +90,14 @@ class SealedAway(CounterfoilError):
 
 
 class RegistryError(CounterfoilError):
-    """The Schema Registry does not answer, or refuses; the message says which, and what to do."""
+    """The Schema Registry does not answer, or refuses; the message says which, and what to do.
+
+    `status`: that of HTTP which it answered with; None: it gave no answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class EventsUndelivered(CounterfoilError):

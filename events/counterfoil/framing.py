@@ -14,8 +14,9 @@ FINGERPRINT_MAGIC = b"\xc3\x01"
 ID_MAGIC = b"\x00"
 MAX_VALUE_BYTES = 1_000_000
 _FINGERPRINT_END = 10
-_ID_END = 5
+ID_END = 5
 _MAX_SCHEMA_ID = 2**31 - 1
+Definition = dict[str, Any] | list[Any] | str  # a schema as JSON is read: a type, a union, or a type's name
 
 
 class Framing(Protocol):
@@ -79,12 +80,20 @@ def unframed(value: bytes, framing: Framing) -> tuple[bytes, int]:
         return value[2:_FINGERPRINT_END], _FINGERPRINT_END
     if not value.startswith(ID_MAGIC):
         raise DecodeError(f"the value starts with {value[:2].hex(' ') or 'nothing'}, not with c3 01 or 00")
-    schema_id = int.from_bytes(value[1:_ID_END], "big")
-    if len(value) < _ID_END or schema_id > _MAX_SCHEMA_ID:
-        raise DecodeError(f"the value starts with {value[:_ID_END].hex(' ')}, in which no schema's id stands")
-    return framing.fingerprint(schema_id), _ID_END
+    return framing.fingerprint(schema_id_in(value)), ID_END
 
 
-def fingerprint_of(definition: dict[str, Any]) -> bytes:
-    """The fingerprint of a schema (its JSON, as a dict) that defines every type it names."""
+def schema_id_in(value: bytes) -> int:
+    """The id of its schema in a value that begins with ID_MAGIC: Confluent's wire format. The rest is behind ID_END.
+
+    Raises DecodeError.
+    """
+    schema_id = int.from_bytes(value[1:ID_END], "big")
+    if len(value) < ID_END or schema_id > _MAX_SCHEMA_ID:
+        raise DecodeError(f"the value starts with {value[:ID_END].hex(' ')}, in which no schema's id stands")
+    return schema_id
+
+
+def fingerprint_of(definition: Definition) -> bytes:
+    """The fingerprint of a schema that defines every type it names."""
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(definition), "CRC-64-AVRO"))

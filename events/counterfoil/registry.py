@@ -6,11 +6,12 @@ The client is imported where it is needed: an agent without a registry does with
 import json
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar
 
 import fastavro
 
 from counterfoil.errors import DecodeError, RegistryError, SettingsError
+from counterfoil.framing import Definition
 from counterfoil.subjects import Entry, with_types
 from counterfoil.urls import without_password
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from confluent_kafka.schema_registry import RegisteredSchema, Schema
 
 LEVEL = "BACKWARD_TRANSITIVE"
-_VARIABLE = "COUNTERFOIL_SCHEMA_REGISTRY__"
 # The client's own: no limit of time, and 7 s of retries before it says that nobody listens.
 _DEFAULTS = {"timeout": "5", "max.retries": "2", "retries.wait.ms": "200"}
 _NUMBERS = (
@@ -31,14 +31,30 @@ _NUMBERS = (
 )
 # No such subject, version, schema; no compatibility of its own. A 404 without such a code may be a wrong path.
 _ABSENT = (40401, 40402, 40403, 40408)
-_TODO = {
-    401: f"check {_VARIABLE}BASIC_AUTH_USER_INFO",
-    403: "give this user the right, or have one who has it run `counterfoil schemas register`",
-    404: f"check the path in {_VARIABLE}URL (Apicurio's ends in /apis/ccompat/v7)",
-    409: "run `counterfoil schemas check` to see which schema it can't follow",
-}
+# Deeper than a schema of use, and shallow enough for fastavro's parser, which no limit of Python's holds.
+_DEEPEST_JSON = 300
+_LONGEST_SCHEMA = 1_000_000
 _Given = ParamSpec("_Given")
 _Answer = TypeVar("_Answer")
+
+
+class Asker(NamedTuple):
+    """Who asks a registry: what the variables of its settings begin with, and what to do where it may not."""
+
+    variable: str = "COUNTERFOIL_SCHEMA_REGISTRY__"
+    forbidden: str = "give this user the right, or have one who has it run `counterfoil schemas register`"
+
+    def advice(self, status: int) -> str:
+        """What to do about an answer with this status."""
+        return {
+            401: f"check {self.variable}BASIC_AUTH_USER_INFO",
+            403: self.forbidden,
+            404: f"check the path in {self.variable}URL (Apicurio's ends in /apis/ccompat/v7)",
+            409: "run `counterfoil schemas check` to see which schema it can't follow",
+        }.get(status, "see its log")
+
+
+_RECORDER = Asker()
 
 
 class Registry:
@@ -48,8 +64,9 @@ class Registry:
     raises RegistryError.
     """
 
-    def __init__(self, settings: Mapping[str, str]) -> None:
-        self.address = shown_address(settings)
+    def __init__(self, settings: Mapping[str, str], asker: Asker = _RECORDER) -> None:
+        self.address = shown_address(settings, asker)
+        self._asker = asker
         try:
             from confluent_kafka.schema_registry import (  # noqa: PLC0415  # only where there is a registry
                 SchemaRegistryClient,
@@ -63,7 +80,9 @@ class Registry:
                 {name: _value(name, v) for name, v in {**_DEFAULTS, **settings}.items()}
             )
         except (ValueError, TypeError, OSError) as error:
-            raise SettingsError(f"the Schema Registry's client refuses a setting of {_VARIABLE}…: {error}") from error
+            raise SettingsError(
+                f"the Schema Registry's client refuses a setting of {asker.variable}…: {error}"
+            ) from error
 
     def look_up(self, entry: Entry) -> "RegisteredSchema | None":
         """Its id and version in the registry; None when it is not registered."""
@@ -96,7 +115,7 @@ class Registry:
         """The compatibility that a subject is held to; None when it has none of its own."""
         return self._ask(self._client.get_compatibility, subject)
 
-    def definitions(self, subject: str) -> dict[int, dict[str, Any]]:
+    def definitions(self, subject: str) -> dict[int, Definition]:
         """Every version of a subject, as a schema that defines every type it names.
 
         Raises DecodeError when one is not Avro.
@@ -105,13 +124,25 @@ class Registry:
         found = {version: self._ask(self._client.get_version, subject, version) for version in versions}
         return {version: self._whole(found.schema) for version, found in found.items() if found is not None}
 
-    def definition(self, schema_id: int) -> dict[str, Any] | None:
+    def definition(self, schema_id: int) -> Definition | None:
         """The schema with this id, with a definition of every type it names; None when there is none.
 
         Raises DecodeError when it is not Avro.
         """
         schema = self._ask(self._client.get_schema, schema_id)
         return None if schema is None else self._whole(schema)
+
+    def newest(self, subject: str) -> Definition | None:
+        """The newest version of a subject, likewise; None when there is no such subject.
+
+        Raises DecodeError when it is not Avro.
+        """
+        found = self._ask(self._client.get_latest_version, subject)
+        return None if found is None else self._whole(found.schema)
+
+    def subjects(self) -> Sequence[str]:
+        """The subjects that may be seen."""
+        return self._ask(self._client.get_subjects) or []
 
     def close(self) -> None:
         """Close its connections."""
@@ -139,19 +170,25 @@ class Registry:
             references.append(SchemaReference(shared.name, shared.subject, found.version))
         return Schema(entry.text, "AVRO", references)
 
-    def _whole(self, schema: "Schema") -> dict[str, Any]:
+    def _whole(self, schema: "Schema") -> Definition:
         if schema.schema_type != "AVRO":
             raise DecodeError(f"the Schema Registry's schema is {schema.schema_type}, not Avro", "incompatible")
+        if not schema.schema_str:
+            raise RegistryError(
+                f"the Schema Registry at {self.address} answers without a schema; {self._asker.advice(404)}", 200
+            )
         types: dict[str, Any] = {}
         self._learn_types(schema, types)
         try:
             named: dict[str, Any] = {}
             for name, text in types.items():
-                types[name] = fastavro.parse_schema(json.loads(text), named, _write_hint=False)
-            parsed = fastavro.parse_schema(json.loads(schema.schema_str or ""), named, _write_hint=False)
-            return dict(with_types(parsed, types))
+                types[name] = _parsed(text, named)
+            whole: Definition = with_types(_parsed(schema.schema_str, named), types)
+            return whole  # noqa: TRY300  # what is raised above comes from a stranger's schema
         except Exception as error:  # of many kinds, on a stranger's schema
-            raise DecodeError(f"the Schema Registry's schema can't be read: {error}", "incompatible") from error
+            raise DecodeError(
+                f"the Schema Registry's schema can't be read: {type(error).__name__} {error}", "incompatible"
+            ) from error
 
     def _learn_types(self, schema: "Schema", types: dict[str, Any]) -> None:
         """The texts of what it refers to, by full name; what others refer to first."""
@@ -175,11 +212,13 @@ class Registry:
             status = error.http_status_code
             raise RegistryError(
                 f"the Schema Registry at {self.address} answers {status} ({error.error_message}); "
-                f"{_TODO.get(status, 'see its log')}"
+                f"{self._asker.advice(status)}",
+                status,
             ) from error
         except Exception as error:  # the HTTP client's own, and there are two of them
             raise RegistryError(
-                f"the Schema Registry at {self.address} does not answer ({error}); see that it runs, and {_VARIABLE}URL"
+                f"the Schema Registry at {self.address} does not answer ({error}); see that it runs, and "
+                f"{self._asker.variable}URL"
             ) from error
 
 
@@ -198,16 +237,44 @@ def register_missing(registry: Registry, entries: Sequence[Entry]) -> list[Entry
     return missing
 
 
-def shown_address(settings: Mapping[str, str]) -> str:
+def shown_address(settings: Mapping[str, str], asker: Asker = _RECORDER) -> str:
     """Where the registry is, without the password that an address may hold.
 
     Raises SettingsError when no address is given, or one that is none; it does not quote what may hold a password.
     """
     urls = [url.strip() for url in settings.get("url", "").split(",")]
     if not all(url.startswith(("http://", "https://")) for url in urls):
-        raise SettingsError(f"the Schema Registry has no address: set {_VARIABLE}URL=http://host:port")
+        raise SettingsError(f"the Schema Registry has no address: set {asker.variable}URL=http://host:port")
     return ",".join(map(without_password, urls))
 
 
+def _parsed(text: str, named: dict[str, Any]) -> Any:
+    """The schema by full names, its types known in `named` from then on. Its defaults are not looked at."""
+    if len(text) > _LONGEST_SCHEMA:
+        raise ValueError(f"it has {len(text)} characters, and {_LONGEST_SCHEMA} are the most")
+    definition = json.loads(text)
+    _refuse_deep(definition)
+    return fastavro.parse_schema(definition, named, _write_hint=False, _ignore_default_error=True)
+
+
+def _refuse_deep(definition: Any) -> None:
+    level, depth = [definition], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST_JSON:
+            raise ValueError(f"it is nested deeper than {_DEEPEST_JSON}")
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+
+
 def _value(name: str, text: str) -> Any:
-    return float(text) if name in _NUMBERS else text
+    if name not in _NUMBERS:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name} is no number") from None
