@@ -7,6 +7,7 @@ this form is refused there with a reason, so nothing further in meets a NaN, a c
 import datetime as dt
 import json
 import math
+import struct
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
@@ -123,6 +124,18 @@ def _finite(value: float | Decimal) -> float:
     if not math.isfinite(number):
         raise Unreadable("it holds a number that is not finite")
     return number
+
+
+def nearest_single(number: float) -> float:
+    """The nearest number that four bytes hold. Raises OverflowError."""
+    single: float = struct.unpack("<f", struct.pack("<f", number))[0]
+    return single
+
+
+def shortest_single(number: float) -> float:
+    """The shortest number that is this one in four bytes, as PostgreSQL shows a `real`."""
+    shorter = (float(f"{number:.{digits}g}") for digits in range(6, 9))
+    return next((short for short in shorter if nearest_single(short) == number), number)
 
 
 def shown(value: Any) -> Any:

@@ -9,7 +9,6 @@ import datetime as dt
 import ipaddress
 import math
 import re
-import struct
 import uuid
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
-from counterfoil_reconcilers.values import Json, key_text, parse_json
+from counterfoil_reconcilers.values import Json, key_text, nearest_single, parse_json, shortest_single
 
 Bound = int | float | Decimal | str | bytes  # what the driver writes into a query
 Condition = tuple[str, list[Bound]]  # SQL, and the values of its placeholders
@@ -218,21 +217,9 @@ def _single(text: str) -> float | None:
     """The nearest number that a FLOAT holds."""
     number = _double(text)
     try:
-        return None if number is None else _as_single(number)
+        return None if number is None else nearest_single(number)
     except OverflowError:
         return None
-
-
-def _as_single(number: float) -> float:
-    single: float = struct.unpack("<f", struct.pack("<f", number))[0]
-    return single
-
-
-def _single_shown(raw: str) -> float:
-    """The shortest number that is this one in four bytes, as PostgreSQL shows a `real`."""
-    number = float(raw)
-    shorter = (float(f"{number:.{digits}g}") for digits in range(6, 9))
-    return next((short for short in shorter if _as_single(short) == number), number)
 
 
 def _moment_shown(raw: str) -> str:
@@ -300,7 +287,7 @@ def _any(raw: str | bytes) -> Json:
 _OPAQUE: Final = Form(_any)
 _FORMS: Final = {
     "decimal": Form(_decimal_shown, _decimal, _decimal_text),
-    "float": Form(_single_shown, _single),
+    "float": Form(lambda raw: shortest_single(float(raw)), _single),
     "double": Form(float, _double),
     "year": Form(int, partial(_whole, low=1901, high=2155)),
     "datetime": Form(_moment_shown, partial(_moment, is_instant=False)),
