@@ -14,7 +14,9 @@ from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
 from counterfoil_reconcilers.rows import Row, RowKey
 from counterfoil_reconcilers.targets.kafka_log import Brokers, Limits, Reading, TopicLog
 from counterfoil_reconcilers.targets.kafka_options import KafkaConnection, KafkaResource
+from counterfoil_reconcilers.targets.kafka_schemas import Schemas
 from counterfoil_reconcilers.targets.kafka_table import POSITION, Kept, Table, position_of
+from counterfoil_reconcilers.targets.kafka_values import forms_of
 from counterfoil_reconcilers.targets.port import Address, Closing, Kind, TargetRow, TargetUnavailable
 from counterfoil_reconcilers.touched import Search
 
@@ -35,6 +37,8 @@ class KafkaTarget(Closing):
         self._target = contracts.targets[name]
         self._name = name
         self._brokers = Brokers(name, connection.settings)
+        needs_registry = any(options_of(resource).needs_registry for resource in self._target.resources.values())
+        self._schemas = Schemas(name, connection.schema_registry) if needs_registry else None
         self._logs = {
             resource.name: self._log_of(resource, call_seconds) for resource in self._target.resources.values()
         }
@@ -44,13 +48,15 @@ class KafkaTarget(Closing):
         for log in self._logs.values():
             log.close()
         self._brokers.close()
+        if self._schemas is not None:
+            self._schemas.close()
 
     def remembers_since(self, resource: str) -> dt.datetime | None:
         """Since when all that was written to the topic is known, as of the last call; None: since ever."""
         return self._logs[resource].since
 
     def check(self) -> Sequence[ContractError]:
-        """Topics that the contract names and the cluster lacks, and keys that can't name a message."""
+        """Topics and subjects that the contract names and nobody has, and keys that can't name a message."""
         errors: list[ContractError] = []
         for resource in self._target.resources.values():
             at = ("targets", self._name, "resources", resource.name)
@@ -61,6 +67,9 @@ class KafkaTarget(Closing):
                 hint = did_you_mean(topic, self._brokers.topics())
                 sentence = f"topic {topic} does not exist in target {self._name}{hint}"
                 errors.append(self._contracts.error_at((*at, "topic"), sentence))
+            elif (mistake := self._mistaken_subject(options_of(resource))) is not None:
+                place = "value" if options_of(resource).subject is None else "subject"
+                errors.append(self._contracts.error_at((*at, place), mistake))
         return errors
 
     def read(self, addresses: Iterable[Address]) -> Sequence[TargetRow]:
@@ -92,12 +101,26 @@ class KafkaTarget(Closing):
             raise TargetUnavailable(self._name, f"{mistake}; run the contract check", trouble="unreadable")
         return self._logs[resource].catch_up()
 
+    def _mistaken_subject(self, options: KafkaResource) -> str | None:
+        """Why the values of a topic can't be read, as far as the registry says."""
+        if options.value != "avro" or self._schemas is None:
+            return None
+        mistake = self._schemas.mistake(options.subject or f"{options.topic}-value")
+        if mistake is None or options.subject is not None:
+            return mistake
+        return f"{mistake}; where subjects are not named by topics, say subject"
+
     def _log_of(self, resource: Resource, call_seconds: float) -> TopicLog:
         options = options_of(resource)
         keep = None if options.keep_hours is None else dt.timedelta(hours=options.keep_hours)
         limits = Limits(keep, options.keep_megabytes * 10**6, call_seconds)
         watched = {*resource.key, *self._searched(resource)}
-        return TopicLog(self._brokers, options.topic, lambda: Table(resource, options, sorted(watched)), limits)
+        forms = forms_of(options, self._schemas)
+
+        def new_table() -> Table:
+            return Table(self._name, resource, options, forms, sorted(watched))
+
+        return TopicLog(self._brokers, options.topic, new_table, limits)
 
     def _searched(self, resource: Resource) -> Iterator[str]:
         """The fields by which writes look for rows of a resource."""

@@ -6,8 +6,9 @@ told by its id, its offsets and its partitions, and then it is read anew.
 
 import datetime as dt
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -155,7 +156,8 @@ class Brokers:
 class Reading:
     """One run over one log, from its start or the window's: what it found, and where it stands by partition.
 
-    `since_millis`: partitions of which the beginning is not known, and since when they are.
+    `since_millis`: partitions of which the beginning is not known, and since when they are. `waiting`: messages that
+    have come, and that the table has not taken yet.
     """
 
     topic_id: str
@@ -163,6 +165,7 @@ class Reading:
     table: Table
     next: dict[int, int]
     since_millis: dict[int, int]
+    waiting: deque[Message] = field(default_factory=deque)
 
     @property
     def since(self) -> dt.datetime | None:
@@ -271,8 +274,11 @@ class TopicLog:
         while behind := sum(max(0, end - reading.next[partition]) for partition, end in enumerate(ends)):
             self._bound(reading)
             before = dict(reading.next)
-            for message in poll(reading.consumer, _AT_MOST):
-                self._take(message, reading)
+            if not reading.waiting:
+                reading.waiting.extend(poll(reading.consumer, _AT_MOST))
+            while reading.waiting:
+                self._take(reading.waiting[0], reading)
+                reading.waiting.popleft()
             now = time.monotonic()
             stirred = now if reading.next != before else stirred
             if now - stirred > _STALL_SECONDS:

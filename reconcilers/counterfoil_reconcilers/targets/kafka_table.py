@@ -3,7 +3,6 @@
 Values stay as they came and are read when they are asked for; what rows are looked up by is taken out once.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -13,9 +12,13 @@ from counterfoil_consumers.records import Record
 from counterfoil_reconcilers.compare import agree
 from counterfoil_reconcilers.contracts import Resource
 from counterfoil_reconcilers.rows import Row
+from counterfoil_reconcilers.targets.avro_values import SchemaUnread
 from counterfoil_reconcilers.targets.kafka_options import KafkaResource
+from counterfoil_reconcilers.targets.kafka_schemas import UnknownSchema
+from counterfoil_reconcilers.targets.kafka_values import Forms, text_of
+from counterfoil_reconcilers.targets.port import TargetUnavailable
 from counterfoil_reconcilers.touched import Search
-from counterfoil_reconcilers.values import MISSING, Json, Unreadable, at, key_text, parse_json, plain
+from counterfoil_reconcilers.values import MISSING, Json, Unreadable, at, key_text, plain
 
 POSITION: Final = "position"
 LONGEST_VALUE_BYTES: Final = 4_000_000
@@ -27,9 +30,9 @@ _Id = tuple[int, int] | bytes
 class Kept:
     """A message. `value` None: it has none, or more than is kept (`left_out_bytes`).
 
-    `labels` are the declared headers, and then the key if it is declared; bytes stand for what is no UTF-8 text,
-    MISSING for a header that is not there. `torn`: another partition holds its key with the same time, so that nobody
-    knows which is the later one.
+    `labels` are the declared headers, and then the key if it is declared; bytes stand for what can't be read, MISSING
+    for what is not there. `torn`: another partition holds its key with the same time, so that nobody knows which is the
+    later one. `unmarked`: nobody knew its schema when it came, so no index has it by what its value holds.
     """
 
     partition: int
@@ -39,6 +42,7 @@ class Kept:
     labels: tuple[Any, ...]
     left_out_bytes: int = 0
     torn: bool = False
+    unmarked: bool = False
 
     @property
     def position(self) -> str:
@@ -86,11 +90,18 @@ class _Index:
 
 
 class Table:
-    """The rows of one resource. `watched`: fields by which they are looked up."""
+    """The rows of one resource. `watched`: fields by which they are looked up.
 
-    def __init__(self, resource: Resource, options: KafkaResource, watched: Iterable[str]) -> None:
+    All but `forget_before` raise TargetUnavailable where a message is of a schema that nobody tells us.
+    """
+
+    def __init__(
+        self, target: str, resource: Resource, options: KafkaResource, forms: Forms, watched: Iterable[str]
+    ) -> None:
+        self._target = target
         self._resource = resource
         self._options = options
+        self._forms = forms
         self._is_latest = options.rows == "latest"
         self._kept: dict[_Id, Kept] = {}
         self._indexes = {name: _Index() for name in watched if name != POSITION}
@@ -100,7 +111,10 @@ class Table:
         self.held_bytes = 0
 
     def take(self, record: Record) -> None:
-        """One more message; in a table of latest ones it stands for its key from now on."""
+        """One more message; in a table of latest ones it stands for its key from now on.
+
+        Where this raises, nothing has changed, and the message is still to be taken.
+        """
         if self._is_latest and record.key is None:
             return  # it says nothing of any key
         identity: _Id = (record.partition, record.offset)
@@ -113,11 +127,12 @@ class Table:
                 return
             if old.at_millis == new.at_millis:
                 new = self._torn(old, new)
+        marks = self._first_marks(new)
         if old is not None:
             self._drop(identity, old)
         self._kept[identity] = new
         self.held_bytes += new.size_bytes
-        for name, mark in self._marks(new):
+        for name, mark in marks:
             self._indexes[name].add(mark, identity)
 
     def forget_before(self, millis: int) -> bool:
@@ -188,29 +203,45 @@ class Table:
             raise Unreadable("two partitions hold its key with one time, so nobody knows which is the later message")
         if kept.left_out_bytes:
             raise Unreadable(f"it has {kept.left_out_bytes} bytes, more than {LONGEST_VALUE_BYTES}")
-        fields = _value(kept.value, self._options.value)
-        fields.update(_label(name, value) for name, value in self._labels_of(kept).items())
+        fields = self._value(kept)
+        fields.update((name, self._label(name, value)) for name, value in self._labels_of(kept).items())
         return plain(fields)
+
+    def _value(self, kept: Kept) -> dict[str, Any]:
+        """The fields of a value, strictly; a message without one has none."""
+        return {} if kept.value is None else self._forms.fields(kept.value)
+
+    def _label(self, name: str, value: Any) -> Any:
+        if any(isinstance(each, bytes) for each in (value if isinstance(value, list) else [value])):
+            is_avro = name == self._options.message_key and self._options.message_key_is == "avro"
+            raise Unreadable(f"its header or key for {name} is no {'Avro of its schema' if is_avro else 'UTF-8 text'}")
+        return value
 
     def _texts(self, kept: Kept, names: Iterable[str]) -> tuple[str, ...] | None:
         """The texts of fields; None where one is not there, or is none. A label is known where the value is not."""
         labels = self._labels_of(kept)
         try:
             if not all(name in labels for name in names):
-                labels = {**_value(kept.value, self._options.value), **labels}
+                labels = {**self._value(kept), **labels}
             return tuple(key_text(plain(labels[name])) for name in names)
+        except SchemaUnread as error:  # it may be any row
+            raise TargetUnavailable(self._target, f"a message can't be read: {error}", trouble="unreadable") from error
         except (Unreadable, KeyError):
             return None
 
     def _holds(self, kept: Kept, search: Search) -> bool:
         """As the judge compares. A message that can't be read is held to hold what its labels do not deny."""
-        if self.key_of(kept) is None:
+        labels = self._labels_of(kept)
+        told = [pair for pair in search.fields if pair[0] in labels]
+        if not self._agrees(labels, told) or self.key_of(kept) is None:
             return False
         row = self.row_of(kept)
-        labels = self._labels_of(kept)
-        doc = row.doc if row.problem is None else labels
-        asked = search.fields if row.problem is None else [pair for pair in search.fields if pair[0] in labels]
-        return bool(asked) and all(agree(self._resource, value, at(doc, (name,)), (name,)) for name, value in asked)
+        if row.problem is not None:
+            return bool(told)
+        return bool(search.fields) and self._agrees(row.doc, search.fields)
+
+    def _agrees(self, doc: Json, fields: Iterable[tuple[str, Json]]) -> bool:
+        return all(agree(self._resource, value, at(doc, (name,)), (name,)) for name, value in fields)
 
     def _candidates(self, search: Search) -> set[_Id] | None:
         """Messages that may hold the fields, by the first field that is watched; None: any."""
@@ -234,13 +265,13 @@ class Table:
 
     def _new_labels(self, record: Record) -> Iterator[Any]:
         for header in self._headers:
-            values = [_text(value) for name, value in record.headers if name == header]
+            values = [text_of(value) for name, value in record.headers if name == header]
             if record.headers == HEADERS_UNREADABLE:
                 values = [b"of unreadable names"]
             distinct = values if len(values) < 2 else list({repr(value): value for value in values}.values())
             yield (distinct[0] if len(distinct) == 1 else distinct) if distinct else MISSING
         if len(self._labels) > len(self._headers):
-            yield _text(record.key)
+            yield self._forms.key(record.key)
 
     def _labels_of(self, kept: Kept) -> dict[str, Any]:
         """The row's fields that are not the value's."""
@@ -248,13 +279,21 @@ class Table:
         return labels if self._is_latest else {**labels, POSITION: kept.position}
 
     def _marks(self, kept: Kept) -> Iterator[tuple[str, str | None]]:
-        fields: dict[str, Any] = _loosely(kept.value) if self._reads_values and self._options.value == "json" else {}
-        if self._options.value == "text":
-            fields["value"] = _text(kept.value)
+        fields: dict[str, Any] = {}
+        if self._reads_values and kept.value is not None and not kept.unmarked:
+            fields = dict(self._forms.quickly(kept.value))
         fields.update(zip(self._labels, kept.labels, strict=True))
         for name in self._indexes:
             value = fields.get(name)
             yield name, value.casefold() if isinstance(value, str) else None
+
+    def _first_marks(self, new: Kept) -> list[tuple[str, str | None]]:
+        """Its marks when it comes. What no index has by its value is read in every search."""
+        try:
+            return list(self._marks(new))
+        except UnknownSchema:
+            new.unmarked = True
+            return list(self._marks(new))
 
     def _torn(self, old: Kept, new: Kept) -> Kept:
         """Of two that may both be the latest one: the one that tells more."""
@@ -268,48 +307,8 @@ class Table:
             self._indexes[name].remove(mark, identity)
 
 
-def _value(value: bytes | None, kind: str) -> dict[str, Any]:
-    """The fields of a value, strictly; a message without one has none."""
-    if value is None:
-        return {}
-    text = _text(value)
-    if not isinstance(text, str):
-        raise Unreadable("its value is no UTF-8 text")
-    if kind == "text":
-        return {"value": text}
-    fields = parse_json(text)
-    if not isinstance(fields, dict):
-        raise Unreadable("its value is no JSON object")
-    return dict(fields)
-
-
-def _loosely(value: bytes | None) -> dict[str, Any]:
-    """The fields of a value as far as they can be told quickly: enough to narrow a search."""
-    try:
-        fields = json.loads(value or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
 def _length(label: Any) -> int:
     return len(label) if isinstance(label, str | bytes) else len(str(label))
-
-
-def _text(data: bytes | str | None) -> Any:
-    """Text of UTF-8; what is none stays bytes."""
-    if not isinstance(data, bytes):
-        return data
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data
-
-
-def _label(name: str, value: Any) -> tuple[str, Any]:
-    if any(isinstance(each, bytes) for each in (value if isinstance(value, list) else [value])):
-        raise Unreadable(f"its header or key for {name} is no UTF-8 text")
-    return name, value
 
 
 def position_of(text: str) -> tuple[int, int] | None:

@@ -1,38 +1,31 @@
 """The Kafka adapter on a real broker: what a log does that no table does, and no answer that is not one."""
 
 import json
-import logging
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, but not by __all__
-    AdminClient,
     NewPartitions,
-    NewTopic,
 )
 
 from counterfoil.errors import SettingsError
 from counterfoil_console.stack import KafkaOptions
 from counterfoil_console.stack.ports import HOST, pick
-from counterfoil_reconcilers.contracts import Contracts
-from counterfoil_reconcilers.rows import Row, RowKey
+from counterfoil_reconcilers.rows import Row
 from counterfoil_reconcilers.targets.kafka import KafkaTarget
 from counterfoil_reconcilers.targets.kafka_options import KafkaConnection
 from counterfoil_reconcilers.targets.opening import open_target
-from counterfoil_reconcilers.targets.port import Address, Forgetful, TargetUnavailable
+from counterfoil_reconcilers.targets.port import Forgetful, TargetUnavailable
 from counterfoil_reconcilers.touched import Search
 from tests.fix_stack import stack_with
+from tests.reconcilers.targets.bus import EACH, EFFECT, LATEST, OTHER, Bus, docs_of, now_millis, order
 from tests.reconcilers.targets.conformance import contracts_of
 from tests.waiting import wait_until
 
-EFFECT, OTHER = "01" * 16, "02" * 16
 _OPTIONS = KafkaOptions(
     settings={
         "log.cleaner.backoff.ms": "200",
@@ -41,24 +34,6 @@ _OPTIONS = KafkaOptions(
         "replica.fetch.max.bytes": "16000000",
     }
 )
-EACH = """
-[targets.bus]
-kind = "kafka"
-[targets.bus.resources.orders]
-topic = "{topic}"
-rows = "each"
-key = ["position"]
-headers.reference = "counterfoil-effect"
-"""
-LATEST = """
-[targets.bus]
-kind = "kafka"
-[targets.bus.resources.orders]
-topic = "{topic}"
-rows = "latest"
-key = ["id"]
-message_key = "id"
-"""
 FIND = """
 [tools.publish]
 target = "bus"
@@ -75,71 +50,6 @@ def broker() -> Iterator[str]:
     """A broker whose cleaner does not wait, and which takes large messages."""
     with stack_with(_OPTIONS) as state:
         yield state.bootstrap_servers
-
-
-@dataclass
-class Bus:
-    """A topic of the test's own, and who writes to it."""
-
-    broker: str
-    folder: Path
-    topic: str = field(default_factory=lambda: f"orders-{uuid.uuid4().hex[:8]}")
-    admin: AdminClient = field(init=False)
-    producer: Producer = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.admin = AdminClient({"bootstrap.servers": self.broker}, logger=logging.getLogger("tests"))
-        self.producer = self.new_producer()
-        self.create()
-
-    def new_producer(self, **settings: str) -> Producer:
-        own = {"bootstrap.servers": self.broker, "message.max.bytes": 16_000_000, "linger.ms": 0}
-        return Producer({**own, "logger": logging.getLogger("tests"), **settings})
-
-    def create(self, config: Mapping[str, str] | None = None) -> None:
-        for future in self.admin.create_topics([NewTopic(self.topic, 1, 1, config=dict(config or {}))]).values():
-            future.result(30)
-
-    def make_anew(self, config: Mapping[str, str] | None = None) -> None:
-        for future in self.admin.delete_topics([self.topic]).values():
-            future.result(30)
-        wait_until(lambda: self.topic not in self.admin.list_topics(timeout=10).topics)
-        self.create(config)
-        wait_until(lambda: self.topic in self.admin.list_topics(timeout=10).topics)
-
-    def write(
-        self,
-        value: Any,
-        reference: str | bytes | None = None,
-        *,
-        key: str | None = None,
-        headers: Sequence[tuple[str, str | bytes | None]] = (),
-        at_millis: int = 0,
-        partition: int = 0,
-    ) -> None:
-        raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
-        all_headers = [*headers, *([] if reference is None else [("counterfoil-effect", reference)])]
-        self.producer.produce(
-            self.topic, raw, key, partition=partition, headers=all_headers, timestamp=at_millis or _now()
-        )
-        assert self.producer.flush(60) == 0
-
-    def cut_off(self, before: int) -> None:
-        """Retention takes what is older than an offset."""
-        futures = self.admin.delete_records([TopicPartition(self.topic, 0, before)])
-        for future in futures.values():
-            future.result(30)
-
-    def contracts(self, text: str = EACH, extra: str = "") -> Contracts:
-        return contracts_of(self.folder, text.replace("{topic}", self.topic) + extra)
-
-    def target(self, text: str = EACH, extra: str = "", call_seconds: float = 60.0) -> KafkaTarget:
-        connection = KafkaConnection(bootstrap_servers=self.broker)
-        return KafkaTarget(self.contracts(text, extra), "bus", connection, call_seconds=call_seconds)
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
 
 
 @pytest.fixture
@@ -159,16 +69,6 @@ def opened(bus: Bus) -> Iterator[Callable[..., KafkaTarget]]:
     yield open_
     for target in targets:
         target.close()
-
-
-def order(key: str) -> Address:
-    return Address(None, RowKey("orders", (key,)))
-
-
-def docs_of(target: KafkaTarget, **fields: Any) -> list[Any]:
-    """What a search finds: documents, or problems."""
-    found = target.find(None, [Search("orders", tuple(sorted(fields.items())))], 50)
-    return [row.row.problem or row.row.doc for row in found if row.row is not None]
 
 
 def row_at(target: KafkaTarget, key: str) -> Row | None:
@@ -294,7 +194,7 @@ def test_a_topic_that_is_gone_gives_no_answer(bus: Bus, opened: Callable[..., Ka
 
 def test_what_retention_took_is_not_called_absent(bus: Bus, opened: Callable[..., KafkaTarget]) -> None:
     each, latest = opened(), opened(LATEST)
-    first = _now() - 3_600_000
+    first = now_millis() - 3_600_000
     for number in range(6):
         bus.write({"status": "x"}, EFFECT, key=f"A-{number}", at_millis=first + 1_000 * number)
     assert len(docs_of(each, reference=EFFECT)) == 6
@@ -321,7 +221,7 @@ def test_what_retention_took_is_not_called_absent(bus: Bus, opened: Callable[...
 def test_a_window_bounds_what_is_known(bus: Bus, opened: Callable[..., KafkaTarget]) -> None:
     hour = 3_600_000
     for age in (30, 20, 3, 1):
-        bus.write({"status": f"{age} hours old"}, EFFECT, at_millis=_now() - age * hour)
+        bus.write({"status": f"{age} hours old"}, EFFECT, at_millis=now_millis() - age * hour)
     target = opened(EACH + "keep_hours = 12\n")
     assert [doc["status"] for doc in docs_of(target, reference=EFFECT)] == ["3 hours old", "1 hours old"]
     since = target.remembers_since("orders")
@@ -357,7 +257,7 @@ def test_partitions_that_were_added_are_read_and_the_later_message_of_a_key_coun
     bus: Bus, opened: Callable[..., KafkaTarget]
 ) -> None:
     target = opened(LATEST)
-    now = _now()
+    now = now_millis()
     bus.write({"status": "old"}, key="A-1", at_millis=now - 60_000)
     bus.write({"status": "same time"}, key="A-2", at_millis=now - 60_000)
     bus.write({"status": "older"}, key="A-3", at_millis=now - 60_000)
