@@ -2,12 +2,13 @@
 
 import io
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import fastavro
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from counterfoil.framing import Definition
@@ -82,6 +83,43 @@ def test_a_value_of_every_type_is_read() -> None:
         "digest": "\\x00010203",
         "day": "2026-01-31",
     }
+
+
+@st.composite
+def written(draw: st.DrawFn, depth: int = 3) -> tuple[Any, Any, Any]:
+    """A type, a value of it, and what that comes as."""
+    leaves: dict[Any, tuple[st.SearchStrategy[Any], Callable[[Any], Any]]] = {
+        "null": (st.none(), lambda value: value),
+        "boolean": (st.booleans(), lambda value: value),
+        "int": (st.integers(-(2**31), 2**31 - 1), lambda value: value),
+        "long": (st.integers(-(2**63), 2**63 - 1), lambda value: value),
+        "double": (st.floats(allow_nan=False, allow_infinity=False), lambda value: value),
+        "string": (st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20), lambda value: value),
+        "bytes": (st.binary(max_size=20), lambda value: f"\\x{value.hex()}"),
+    }
+    kind = draw(st.sampled_from([*leaves, *(["array", "map", "record", "union"] if depth else [])]))
+    if kind in leaves:
+        value = draw(leaves[kind][0])
+        return kind, value, leaves[kind][1](value)
+    inner, value, comes_as = draw(written(depth - 1))
+    if kind == "union":
+        assume(not isinstance(inner, list) and inner not in ("null", "boolean"))
+        branches = draw(st.permutations(["null", "boolean", inner]))
+        return branches, value, comes_as
+    if kind == "record":
+        name = draw(st.uuids()).hex
+        return record(inner, "int", name=f"R{name}"), {"f0": value, "f1": 7}, {"f0": comes_as, "f1": 7}
+    assume(inner != "null")
+    if kind == "map":
+        return {"type": "map", "values": inner}, {"k": value}, {"k": comes_as}
+    return {"type": "array", "items": inner}, [value] * 2, [comes_as] * 2
+
+
+@settings(max_examples=300, deadline=None)
+@given(given_=written())
+def test_what_fastavro_wrote_is_read_as_it_was(given_: tuple[Any, Any, Any]) -> None:
+    definition, value, comes_as = given_
+    assert plain(reader_of(definition).read(as_written(definition, value))) == plain(comes_as)
 
 
 @settings(max_examples=300, deadline=None)

@@ -245,6 +245,18 @@ def test_the_latest_message_of_a_key_that_is_avro(bus: AvroBus, opened: Callable
     assert "2 message keys hold the row" in str(count_at(target, "A-1"))
 
 
+def test_rows_whose_key_their_values_hold(bus: AvroBus, opened: Callable[..., KafkaTarget]) -> None:
+    target = opened(LATEST.replace('message_key = "id"\n', "") + AVRO, BY_STATUS)
+    for definition, status in ((V1, "new"), (V2, "paid")):
+        bus.write(bus.framed(definition, {"id": "A-1", "status": status, "total": 1.0}), key="one")
+        bus.write(bus.framed(V1, {"id": "A-2", "status": status}), key="two")
+        assert [doc["id"] for doc in docs_of(target, status=status)] == ["A-1", "A-2"]
+    bus.write(None, key="one")
+    found = target.read([order("A-1"), order("A-2")])
+    assert [row.row is not None for row in found] == [False, True]
+    assert docs_of(target, status="new") == []
+
+
 def count_at(target: Target, sku: str) -> Any:
     [found] = target.read([order(sku)])
     return None if found.row is None else found.row.problem or doc_of(found.row, "count")
@@ -396,11 +408,16 @@ def test_an_id_that_the_registry_does_not_know_is_no_answer_until_it_does(
     assert trouble_of(lambda: list(target.scan("orders")))[0] == "unreadable"
     assert [doc["status"] for doc in docs_of(target, reference=EFFECT)] == ["paid"]  # its header says all
     assert keyed.read([order("A-1"), order("A-9")])[1].row is None
+    latest = opened(LATEST + AVRO, BY_STATUS)
+    assert trouble_of(lambda: docs_of(latest, status="late"))[0] == "unreadable"
     assert trouble_of(lambda: keyed.read([order("A-2")]))[0] == "unreadable"
     assert bus.register(late, f"{bus.topic}-late") == coming
     assert [doc["id"] for doc in docs_of(target, status="late")] == ["A-2"]
     assert docs_of(target, status="never") == []
     assert len(list(target.scan("orders"))) == 2
+    assert [doc["id"] for doc in docs_of(latest, status="late")] == ["A-2"]
+    bus.write(bus.framed(late, {"id": "A-2", "status": "later"}, f"{bus.topic}-late"), key="A-2")
+    assert [docs_of(latest, status="late"), len(docs_of(latest, status="later"))] == [[], 1]
 
 
 @pytest.mark.parametrize(
