@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "tests.fix_answers",
+    "tests.fix_avro_bus",
     "tests.fix_aws",
     "tests.fix_stack",
     "tests.fix_oldest",
