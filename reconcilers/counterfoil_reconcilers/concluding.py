@@ -25,6 +25,8 @@ from counterfoil_reconcilers.touched import connected
 from counterfoil_reconcilers.veil import key_veiled
 from counterfoil_reconcilers.worklist import CheckState, Found, Lease
 
+_NO_STATE = b""  # no state's digest: where it stood, an unexplained state is a first sighting
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -203,22 +205,23 @@ class Conclusion:
             else:
                 outcome.done.open += 1
                 outcome.candidates[change.row] = sighting
-        outcome.candidates |= self._explained_so_far(turn, turn.swept, outcome)
-        outcome.cleared = set(turn.swept.candidates) - outcome.candidates.keys()
+        known, explained = turn.swept.candidates, self._explained_so_far(turn, turn.swept, outcome)
+        new = Sighting("explained", _NO_STATE, turn.fence, turn.now)
+        outcome.candidates |= {key: new for key in explained if key not in known or known[key].digest != _NO_STATE}
+        outcome.cleared = known.keys() - outcome.candidates.keys() - explained
         self._use_up_repairs(turn, turn.swept, outcome)
         if self._declared.writers == "ours":
             outcome.baseline += [(key, row, turn.fence) for key, row in self._adopted(turn).items()]
 
-    def _explained_so_far(self, turn: Turn, swept: Swept, outcome: Outcome) -> dict[RowKey, Sighting]:
+    def _explained_so_far(self, turn: Turn, swept: Swept, outcome: Outcome) -> set[RowKey]:
         """Rows that differ because of effects that are open, and that no later sweep need be told of.
 
         They are looked at again until they are in the baseline, as where all rows are listed: whoever explains them now
-        may not do so then. No state has their digest, so that an unexplained one is a first sighting.
+        may not do so then.
         """
         closed = {key for key, _, _ in outcome.baseline}
-        sighting = Sighting("explained", b"", turn.fence, turn.now)
         return {
-            key: sighting
+            key
             for key in swept.found.changed.keys() & turn.judgement.explained - closed
             if self._declared.resources[key.resource].changes is not None
         }

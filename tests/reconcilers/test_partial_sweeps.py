@@ -16,6 +16,7 @@ from counterfoil_reconcilers.reconciler import Reconciler
 from counterfoil_reconcilers.targets.postgresql import PostgresTarget
 from tests.fix_shop import CONTRACTS, EXCLUSIVE, OURS, Shop
 from tests.reconcilers.test_repairs import missed, resolve
+from tests.waiting import wait_until
 
 COLUMN = 'changes = { column = "updated_at", late_seconds = %s }'
 TABLE = 'changes = { table = "shop.order_changes", column = "seq", late_seconds = %s }'
@@ -143,20 +144,19 @@ def test_what_a_long_transaction_did_is_found_when_it_ends(
     shop: Shop, listed: list[str], database: str, way: str
 ) -> None:
     """It takes its place in the order of changes when it writes, and others come after it and are seen before."""
-    reconciler = begun(shop, way, listed, late=1)
-    for _ in range(3):  # until a position is old enough to begin at
-        time.sleep(0.6)
-        steps(shop, reconciler, 1)
+    reconciler = begun(shop, way, listed, late=60)
+    steps(shop, reconciler, 1)
+    assert "orders" in listed, "no position was old enough to begin at"
     listed.clear()
+    with as_reconciler(shop) as store:
+        store.execute("UPDATE counterfoil.sweep_position SET read_ats[1] = read_ats[1] - interval '1 minute'")
     with psycopg.connect(database) as slow:
         slow.execute(STRAY)
         for status in ("x", "y"):
             shop.target.execute("UPDATE shop.orders SET by = %s WHERE id = 'A-1'", [status])  # which is ignored
             steps(shop, reconciler, 1)
     assert shop.changes() == []
-    for _ in range(3):
-        time.sleep(0.6)
-        steps(shop, reconciler, 2)
+    steps(shop, reconciler)
     assert shop.changes() == [('orders["A-2"]', "unattributed")]
     assert "orders" not in listed
 
@@ -349,20 +349,24 @@ def test_a_sweep_reads_what_changed_and_not_the_table(shop: Shop, listed: list[s
     shop.target.execute("ANALYZE shop.orders, shop.order_changes")
     reconciler = begun(shop, way, listed)
     shop.sql("UPDATE shop.orders SET status = 'stray' WHERE id IN ('W-17', 'W-5000', 'W-99999')")
-    before = read_so_far(shop, reconciler)
+    before = read_so_far(shop, reconciler, at_least=ROWS)
     started = time.perf_counter()
     shop.settle(reconciler)
     seconds = time.perf_counter() - started
     assert len(shop.changes()) == 3
-    rows = read_so_far(shop, reconciler) - before
+    rows = read_so_far(shop, reconciler, at_least=before + 6) - before
     print(f"{rows} rows of {ROWS:,} were read in {seconds:.2f} s")
     assert rows < 100
 
 
-def read_so_far(shop: Shop, reconciler: Reconciler) -> int:
+def read_so_far(shop: Shop, reconciler: Reconciler, *, at_least: int) -> int:
     """Rows of the orders that the server read for anybody; a session tells what it read when it ends."""
     reconciler.close()
     shop.target.execute("SELECT pg_stat_force_next_flush()")
-    time.sleep(0.5)
-    [[rows]] = shop.target.execute(READ).fetchall()
-    return int(rows)
+
+    def read() -> int:
+        [[rows]] = shop.target.execute(READ).fetchall()
+        return int(rows)
+
+    wait_until(lambda: read() >= at_least)
+    return read()

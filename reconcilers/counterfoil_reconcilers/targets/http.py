@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from counterfoil.errors import SettingsError
@@ -14,7 +15,7 @@ from counterfoil_reconcilers.targets.http_declared import HttpKind
 from counterfoil_reconcilers.targets.http_options import HttpChanges, HttpOptions, HttpResource, Listing
 from counterfoil_reconcilers.targets.http_pages import Walk
 from counterfoil_reconcilers.targets.http_reader import HttpReader, highest, values_of
-from counterfoil_reconcilers.targets.http_rows import Astray, Shape
+from counterfoil_reconcilers.targets.http_rows import Astray, Order, Shape
 from counterfoil_reconcilers.targets.port import Address, Closing, TargetRow, TargetUnavailable
 from counterfoil_reconcilers.toml_lines import Location
 from counterfoil_reconcilers.touched import Search
@@ -75,17 +76,21 @@ class HttpTarget(Closing):
         """
         shape, until = self._shapes[resource], time.monotonic() + self._options.sweep_seconds
         enough = time.monotonic() + _NEWEST_SECONDS
-        changes, known = _changes_of(shape), None if since is None else json.loads(since)
-        walk, seen = Walk(shape.pages_of(changes)), [] if since is None else [known]
+        changes, values = _changes_of(shape), _since(shape, tenant, since)
+        walk, seen = Walk(shape.pages_of(changes)), list[Order | None]()
         while walk.page is not None and time.monotonic() < enough:
             left = max(0.001, until - time.monotonic())
-            newest = self._client.run(self._reader.newest(shape, changes, _since(shape, tenant, since), walk), left)
+            newest = self._client.run(self._reader.newest(shape, changes, values, walk), left)
             seen += [] if newest is None else [newest]
         try:
             newest = highest(seen, changes.at)
         except Astray as error:
             raise TargetUnavailable(self._name, f"{changes.path} {error}", trouble="unreadable") from None
-        return None if newest is None else json.dumps(newest)
+        if newest is None:
+            return since
+        with suppress(Astray):  # a number that became a text, or the other way round, counts no more
+            newest = highest([newest, *([] if since is None else [json.loads(since)])], changes.at)
+        return json.dumps(newest)
 
     def changed(self, resource: str, tenant: str | None, since: str | None) -> Iterator[TargetRow]:
         """Rows that the list of changes has, page by page; one that says of itself that it was deleted is gone."""

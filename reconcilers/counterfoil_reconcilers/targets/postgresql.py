@@ -102,7 +102,8 @@ class PostgresTarget(Closing):
         self._shapes: dict[tuple[str, str], Shape] = {}
 
     def close(self) -> None:
-        """Let go of the connection; the next call opens another."""
+        """Let go of the connection; the next call opens another, and looks at the tables anew."""
+        self._shapes.clear()
         if self._connection is not None:
             self._connection.close()
             self._connection = None

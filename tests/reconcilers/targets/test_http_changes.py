@@ -50,6 +50,9 @@ def test_the_highest_place_is_where_changes_are_asked_from(
         assert api.paths()[1:] == [f"/changes?{asked}"]
         api.on("/changes", told())
         assert position(target, first) == first, "nothing newer is there"
+        api.on("/changes", told(*places[:1]))
+        assert position(target, first) == first, "what is newest may go"
+        assert position(target, "[]") == position(target), "and its kind may change"
         assert highest in places
 
 
