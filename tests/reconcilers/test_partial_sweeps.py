@@ -307,6 +307,22 @@ def test_a_way_that_is_new_in_the_contract_begins_with_a_listing_and_loses_nothi
     assert shop.changes() == [('orders["A-2"]', "unattributed")]
 
 
+def test_a_baseline_that_is_taken_anew_takes_its_own_position(shop: Shop, listed: list[str]) -> None:
+    begun(shop, TABLE, listed).close()
+    shop.sql("UPDATE shop.orders SET by = 'x' WHERE id = 'A-0'")
+    renamed = CONTRACTS.replace('table = "shop.orders"', "table = 'shop.\"orders\"'")  # for the store another table
+    reconciler = telling(shop, TABLE, text=renamed)
+    steps(shop, reconciler, 1)
+    assert listed.count("orders") == 2, "for what was redacted, and for the baseline"
+    [known] = shop.operator.execute("SELECT places FROM counterfoil.sweep_position").fetchall()
+    assert known["places"] == ["2"]
+    listed.clear()
+    shop.sql(STRAY)
+    shop.settle(reconciler)
+    assert shop.changes() == [('orders["A-2"]', "unattributed")]
+    assert "orders" not in listed
+
+
 def test_a_position_that_the_column_takes_no_more_is_before_everything(shop: Shop, listed: list[str]) -> None:
     reconciler = begun(shop, TABLE, listed)
     with as_reconciler(shop) as store:

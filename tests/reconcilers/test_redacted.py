@@ -226,7 +226,7 @@ def test_a_row_named_by_what_was_redacted_is_found_in_each_sweep_once_one_was_to
     shop.target.execute("INSERT INTO shop.mailboxes VALUES ('three@example.com')")
     shop.target.execute("INSERT INTO shop.mailbox_changes VALUES (1, 'one@example.com', 'acme')")
     told = 'table = "shop.mailboxes"\nchanges = { table = "shop.mailbox_changes", column = "seq", late_seconds = 0 }'
-    contracts = shop.contracts(EXCLUSIVE, settle=2, text=CONTRACTS.replace('table = "shop.mailboxes"', told))
+    contracts = shop.contracts(EXCLUSIVE, settle=5, text=CONTRACTS.replace('table = "shop.mailboxes"', told))
     reconciler = shop.reconciler(contracts)
     shop.step(reconciler)
     effect = shop.begin("by_mail", email="three@example.com", text="hello")
