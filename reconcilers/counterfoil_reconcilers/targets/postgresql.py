@@ -5,9 +5,8 @@ names no row. A whole read sees one snapshot, so that two rows of one transactio
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -18,7 +17,7 @@ from pydantic import Field, SecretStr, field_validator
 from counterfoil_reconcilers.contract_kinds import Capabilities
 from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
 from counterfoil_reconcilers.rows import Row, RowKey
-from counterfoil_reconcilers.targets.catalogue import TableOptions, check_tables, lacking, no_column
+from counterfoil_reconcilers.targets.catalogue import changes_of, check_tables, lacking, log_of, no_column
 from counterfoil_reconcilers.targets.port import (
     Address,
     Closing,
@@ -28,6 +27,15 @@ from counterfoil_reconcilers.targets.port import (
     TargetUnavailable,
     Trouble,
     by_resource,
+)
+from counterfoil_reconcilers.targets.postgresql_tables import (
+    PostgresResource,
+    Shape,
+    address_of,
+    named_by,
+    options_of,
+    read_shape,
+    table_of,
 )
 from counterfoil_reconcilers.touched import Search
 from counterfoil_reconcilers.values import Json, Unreadable, key_text, parse_json
@@ -41,32 +49,13 @@ _SETTINGS: LiteralString = """
            set_config('lock_timeout', %(lock)s, true),
            set_config('idle_in_transaction_session_timeout', %(idle)s, true)
 """
-_COLUMNS: LiteralString = """
-    SELECT a.attname, format_type(a.atttypid, a.atttypmod), c.relkind::text
-    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-    WHERE c.oid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
-"""
 _TABLES: LiteralString = """
     SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
 """
-
-
-_TABLE = re.compile(r'^(?:[A-Za-z_]\w*|"[^"]+")(?:\.(?:[A-Za-z_]\w*|"[^"]+")){0,2}$')
 # What the type of a column does not take, and a lone surrogate, which no encoding does.
 _REFUSED_VALUES = (psycopg.DataError, UnicodeEncodeError)
 _Connection = psycopg.Connection[tuple[Any, ...]]
-
-
-class PostgresResource(TableOptions):
-    """Where rows are found, in PostgreSQL's own words."""
-
-    @field_validator("table")
-    @classmethod
-    def _is_a_name(cls, table: str) -> str:
-        if not _TABLE.match(table):
-            raise ValueError(f"{table!r} is no table name; write it as schema.table, quoted parts in double quotes")
-        return table
 
 
 class PostgresConnection(Connection):
@@ -84,20 +73,6 @@ class PostgresConnection(Connection):
                 "is no connection string that libpq reads; write postgresql://user@host/database"
             ) from None
         return dsn
-
-
-def options_of(resource: Resource) -> PostgresResource:
-    """Where the rows of a resource of this kind are."""
-    assert isinstance(resource.options, PostgresResource)  # noqa: S101  # the kind of the resource's target says so
-    return resource.options
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """A resource's table as the catalogue has it. `versioned`: it has xmin, which views lack."""
-
-    columns: dict[str, str]
-    versioned: bool
 
 
 class PostgresTarget(Closing):
@@ -124,10 +99,11 @@ class PostgresTarget(Closing):
             "idle": str(6 * statement_timeout_millis),
         }
         self._connection: _Connection | None = None
-        self._shapes: dict[str, _Shape] = {}
+        self._shapes: dict[tuple[str, str], Shape] = {}
 
     def close(self) -> None:
-        """Let go of the connection; the next call opens another."""
+        """Let go of the connection; the next call opens another, and looks at the tables anew."""
+        self._shapes.clear()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -138,7 +114,7 @@ class PostgresTarget(Closing):
         with self._session() as connection:
 
             def columns_of(resource: Resource) -> Collection[str] | None:
-                shape = _read_shape(connection, resource)
+                shape = read_shape(connection, resource)
                 return shape.columns if shape else None
 
             def tables() -> Sequence[tuple[str, str]]:
@@ -152,7 +128,9 @@ class PostgresTarget(Closing):
         with self._session() as connection:
             for name, wanted in by_resource(addresses).items():
                 rows = self._look_up(connection, self._target.resources[name], wanted)
-                found += [TargetRow(address, rows.get(index)) for index, address in enumerate(wanted)]
+                for index, address in enumerate(wanted):
+                    there = rows.get(index)
+                    found.append(TargetRow(address, there.row if there else None))
         return found
 
     def find(self, tenant: str | None, searches: Sequence[Search], limit: int = 50) -> Sequence[TargetRow]:
@@ -169,19 +147,71 @@ class PostgresTarget(Closing):
         """Every row of a resource, in batches from a server-side cursor, all from one snapshot."""
         declared = self._target.resources[resource]
         with self._session() as connection:
-            shape = self._shape(connection, declared)
-            query = sql.SQL("SELECT {row} FROM {table} t").format(
-                row=self._row(declared, shape), table=_table(declared)
+            where = self._of_tenant(connection, declared, tenant)
+            yield from self._listed(connection, declared, where, {"tenant": tenant})
+
+    def position(self, resource: str, tenant: str | None, since: str | None) -> str | None:
+        """The highest value of the column that tells changes: the last entry of an index over tenant and column."""
+        del since  # the newest can be asked for
+        log = log_of(self._target.resources[resource])
+        column = sql.Identifier(changes_of(log).column)
+        with self._session() as connection:
+            query = sql.SQL(
+                "SELECT t.{column}::text FROM {table} t WHERE t.{column} IS NOT NULL AND {whose}"
+                " ORDER BY t.{column} DESC LIMIT 1"
+            ).format(column=column, table=table_of(log), whose=self._of_tenant(connection, log, tenant))
+            found = connection.execute(query, {"tenant": tenant}).fetchone()
+        return None if found is None else str(found[0])
+
+    def changed(self, resource: str, tenant: str | None, since: str | None) -> Iterator[TargetRow]:
+        """Rows by their own column, or those that a change table names, in batches, all from one snapshot."""
+        declared = self._target.resources[resource]
+        log, bound = log_of(declared), {"tenant": tenant, "since": since}
+        with self._session() as connection:
+            conditions = [self._of_tenant(connection, log, tenant), self._since(connection, log, since)]
+            where = sql.SQL(" AND ").join(conditions)
+            if log is declared:
+                yield from self._listed(connection, declared, where, bound)
+                return
+            named = [sql.SQL("t.{}::text").format(sql.Identifier(name)) for name in named_by(declared)]
+            query = sql.SQL("SELECT {named} FROM {table} t WHERE {where}").format(
+                named=sql.SQL(", ").join(named), table=table_of(log), where=where
             )
-            if tenant is not None and declared.tenant is not None:
-                query += sql.SQL(" WHERE t.{column} = %(tenant)s::{type}").format(
-                    column=sql.Identifier(declared.tenant), type=_type(shape.columns[declared.tenant])
-                )
-            with connection.cursor(name="counterfoil_scan") as cursor:
-                cursor.itersize = _SCAN_ROWS
-                cursor.execute(query, {"tenant": tenant})
-                for values in cursor:
-                    yield self._target_row(declared, values)
+            with connection.cursor(name="counterfoil_changes") as cursor:
+                cursor.execute(query, bound)
+                while some := cursor.fetchmany(_SCAN_ROWS):
+                    wanted = [address_of(declared, values) for values in dict.fromkeys(some)]
+                    yield from self._look_up(connection, declared, wanted).values()
+
+    def _listed(
+        self, connection: _Connection, resource: Resource, where: sql.Composable, bound: Mapping[str, str | None]
+    ) -> Iterator[TargetRow]:
+        query = sql.SQL("SELECT {row} FROM {table} t WHERE {where}").format(
+            row=self._row(resource, self._shape(connection, resource)), table=table_of(resource), where=where
+        )
+        with connection.cursor(name="counterfoil_scan") as cursor:
+            cursor.itersize = _SCAN_ROWS
+            cursor.execute(query, bound)
+            for values in cursor:
+                yield self._target_row(resource, values)
+
+    def _of_tenant(self, connection: _Connection, resource: Resource, tenant: str | None) -> sql.Composable:
+        """SQL that holds for the rows of a tenant, or for all."""
+        if tenant is None or resource.tenant is None:
+            return sql.SQL("true")
+        type_ = self._shape(connection, resource).type_of(resource.tenant)
+        return sql.SQL("t.{} = %(tenant)s::{}").format(sql.Identifier(resource.tenant), type_)
+
+    def _since(self, connection: _Connection, log: Resource, since: str | None) -> sql.Composable:
+        """SQL that holds for what changed since then; a position that is no value of the column is before them all."""
+        column, type_ = changes_of(log).column, self._shape(connection, log).type_of(changes_of(log).column)
+        try:
+            with connection.transaction():
+                connection.execute(sql.SQL("SELECT %s::{}").format(type_), [since])
+        except _REFUSED_VALUES:
+            since = None
+        condition = sql.SQL("t.{} IS NOT NULL") if since is None else sql.SQL("t.{} >= %(since)s::{}")
+        return condition.format(sql.Identifier(column), type_)
 
     @contextmanager
     def _session(self) -> Iterator[_Connection]:
@@ -208,17 +238,18 @@ class PostgresTarget(Closing):
             self._connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         return self._connection
 
-    def _shape(self, connection: _Connection, resource: Resource) -> _Shape:
+    def _shape(self, connection: _Connection, resource: Resource) -> Shape:
         """The table's shape, asked for once; TargetUnavailable if it lacks what a look-up needs."""
-        if resource.name not in self._shapes:
-            shape = _read_shape(connection, resource)
+        place = (resource.name, options_of(resource).table)
+        if place not in self._shapes:
+            shape = read_shape(connection, resource)
             reason = lacking(resource, shape.columns if shape else None)
             if shape is None or reason is not None:
                 raise TargetUnavailable(self._name, str(reason))
-            self._shapes[resource.name] = shape
-        return self._shapes[resource.name]
+            self._shapes[place] = shape
+        return self._shapes[place]
 
-    def _row(self, resource: Resource, shape: _Shape) -> sql.Composable:
+    def _row(self, resource: Resource, shape: Shape) -> sql.Composable:
         """The columns that make up a TargetRow: tenant, version, whether it is ours, size, document, key."""
         whole = sql.SQL("to_jsonb(t)::text")
         doc = options_of(resource).doc
@@ -240,38 +271,38 @@ class PostgresTarget(Closing):
             key=sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(name)) for name in resource.key),
         )
 
-    def _look_up(self, connection: _Connection, resource: Resource, wanted: Sequence[Address]) -> dict[int, Row]:
-        """Rows by the position of their address; a batch with a refused key is halved until that key stands alone."""
+    def _look_up(self, connection: _Connection, resource: Resource, wanted: Sequence[Address]) -> dict[int, TargetRow]:
+        """What stands at each address, by its position there; the addresses are as the columns' own types write them.
+
+        A batch with a refused key is halved until that key stands alone, and it names no row.
+        """
         if not wanted:
             return {}
-        shape = self._shape(connection, resource)
-        names = ([resource.tenant] if resource.tenant else []) + list(resource.key)
+        shape, names = self._shape(connection, resource), named_by(resource)
         columns = [
             [(a.tenant or "") if resource.tenant and i == 0 else a.row.key[i - bool(resource.tenant)] for a in wanted]
             for i in range(len(names))
         ]
-        on = [
-            sql.SQL("t.{column} = k.{alias}").format(column=sql.Identifier(name), alias=sql.Identifier(f"k{i}"))
-            for i, name in enumerate(names)
-        ]
-        arrays = [sql.SQL("%s::text[]::{}[]").format(_type(shape.columns[name])) for name in names]
         aliases = [sql.Identifier(f"k{i}") for i in range(len(names))]
+        on = [
+            sql.SQL("t.{} = k.{}").format(sql.Identifier(name), alias)
+            for name, alias in zip(names, aliases, strict=True)
+        ]
+        arrays = [sql.SQL("%s::text[]::{}[]").format(shape.type_of(name)) for name in names]
         query = sql.SQL(
-            "SELECT k.number, {row} FROM unnest({arrays}) WITH ORDINALITY AS k({aliases}, number)"
-            " JOIN {table} t ON {on}"
+            "SELECT k.number, {asked}, {row} FROM unnest({arrays}) WITH ORDINALITY AS k({aliases}, number)"
+            " LEFT JOIN {table} t ON {on}"
         ).format(
+            asked=sql.SQL(", ").join(sql.SQL("k.{}::text").format(alias) for alias in aliases),
             row=self._row(resource, shape),
             arrays=sql.SQL(", ").join(arrays),
             aliases=sql.SQL(", ").join(aliases),
-            table=_table(resource),
+            table=table_of(resource),
             on=sql.SQL(" AND ").join(on),
         )
         try:
             with connection.transaction():
-                return {
-                    int(v[0]) - 1: self._target_row(resource, v[1:]).row or Row(None)
-                    for v in connection.execute(query, columns)
-                }
+                found = connection.execute(query, columns).fetchall()
         except _REFUSED_VALUES:
             if len(wanted) == 1:
                 return {}
@@ -279,6 +310,13 @@ class PostgresTarget(Closing):
             left = self._look_up(connection, resource, wanted[:half])
             right = self._look_up(connection, resource, wanted[half:])
             return {**left, **{index + half: row for index, row in right.items()}}
+        width = len(names)
+        return {
+            int(v[0]) - 1: TargetRow(address_of(resource, v[1 : 1 + width]), None)
+            if v[-1] is None
+            else self._target_row(resource, v[1 + width :])
+            for v in found
+        }
 
     def _search(
         self, connection: _Connection, resource: Resource, tenant: str | None, search: Search, limit: int
@@ -288,7 +326,7 @@ class PostgresTarget(Closing):
         values: list[str | None] = []
         if tenant is not None and resource.tenant:
             conditions.append(
-                sql.SQL("t.{} = %s::{}").format(sql.Identifier(resource.tenant), _type(shape.columns[resource.tenant]))
+                sql.SQL("t.{} = %s::{}").format(sql.Identifier(resource.tenant), shape.type_of(resource.tenant))
             )
             values.append(tenant)
         doc = options_of(resource).doc
@@ -299,13 +337,13 @@ class PostgresTarget(Closing):
             if doc:
                 conditions.append(sql.SQL("t.{}::jsonb ->> {} = %s").format(sql.Identifier(doc), sql.Literal(name)))
             elif name in shape.columns:
-                conditions.append(sql.SQL("t.{} = %s::{}").format(sql.Identifier(name), _type(shape.columns[name])))
+                conditions.append(sql.SQL("t.{} = %s::{}").format(sql.Identifier(name), shape.type_of(name)))
             else:
                 raise TargetUnavailable(self._name, no_column(resource, name), trouble="unreadable")
             values.append(text)
         query = sql.SQL("SELECT {row} FROM {table} t WHERE {on} LIMIT {limit}").format(
             row=self._row(resource, shape),
-            table=_table(resource),
+            table=table_of(resource),
             on=sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true"),
             limit=sql.Literal(limit),
         )
@@ -326,24 +364,6 @@ class PostgresTarget(Closing):
             return TargetRow(address, Row(parse_json(text or "null"), version, ours))
         except Unreadable as error:
             return TargetRow(address, Row(None, version, ours, str(error)))
-
-
-def _read_shape(connection: _Connection, resource: Resource) -> _Shape | None:
-    rows = connection.execute(_COLUMNS, (options_of(resource).table,)).fetchall()
-    columns = {str(name): str(type_) for name, type_, _ in rows}
-    return _Shape(columns, versioned=rows[0][2] in ("r", "p", "m")) if rows else None
-
-
-def _table(resource: Resource) -> sql.Composable:
-    """The contract's table as PostgreSQL itself reads it: a part without quotes is lower case."""
-    parts = re.findall(r'"([^"]+)"|(\w+)', options_of(resource).table)
-    return sql.Identifier(*(quoted or bare.lower() for quoted, bare in parts))
-
-
-def _type(name: str) -> sql.Composable:
-    """A type's name as format_type() gave it, which is why it may be SQL."""
-    catalogued: Any = name
-    return sql.SQL(catalogued)
 
 
 def _text(value: Json) -> str | None:
