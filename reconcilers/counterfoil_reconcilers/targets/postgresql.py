@@ -4,15 +4,13 @@ Keys travel as text and are cast to the column's own type, so that its index ser
 names no row. A whole read sees one snapshot, so that two rows of one transaction are never seen half.
 """
 
-import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
-from pydantic import Field, SecretStr, field_validator
 
 from counterfoil_reconcilers.contract_kinds import Capabilities
 from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
@@ -21,13 +19,12 @@ from counterfoil_reconcilers.targets.catalogue import changes_of, check_tables, 
 from counterfoil_reconcilers.targets.port import (
     Address,
     Closing,
-    Connection,
     Kind,
     TargetRow,
     TargetUnavailable,
-    Trouble,
     by_resource,
 )
+from counterfoil_reconcilers.targets.postgresql_session import PostgresConnection, sentence, trouble_of
 from counterfoil_reconcilers.targets.postgresql_tables import (
     PostgresResource,
     Shape,
@@ -56,23 +53,6 @@ _TABLES: LiteralString = """
 # What the type of a column does not take, and a lone surrogate, which no encoding does.
 _REFUSED_VALUES = (psycopg.DataError, UnicodeEncodeError)
 _Connection = psycopg.Connection[tuple[Any, ...]]
-
-
-class PostgresConnection(Connection):
-    """How to reach a PostgreSQL database."""
-
-    dsn: SecretStr = Field(description="libpq connection string, of a role that may only read.")
-
-    @field_validator("dsn")
-    @classmethod
-    def _can_be_read(cls, dsn: SecretStr) -> SecretStr:
-        try:
-            conninfo_to_dict(dsn.get_secret_value())
-        except psycopg.ProgrammingError:  # its own words would quote the password
-            raise ValueError(
-                "is no connection string that libpq reads; write postgresql://user@host/database"
-            ) from None
-        return dsn
 
 
 class PostgresTarget(Closing):
@@ -134,12 +114,22 @@ class PostgresTarget(Closing):
         return found
 
     def find(self, tenant: str | None, searches: Sequence[Search], limit: int = 50) -> Sequence[TargetRow]:
-        """Rows that hold every field of a search; a value that a column's type refuses is held by none."""
+        """Rows that hold every field of a search, one query for all that look at the same fields.
+
+        A value that a column's type refuses is held by none.
+        """
+        alike: dict[tuple[str, tuple[str, ...]], list[list[str | None]]] = defaultdict(list)
+        for search in searches:
+            if any(isinstance(value, dict | list) for _, value in search.fields):
+                continue  # no column's text is looked for by one
+            names = tuple(name for name, _ in search.fields)
+            alike[search.resource, names].append([_text(value) for _, value in search.fields])
         found: dict[Address, TargetRow] = {}
         with self._session() as connection:
-            for search in searches:
-                resource = self._target.resources[search.resource]
-                for row in self._search(connection, resource, tenant, search, limit):
+            for (resource, names), wanted in alike.items():
+                query = self._search_query(connection, self._target.resources[resource], tenant, names, limit)
+                for values in self._search(connection, query, tenant, wanted):
+                    row = self._target_row(self._target.resources[resource], values)
                     found[row.address] = row
         return list(found.values())
 
@@ -223,7 +213,7 @@ class PostgresTarget(Closing):
                 yield connection
         except psycopg.Error as error:
             self.close()
-            raise TargetUnavailable(self._name, _sentence(error), trouble=_trouble(error)) from error
+            raise TargetUnavailable(self._name, sentence(error), trouble=trouble_of(error)) from error
 
     def _connected(self) -> _Connection:
         if self._connection is None or self._connection.closed:
@@ -283,14 +273,15 @@ class PostgresTarget(Closing):
             [(a.tenant or "") if resource.tenant and i == 0 else a.row.key[i - bool(resource.tenant)] for a in wanted]
             for i in range(len(names))
         ]
-        aliases = [sql.Identifier(f"k{i}") for i in range(len(names))]
+        aliases = [sql.Identifier(f"counterfoil_{i}") for i in range(len(names))]
         on = [
             sql.SQL("t.{} = k.{}").format(sql.Identifier(name), alias)
             for name, alias in zip(names, aliases, strict=True)
         ]
         arrays = [sql.SQL("%s::text[]::{}[]").format(shape.type_of(name)) for name in names]
         query = sql.SQL(
-            "SELECT k.number, {asked}, {row} FROM unnest({arrays}) WITH ORDINALITY AS k({aliases}, number)"
+            "SELECT k.counterfoil_number, {asked}, {row}"
+            " FROM unnest({arrays}) WITH ORDINALITY AS k({aliases}, counterfoil_number)"
             " LEFT JOIN {table} t ON {on}"
         ).format(
             asked=sql.SQL(", ").join(sql.SQL("k.{}::text").format(alias) for alias in aliases),
@@ -318,41 +309,56 @@ class PostgresTarget(Closing):
             for v in found
         }
 
-    def _search(
-        self, connection: _Connection, resource: Resource, tenant: str | None, search: Search, limit: int
-    ) -> Iterator[TargetRow]:
-        shape = self._shape(connection, resource)
-        conditions: list[sql.Composable] = []
-        values: list[str | None] = []
+    def _search_query(
+        self, connection: _Connection, resource: Resource, tenant: str | None, names: Sequence[str], limit: int
+    ) -> sql.Composed:
+        """For every set of values of these fields, given as an array by field, the rows that hold them."""
+        shape, doc = self._shape(connection, resource), options_of(resource).doc
+        on: list[sql.Composable] = []
+        arrays: list[sql.Composable] = [sql.SQL("%(numbers)s::int[]")]
         if tenant is not None and resource.tenant:
-            conditions.append(
-                sql.SQL("t.{} = %s::{}").format(sql.Identifier(resource.tenant), shape.type_of(resource.tenant))
-            )
-            values.append(tenant)
-        doc = options_of(resource).doc
-        for name, value in search.fields:
-            if isinstance(value, dict | list):
-                return  # no column's text is looked for by one
-            text = _text(value)
+            whose = sql.SQL("t.{} = %(tenant)s::{}")
+            on.append(whose.format(sql.Identifier(resource.tenant), shape.type_of(resource.tenant)))
+        for number, name in enumerate(names):
+            value, array = sql.Identifier(f"v{number}"), sql.Placeholder(f"v{number}")
             if doc:
-                conditions.append(sql.SQL("t.{}::jsonb ->> {} = %s").format(sql.Identifier(doc), sql.Literal(name)))
+                held: sql.Composable = sql.SQL("t.{}::jsonb ->> {}").format(sql.Identifier(doc), sql.Literal(name))
+                arrays.append(sql.SQL("{}::text[]").format(array))
             elif name in shape.columns:
-                conditions.append(sql.SQL("t.{} = %s::{}").format(sql.Identifier(name), shape.type_of(name)))
+                held = sql.SQL("t.{}").format(sql.Identifier(name))
+                arrays.append(sql.SQL("{}::text[]::{}[]").format(array, shape.type_of(name)))
             else:
                 raise TargetUnavailable(self._name, no_column(resource, name), trouble="unreadable")
-            values.append(text)
-        query = sql.SQL("SELECT {row} FROM {table} t WHERE {on} LIMIT {limit}").format(
+            on.append(sql.SQL("{} = k.{}").format(held, value))
+        return sql.SQL(
+            "SELECT r.* FROM unnest({arrays}) AS k({values})"
+            " CROSS JOIN LATERAL (SELECT {row} FROM {table} t WHERE {on} LIMIT {limit}) AS r"
+        ).format(
+            arrays=sql.SQL(", ").join(arrays),
+            values=sql.SQL(", ").join(
+                [sql.Identifier("number"), *(sql.Identifier(f"v{n}") for n in range(len(names)))]
+            ),
             row=self._row(resource, shape),
             table=table_of(resource),
-            on=sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true"),
+            on=sql.SQL(" AND ").join(on) if on else sql.SQL("true"),
             limit=sql.Literal(limit),
         )
+
+    def _search(
+        self, connection: _Connection, query: sql.Composed, tenant: str | None, wanted: Sequence[Sequence[str | None]]
+    ) -> Sequence[Sequence[Any]]:
+        """What is found for these values; those with one that is refused are halved until it stands alone."""
+        arrays = {f"v{number}": list(values) for number, values in enumerate(zip(*wanted, strict=True))}
         try:
             with connection.transaction():
-                rows = connection.execute(query, values).fetchall()
+                params = {"tenant": tenant, "numbers": list(range(len(wanted))), **arrays}
+                return connection.execute(query, params).fetchall()
         except _REFUSED_VALUES:
-            return
-        yield from (self._target_row(resource, row) for row in rows)
+            if len(wanted) == 1:
+                return []
+            half = len(wanted) // 2
+            halves = (wanted[:half], wanted[half:])
+            return [row for some in halves for row in self._search(connection, query, tenant, some)]
 
     def _target_row(self, resource: Resource, values: Sequence[Any]) -> TargetRow:
         tenant, version, ours, size, text, *key = values
@@ -368,22 +374,6 @@ class PostgresTarget(Closing):
 
 def _text(value: Json) -> str | None:
     return None if value is None else key_text(value)
-
-
-def _sentence(error: psycopg.Error) -> str:
-    """The driver's first line; it never holds a password, the connection string may."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else 'no reason was given'}"
-
-
-def _trouble(error: psycopg.Error) -> Trouble:
-    """Class 28 is invalid authorization; while connecting the driver has no code, only the server's words."""
-    refused = isinstance(error, psycopg.errors.InvalidAuthorizationSpecification | psycopg.errors.InsufficientPrivilege)
-    told = isinstance(error, psycopg.OperationalError) and re.search(
-        r"authentication failed|role .* (does not exist|is not permitted)|no pg_hba\.conf entry|no password supplied",
-        str(error),
-    )
-    return "refused" if refused or told else "away"
 
 
 def _open(contracts: Contracts, name: str, connection: PostgresConnection) -> PostgresTarget:
