@@ -208,9 +208,23 @@ class Checker:
             return False
         return lease.swept_at is None or lease.now - lease.swept_at >= self._policy.sweep_every
 
-    def _is_full_sweep_due(self, lease: Lease) -> bool:
-        at, every = lease.fully_swept_at, self._policy.full_sweep_every
-        return at is None or lease.now - at >= every
+    @property
+    def _conceals_deletions(self) -> bool:
+        """Whether a sweep that reads what changed is not told of all rows that are gone."""
+        ways = (resource.changes for resource in self._declared.resources.values())
+        return any(changes is not None and not changes.sees_deletions for changes in ways)
+
+    def _is_full_sweep_due(self, run: _Run) -> bool:
+        lease, share = run.lease, self._policy.full_sweep_share
+        if lease.fully_swept_at is None or lease.now - lease.fully_swept_at >= self._policy.full_sweep_every:
+            return True
+        if (
+            not share
+            or not self._conceals_deletions
+            or (lease.now - lease.fully_swept_at).total_seconds() < lease.full_sweep_seconds / share
+        ):
+            return False
+        return run.worklist.waits_for_full_sweep()
 
     def _take_baseline(self, run: _Run, resources: Iterable[str]) -> None:
         """The rows of these resources as they are now, and how the contract declares them; their effects come later."""
@@ -218,7 +232,7 @@ class Checker:
         fence = self._log.read_ends()
         # Of one that is taken anew, the sweep before it has said what it saw.
         is_first = lease.first_fence is None
-        swept = Sweep(is_full=is_first, saw_all=is_first)
+        swept, started = Sweep(is_full=is_first, saw_all=is_first), time.monotonic()
         for resource in resources:
             with writing(self._store, lease):
                 where = {"tenant": tenant, "target": name, "resource": resource, "fence": list(fence)}
@@ -232,6 +246,7 @@ class Checker:
                 fence = self._log.read_ends()
                 with writing(self._store, lease):
                     set_baseline(self._store, tenant, name, [(key, row, fence) for key, row in rows.items()])
+        swept.seconds = time.monotonic() - started
         fence = self._log.read_ends()
         marks = [(RowKey(resource, ()), row, fence) for resource, row in marks_of_declarations(self._declared)]
         with writing(self._store, lease):
@@ -241,12 +256,12 @@ class Checker:
     def _mark_swept(self, lease: Lease, swept: Sweep, fence: Sequence[int]) -> None:
         """To be called in the transaction that writes what the sweep led to."""
         set_positions(self._store, lease.tenant, self._declared, swept.positions)
-        seen = {"fence": list(fence), "is_full": swept.is_full, "saw_all": swept.saw_all}
+        seen = {"fence": list(fence), "is_full": swept.is_full, "saw_all": swept.saw_all, "seconds": swept.seconds}
         self._store.execute(self._named["mark_swept"], {**lease.where, **seen})
 
     def _sweep(self, run: _Run, observer: Observer, repairs: Repairs) -> Swept:
         """What the target shows now, of all or of what changed and what waits for another look."""
-        tenant = run.lease.tenant
+        tenant, started = run.lease.tenant, time.monotonic()
         candidates = read_candidates(self._store, tenant, self._declared.name)
         found = sweep(
             self._store,
@@ -255,11 +270,12 @@ class Checker:
             tenant,
             besides=observer.unread,
             waiting=candidates.keys() | repairs.rows,
-            is_full=self._is_full_sweep_due(run.lease),
+            is_full=self._is_full_sweep_due(run),
             now=lambda: renew(self._store, run.lease),
             learn=observer.learn,
             go_on=run.go_on,
         )
+        found.seconds = time.monotonic() - started
         observer.add_changed(found.changed)
         return Swept(found, candidates)
 

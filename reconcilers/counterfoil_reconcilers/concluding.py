@@ -33,12 +33,14 @@ class Policy:
     """When to look again, how much at a time, and when to give up.
 
     `full_sweep_every`: how often a sweep lists every row also of resources that tell what changed there.
+    `full_sweep_share`: in how much of the time it does so for effects that wait for it, sooner than that.
     `unknowable_after`: how long a target may give no answer until that is said of the effects that wait for it.
     `lost_after`: how long an open producer may be silent until what it may hold in its spool is not waited for.
     """
 
     sweep_every: dt.timedelta = dt.timedelta(seconds=30)
     full_sweep_every: dt.timedelta = dt.timedelta(days=1)
+    full_sweep_share: float = 0.05
     give_up_after: dt.timedelta = dt.timedelta(seconds=60)
     unknowable_after: dt.timedelta = dt.timedelta(hours=1)
     lost_after: dt.timedelta = LOST_AFTER

@@ -31,13 +31,14 @@ class Sweep:
     """What a sweep found: rows that are not as the baseline has them, None for those that are gone.
 
     `positions`: where changes stood, for the sweeps to come. `is_full`: every row was listed. `saw_all`: nothing that
-    was there to be seen can have escaped it, rows that are gone included.
+    was there to be seen can have escaped it, rows that are gone included. `seconds`: how long it took.
     """
 
     changed: Chunk = field(default_factory=dict)
     positions: dict[str, Sequence[Position]] = field(default_factory=dict)
     is_full: bool = True
     saw_all: bool = True
+    seconds: float = 0.0
 
 
 def chunks(adapter: Target, declared: Declared, resource: str, tenant: str) -> Iterator[Chunk]:

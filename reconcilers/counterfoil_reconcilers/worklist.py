@@ -64,6 +64,7 @@ class Lease:
     check_seq: int
     swept_at: dt.datetime | None
     fully_swept_at: dt.datetime | None
+    full_sweep_seconds: float
     saw_all_at: dt.datetime | None
     saw_all_before: dt.datetime | None
     first_fence: tuple[int, ...] | None
@@ -115,6 +116,7 @@ def take_lease(store: Connection, owner: str, pairs: Sequence[Pair], *, everythi
         row["check_seq"],
         row["swept_at"],
         row["fully_swept_at"],
+        row["full_sweep_seconds"],
         row["saw_all_at"],
         row["saw_all_before"],
         fence,
@@ -215,6 +217,10 @@ class Worklist:
     def unmarked(self, besides: Collection[uuid.UUID], most: int) -> list[Found]:
         """Effects of which nobody knows yet what they touch."""
         return self._find("find_unmarked", {"besides": _ids(besides), "most": most})
+
+    def waits_for_full_sweep(self) -> bool:
+        """Whether an effect waits to be closed that may have taken away rows which nobody can name."""
+        return bool(fetch_one(self._store, queries("reconcile")["waits_for_full_sweep"], self._where)["waits"])
 
     def connected(self, seeks: Collection[int], besides: Collection[uuid.UUID], most: int) -> list[Found]:
         """Effects that have one of these marks."""

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, LiteralString
 
@@ -237,7 +238,7 @@ def test_a_sweep_that_is_not_told_what_is_gone_closes_nothing_that_may_have_take
     shop: Shop, listed: list[str]
 ) -> None:
     """A tool without a contract deleted a row. Closed before two sweeps could see that, it would be unattributed."""
-    reconciler = begun(shop, COLUMN, listed)
+    reconciler = begun(shop, COLUMN, listed, policy=replace(shop.settings.policy, full_sweep_share=0))
     effect = shop.act("paint", "ok", GONE)
     steps(shop, reconciler, 6)
     assert shop.verdicts(effect) == ["unknowable"]
@@ -262,8 +263,27 @@ def test_sweeps_that_are_told_what_is_gone_close_it(shop: Shop, listed: list[str
     assert shop.changes() == [('orders["A-2"]', "unattributed")]
 
 
-def test_it_need_not_be_looked_at_in_the_very_turn_of_a_full_sweep(shop: Shop, listed: list[str]) -> None:
+def test_full_sweeps_are_made_for_an_effect_that_waits_in_a_share_of_the_time(shop: Shop, listed: list[str]) -> None:
     reconciler = begun(shop, COLUMN, listed)
+    with as_reconciler(shop) as store:
+        store.execute(
+            "UPDATE counterfoil.check_lease SET full_sweep_seconds = 60"
+        )  # the next is due after 20 minutes
+    effect = shop.act("paint", "ok", GONE)
+    steps(shop, reconciler, 4)
+    assert (is_closed(shop, effect), "orders" in listed) == (False, False)
+    with as_reconciler(shop) as store:
+        store.execute("UPDATE counterfoil.check_lease SET fully_swept_at = fully_swept_at - interval '20 minutes'")
+    shop.settle(reconciler)
+    assert is_closed(shop, effect)
+    assert (shop.changes(), listed.count("orders")) == ([], 2)
+    shop.sql(STRAY)
+    shop.settle(reconciler)
+    assert (shop.changes(), listed.count("orders")) == ([('orders["A-2"]', "unattributed")], 2), "nothing waits now"
+
+
+def test_it_need_not_be_looked_at_in_the_very_turn_of_a_full_sweep(shop: Shop, listed: list[str]) -> None:
+    reconciler = begun(shop, COLUMN, listed, policy=replace(shop.settings.policy, full_sweep_share=0))
     effect = shop.act("paint", "ok", GONE)
     steps(shop, reconciler)
     put_off(shop)

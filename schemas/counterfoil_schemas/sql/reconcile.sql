@@ -39,7 +39,7 @@ UPDATE counterfoil.check_lease AS l
 SET epoch = l.epoch + 1, check_seq = l.check_seq + 1, owner = %(owner)s, checked_at = now(),
     held_until = now() + make_interval(secs => %(seconds)s)
 FROM next AS n WHERE l.tenant = n.tenant AND l.target = n.target
-RETURNING l.tenant, l.target, l.epoch, l.check_seq, l.swept_at, l.fully_swept_at, l.saw_all_at, l.saw_all_before, l.baseline_fence,
+RETURNING l.tenant, l.target, l.epoch, l.check_seq, l.swept_at, l.fully_swept_at, l.full_sweep_seconds, l.saw_all_at, l.saw_all_before, l.baseline_fence,
     l.failures, l.trouble, l.troubled_since, now() AS now
 
 -- name: renew_lease
@@ -69,9 +69,16 @@ UPDATE counterfoil.check_lease SET held_until = 'epoch' WHERE owner = %(owner)s 
 UPDATE counterfoil.check_lease
 SET swept_at = now(), baseline_fence = coalesce(baseline_fence, %(fence)s),
     fully_swept_at = CASE WHEN %(is_full)s THEN now() ELSE fully_swept_at END,
+    full_sweep_seconds = CASE WHEN %(is_full)s THEN %(seconds)s ELSE full_sweep_seconds END,
     saw_all_at = CASE WHEN %(saw_all)s THEN now() ELSE saw_all_at END,
     saw_all_before = CASE WHEN %(saw_all)s THEN saw_all_at ELSE saw_all_before END
 WHERE tenant = %(tenant)s AND target = %(target)s
+
+-- name: waits_for_full_sweep
+-- Whether an effect waits to be closed that may have taken away rows which nobody can name.
+SELECT EXISTS (
+    SELECT FROM counterfoil.check_state
+    WHERE tenant = %(tenant)s AND target = %(target)s AND closed_at IS NULL AND verdict = 'unknowable' AND settled_at IS NOT NULL) AS waits
 
 -- name: read_positions
 SELECT resource, way, places, read_ats FROM counterfoil.sweep_position WHERE tenant = %(tenant)s AND target = %(target)s

@@ -111,6 +111,7 @@ CREATE TABLE check_lease (
     checked_at timestamptz NOT NULL DEFAULT 'epoch', -- when it was last taken: whoever waits longest is next
     swept_at   timestamptz,        -- when changes were last looked for
     fully_swept_at timestamptz,    -- when all rows were last listed for that
+    full_sweep_seconds float8 NOT NULL DEFAULT 0, -- how long that took
     saw_all_at     timestamptz,    -- when that was last done in a way that nothing can have escaped, rows that are gone included
     saw_all_before timestamptz,    -- and the time before
     baseline_fence bigint[],       -- end offsets by partition, read after the first baseline was
