@@ -266,9 +266,7 @@ def test_sweeps_that_are_told_what_is_gone_close_it(shop: Shop, listed: list[str
 def test_full_sweeps_are_made_for_an_effect_that_waits_in_a_share_of_the_time(shop: Shop, listed: list[str]) -> None:
     reconciler = begun(shop, COLUMN, listed)
     with as_reconciler(shop) as store:
-        store.execute(
-            "UPDATE counterfoil.check_lease SET full_sweep_seconds = 60"
-        )  # the next is due after 20 minutes
+        store.execute("UPDATE counterfoil.check_lease SET full_sweep_seconds = 60")  # the next is due after 20 minutes
     effect = shop.act("paint", "ok", GONE)
     steps(shop, reconciler, 4)
     assert (is_closed(shop, effect), "orders" in listed) == (False, False)

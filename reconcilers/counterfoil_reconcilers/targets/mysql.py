@@ -65,12 +65,20 @@ class MySqlTarget(Closing):
         return found
 
     def find(self, tenant: str | None, searches: Sequence[Search], limit: int = 50) -> Sequence[TargetRow]:
-        """Rows that hold every field of a search; a value that is none of a column's type is held by none."""
+        """Rows that hold every field of a search, one query for those of a resource, unless they find very many.
+
+        A value that is none of a column's type is held by none.
+        """
         found: dict[Address, TargetRow] = {}
+        wanted: dict[str, list[Search]] = defaultdict(list)
+        for search in searches:
+            wanted[search.resource].append(search)
         with self._sessions.reading() as cursor:
-            for search in searches:
-                layout = self._layout(cursor, self._target.resources[search.resource])
-                for values in self._search(cursor, layout, tenant, search, limit):
+            for resource, some in wanted.items():
+                layout = self._layout(cursor, self._target.resources[resource])
+                told = (self._holding(layout, tenant, search) for search in some)
+                conditions = [condition for condition in told if condition is not None]
+                for values in self._search(cursor, layout, conditions, limit):
                     row = layout.row(values)
                     found[row.address] = row
         return list(found.values())
@@ -157,9 +165,8 @@ class MySqlTarget(Closing):
                     found[address] = one
         return found
 
-    def _search(
-        self, cursor: Cursor, layout: Layout, tenant: str | None, search: Search, limit: int
-    ) -> Sequence[Sequence[Any]]:
+    def _holding(self, layout: Layout, tenant: str | None, search: Search) -> Condition | None:
+        """SQL that holds for the rows of a search; None where no row can be one."""
         try:
             conditions = [self._of_tenant(layout, tenant), *(layout.holding(*field) for field in search.fields)]
         except Incomparable as error:
@@ -168,11 +175,23 @@ class MySqlTarget(Closing):
             raise TargetUnavailable(self._name, no_column(layout.resource, str(error.args[0]))) from error
         all_of = [condition for condition in conditions if condition is not None]
         if len(all_of) < len(conditions):
-            return ()
-        where = " AND ".join(f"({sql})" for sql, _ in all_of)
-        bound = [value for _, values in all_of for value in values]
-        cursor.execute(f"{layout.query} WHERE {where} LIMIT %s", (*bound, limit))
-        return cursor.fetchall()
+            return None
+        return " AND ".join(f"({sql})" for sql, _ in all_of), [value for _, values in all_of for value in values]
+
+    def _search(
+        self, cursor: Cursor, layout: Layout, conditions: Sequence[Condition], limit: int
+    ) -> Sequence[Sequence[Any]]:
+        """The rows of these searches; asked for one by one where together they find as many as all may, or more."""
+        if not conditions:
+            return []
+        where = " OR ".join(f"({sql})" for sql, _ in conditions)
+        bound = [value for _, values in conditions for value in values]
+        most = limit * len(conditions)
+        cursor.execute(f"{layout.query} WHERE {where} LIMIT %s", (*bound, most))
+        found = cursor.fetchall()
+        if len(found) < most or len(conditions) == 1:
+            return found
+        return [row for condition in conditions for row in self._search(cursor, layout, [condition], limit)]
 
     def _of_tenant(self, layout: Layout, tenant: str | None) -> Condition | None:
         """SQL that holds for the rows of a tenant, or for all; None where no row can be the tenant's."""
