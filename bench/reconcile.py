@@ -3,7 +3,8 @@
 Effects of one tenant at a PostgreSQL target on the same server, each a write of its own row, 1 % of them in drift. They
 are put into the store as ingest would have left them; then one process looks at all of them until they are closed.
 `effects_per_second` counts looks: read at the target, judged, and what is decided of them written, verdicts into the
-outbox. `due_milliseconds` is how long the query of what is due takes beside so many effects that are closed.
+outbox. `due_milliseconds` is how long the query of what is due takes beside so many effects that are closed,
+`sweep_milliseconds` how long a sweep over so many rows takes of which three changed, by each way to be told of them.
 """
 
 import argparse
@@ -76,6 +77,18 @@ _ORDERS: LiteralString = """
     CREATE INDEX ON shop.refunds (reference);
     ANALYZE shop.orders
 """
+_TELLING: LiteralString = """
+    CREATE INDEX ON shop.orders (merchant, updated_at);
+    CREATE TABLE shop.order_changes (seq bigint GENERATED ALWAYS AS IDENTITY, merchant text NOT NULL, id text NOT NULL);
+    CREATE INDEX ON shop.order_changes (merchant, seq);
+    ANALYZE shop.orders, shop.order_changes
+"""
+# What three triggers would do; only a field that is ignored changes, so that nothing but the sweep is to be done.
+_CHANGE: LiteralString = """
+    WITH changed AS (
+        UPDATE shop.orders SET updated_at = now() WHERE id IN ('W-1', 'W-500', 'W-999') RETURNING merchant, id)
+    INSERT INTO shop.order_changes (merchant, id) SELECT merchant, id FROM changed
+"""
 _ACT: LiteralString = """
     UPDATE shop.orders SET status = 'refunded', refunded = 12.5, updated_at = now()
     WHERE substr(id, 3)::int % 100 <> 0
@@ -111,11 +124,22 @@ _TOLD: LiteralString = """
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One way to write, and to be looked at. `creates`: each write also creates a row whose key nobody knows."""
+    """One way to write, and to be looked at. `creates`: each write also creates a row whose key nobody knows.
+
+    `changes`: how the contract says that changes are told.
+    """
 
     name: str
     writers: str = ""
     creates: bool = False
+    changes: str = ""
+    sweep_every: dt.timedelta = dt.timedelta(hours=1)
+
+    @property
+    def contract(self) -> str:
+        """Its contracts."""
+        text = (_CONTRACT % self.writers).replace('table = "shop.orders"\n', f'table = "shop.orders"\n{self.changes}\n')
+        return text + (_CREATES if self.creates else "")
 
 
 CASES = (
@@ -124,18 +148,28 @@ CASES = (
     Case("counterfoil-created-rows", 'writers = "exclusive"', creates=True),
 )
 
+SWEEPS = tuple(
+    Case(f"counterfoil-{name}", 'writers = "exclusive"', changes=changes, sweep_every=dt.timedelta(0))
+    for name, changes in (
+        ("listing", ""),
+        ("column", 'changes = { column = "updated_at", late_seconds = 0 }'),
+        ("change-table", 'changes = { table = "shop.order_changes", column = "seq", late_seconds = 0 }'),
+    )
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many effects a round, beside how many closed ones the due query is timed, and how many rounds."""
+    """How many effects a round, beside how many closed ones the due query is timed, over how many rows a sweep is."""
 
     effects: int
     closed: tuple[int, ...]
     rounds: int
+    swept: tuple[int, ...]
 
 
-QUICK = Plan(5_000, (0, 100_000), 3)
-FULL = Plan(1_000_000, (0, 1_000_000, 10_000_000), 3)
+QUICK = Plan(5_000, (0, 100_000), 3, (100_000,))
+FULL = Plan(1_000_000, (0, 1_000_000, 10_000_000), 3, (100_000, 1_000_000))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,31 +180,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--effects", type=int, metavar="N", help="how many effects a round")
     parser.add_argument("--closed", type=int, metavar="N", help="beside how many closed ones the due query is timed")
+    parser.add_argument("--swept", type=int, metavar="N", help="over how many rows a sweep is timed")
+    parser.add_argument("--only", choices=("sweeps",), help="time nothing but the sweeps")
     parser.add_argument("--rounds", type=int, metavar="N", help="how many rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, one a line")
     given = parser.parse_args(arguments)
     plan = QUICK if given.quick else FULL
     gc.set_threshold(50_000)  # as `counterfoil reconcile` does
     closed = plan.closed if given.closed is None else (0, given.closed)
-    rows = run(Plan(given.effects or plan.effects, closed, given.rounds or plan.rounds))
+    swept = plan.swept if given.swept is None else (given.swept,)
+    plan = Plan(given.effects or plan.effects, closed, given.rounds or plan.rounds, swept)
+    with servers() as running:
+        rows = run_sweeps(running, plan) if given.only else run(running, plan) + run_sweeps(running, plan)
     show("reconcile", rows)
     if given.json is not None:
         write_json(rows, given.json)
     return 0
 
 
-def run(plan: Plan) -> list[Row]:
+def run(given: Servers, plan: Plan) -> list[Row]:
     """The rows of all rounds, each with a store and a target of its own."""
     found: dict[str, list[float]] = {}
-    with servers() as given:
-        for number in range(plan.rounds):
-            for case in CASES:
-                found.setdefault(case.name, []).append(_round(given, plan.effects, case))
-                print(f"round {number + 1}: {case.name} {found[case.name][-1]:,.0f} effects/s", flush=True)
-        with new_store(given) as dsn:
-            due = dict(_due_queries(dsn, plan.closed))
+    for number in range(plan.rounds):
+        for case in CASES:
+            found.setdefault(case.name, []).append(_round(given, plan.effects, case))
+            print(f"round {number + 1}: {case.name} {found[case.name][-1]:,.0f} effects/s", flush=True)
+    with new_store(given) as dsn:
+        due = dict(_due_queries(dsn, plan.closed))
     rows = [row_of(name, "effects_per_second", "1/s", values) for name, values in found.items()]
     return rows + [row_of(f"counterfoil-{n}-closed", "due_milliseconds", "ms", values) for n, values in due.items()]
+
+
+def run_sweeps(given: Servers, plan: Plan) -> list[Row]:
+    """The rows of sweeps, each way with a store and a target of its own."""
+    rows = []
+    for number in plan.swept:
+        for case in SWEEPS:
+            with new_store(given) as dsn, _reconciler(given, dsn, number, case) as reconciler:
+                rows.append(
+                    row_of(f"{case.name}-{number}-rows", "sweep_milliseconds", "ms", [*_sweeps(dsn, reconciler)])
+                )
+            print(f"{rows[-1].contender}: {rows[-1].median:,.0f} ms", flush=True)
+    return rows
+
+
+def _sweeps(dsn: str, reconciler: Reconciler) -> Iterator[float]:
+    """The milliseconds of five sweeps, each after three rows changed."""
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(_TELLING)
+        admin.execute(_CHANGE)  # or all rows would stand at the newest place, where they were made
+        reconciler.tick()
+        for _ in range(5):
+            admin.execute(_CHANGE)
+            started = time.perf_counter()
+            done = reconciler.tick()
+            yield (time.perf_counter() - started) * 1_000
+            assert not done.skipped, done.skipped
 
 
 def _round(given: Servers, effects: int, case: Case) -> float:
@@ -209,7 +274,7 @@ def _reconciler(given: Servers, dsn: str, effects: int, case: Case) -> Iterator[
         admin.execute(sql.SQL(_ORDERS).format(effects=sql.Literal(effects)))
         admin.execute("INSERT INTO counterfoil.tenant VALUES (%s)", (TENANT,))
         path = Path(folder) / "contracts.toml"
-        path.write_text(_CONTRACT % case.writers + (_CREATES if case.creates else ""), encoding="utf-8")
+        path.write_text(case.contract, encoding="utf-8")
         recorder = RecorderSettings(kafka=given.kafka, identity_key="0" * 32)
         settings = ReconcilerSettings(
             kafka=given.kafka,
@@ -220,7 +285,7 @@ def _reconciler(given: Servers, dsn: str, effects: int, case: Case) -> Iterator[
             topic_prefix=given.prefix,
             redaction=Redaction(recorder),
             policy=Policy(
-                sweep_every=dt.timedelta(hours=1),
+                sweep_every=case.sweep_every,
                 give_up_after=dt.timedelta(0),
                 pace=Pace(share=0, least=dt.timedelta(0)),
             ),

@@ -42,7 +42,8 @@ class PocketBase:
         self._sent("DELETE", f"/api/collections/{name}")
         key = {"name": "id", "type": "text", "primaryKey": True, "required": True, "system": True, "min": 1,
                "max": 100, "pattern": "^[A-Za-z0-9_-]+$", "autogeneratePattern": "[a-z0-9]{15}"}  # fmt: skip
-        declared = [key, *({"name": field, "type": kind} for field, kind in fields.items())]
+        when = {"onCreate": True, "onUpdate": True}  # of an autodate: the server itself sets it at each write
+        declared = [key, *({"name": field, "type": kind, **when} for field, kind in fields.items())]
         self._asked("POST", "/api/collections", {"name": name, "type": "base", "fields": declared})
 
     def put(self, name: str, key: str, fields: Mapping[str, Any]) -> None:

@@ -44,7 +44,10 @@ class Settings(RecorderSettings):
     )
     reconcile_interval_seconds: float = Field(1, gt=0, description="Seconds between two passes of the reconciler.")
     sweep_interval_seconds: float = Field(
-        30, gt=0, description="Seconds between two looks at all of a target for changes that nobody declared."
+        30, gt=0, description="Seconds between two looks at a target for changes that nobody declared."
+    )
+    full_sweep_interval_seconds: float = Field(
+        86_400, gt=0, description="Seconds between two looks at all rows, where a target tells what changed in them."
     )
     give_up_after_seconds: float = Field(
         60, ge=0, description="How long drift may persist before the effect is given up."

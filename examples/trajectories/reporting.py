@@ -12,7 +12,7 @@ import psycopg
 
 from counterfoil_consumers.store import Connection
 from counterfoil_reconcilers.contracts import Contracts
-from counterfoil_reconcilers.targets.postgresql import options_of
+from counterfoil_reconcilers.targets.postgresql_tables import options_of
 from examples.trajectories.playing import Played
 from examples.trajectories.recording import json_lines
 

@@ -134,13 +134,16 @@ class Past:
 
 
 def marks_of_declarations(target: Target) -> Iterator[tuple[str, Row]]:
-    """What the contract says that a row of each resource is, as it is kept beside the rows."""
+    """What the contract says that a row of each resource is, kept beside the rows; how it tells changes apart."""
     for name, resource in target.resources.items():
-        yield name, Row([resource.options.model_dump(mode="json"), list(resource.key), resource.tenant])
+        options = resource.options.model_dump(mode="json")
+        if resource.changes is not None or options.get("changes") is None:
+            options.pop("changes", None)
+        yield name, Row([options, list(resource.key), resource.tenant])
 
 
 def read_candidates(store: Connection, tenant: str, target: str) -> dict[RowKey, Sighting]:
-    """Unexplained states that were seen once and wait to settle."""
+    """Unexplained states that were seen once and wait to settle, and what open effects explain so far."""
     found = store.execute(queries("reconcile")["read_candidates"], {"tenant": tenant, "target": target})
     return {
         RowKey(row["resource"], tuple(json.loads(row["key"]))): Sighting(
@@ -177,18 +180,23 @@ def set_baseline(
     store.execute(queries("reconcile")["set_baseline"], params)
 
 
-def set_candidate(
-    store: Connection, tenant: str, target: str, key: RowKey, seen: Sighting, first_fence: Sequence[int]
+def set_candidates(
+    store: Connection, tenant: str, target: str, seen: Mapping[RowKey, Sighting], first_fence: Sequence[int]
 ) -> None:
-    """Remember an unexplained state until it settles or goes away."""
+    """Remember unexplained states until they settle or go away."""
+    if not seen:
+        return
     params: dict[str, Any] = {
-        **_where(tenant, target, key),
-        "digest": seen.digest,
-        "fence": list(seen.fence),
-        "first_at": seen.first_at,
+        "tenant": tenant,
+        "target": target,
+        "resources": texts(key.resource for key in seen),
+        "keys": texts(key.text for key in seen),
+        "digests": byteas(one.digest for one in seen.values()),
+        "fences": texts(arrays_text(one.fence for one in seen.values())),
+        "first_ats": [one.first_at for one in seen.values()],
         "baseline_fence": list(first_fence),
     }
-    store.execute(queries("reconcile")["set_candidate"], params)
+    store.execute(queries("reconcile")["set_candidates"], params)
 
 
 def clear_candidate(store: Connection, tenant: str, target: str, key: RowKey) -> None:

@@ -21,7 +21,7 @@ from counterfoil_reconcilers.baseline import (
     marks_of_declarations,
     read_candidates,
     set_baseline,
-    set_candidate,
+    set_candidates,
 )
 from counterfoil_reconcilers.concluding import Checked, Conclusion, Outcome, Policy, Swept, Turn, about_effect
 from counterfoil_reconcilers.contracts import Contracts
@@ -31,10 +31,11 @@ from counterfoil_reconcilers.forgetting import unless_forgotten
 from counterfoil_reconcilers.judge import sweep as changes_beside
 from counterfoil_reconcilers.log_progress import LogProgress
 from counterfoil_reconcilers.observing import ChangedRows, Observer, mark_all
-from counterfoil_reconcilers.repairs import read_repairs
+from counterfoil_reconcilers.positions import newest, set_positions
+from counterfoil_reconcilers.repairs import Repairs, read_repairs
 from counterfoil_reconcilers.rows import RowKey
 from counterfoil_reconcilers.settling import Progress
-from counterfoil_reconcilers.sweeping import changed_rows, chunks
+from counterfoil_reconcilers.sweeping import Sweep, chunks, sweep
 from counterfoil_reconcilers.targets.port import Target, TargetUnavailable
 from counterfoil_reconcilers.worklist import Found, Lease, Worklist, renew, take_looks, writing
 
@@ -110,7 +111,7 @@ class Checker:
         progress = self._log.read(self._store, lease.tenant, renew(self._store, lease))
         observer = self._observer(run)
         observer.note(run.worklist.named(effect_id))
-        self._check_some(run, progress, observer, None)
+        self._check_some(run, progress, observer, is_sweeping=False)
         return run.done
 
     def check(self, lease: Lease, *, everything: bool, beat: Callable[[], object] = lambda: None) -> Checked:
@@ -134,8 +135,7 @@ class Checker:
                 return run.done
             observer = self._observer(run)
             observer.note(found)
-            sweep = self._sweep(run, observer) if is_sweep_due else None
-            self._check_some(run, progress, observer, sweep)
+            self._check_some(run, progress, observer, is_sweeping=is_sweep_due)
             is_sweep_due = False
             if not everything and now - lease.now > _LONGEST_TURN:
                 return run.done
@@ -208,64 +208,104 @@ class Checker:
             return False
         return lease.swept_at is None or lease.now - lease.swept_at >= self._policy.sweep_every
 
+    @property
+    def _conceals_deletions(self) -> bool:
+        """Whether a sweep that reads what changed is not told of all rows that are gone."""
+        ways = (resource.changes for resource in self._declared.resources.values())
+        return any(changes is not None and not changes.sees_deletions for changes in ways)
+
+    def _is_full_sweep_due(self, run: _Run) -> bool:
+        lease, share = run.lease, self._policy.full_sweep_share
+        if lease.fully_swept_at is None or lease.now - lease.fully_swept_at >= self._policy.full_sweep_every:
+            return True
+        if (
+            not share
+            or not self._conceals_deletions
+            or (lease.now - lease.fully_swept_at).total_seconds() < lease.full_sweep_seconds / share
+        ):
+            return False
+        return run.worklist.waits_for_full_sweep()
+
     def _take_baseline(self, run: _Run, resources: Iterable[str]) -> None:
         """The rows of these resources as they are now, and how the contract declares them; their effects come later."""
         lease, name, tenant = run.lease, self._declared.name, run.lease.tenant
         fence = self._log.read_ends()
+        # Of one that is taken anew, the sweep before it has said what it saw.
+        is_first = lease.first_fence is None
+        swept, started = Sweep(is_full=is_first, saw_all=is_first), time.monotonic()
         for resource in resources:
             with writing(self._store, lease):
                 where = {"tenant": tenant, "target": name, "resource": resource, "fence": list(fence)}
                 self._store.execute(self._named["forget_baseline"], where)
+            declared = self._declared.resources[resource]
+            first = newest(self._adapter, self._declared, declared, tenant, (), lambda: renew(self._store, lease))
+            if first is not None:
+                swept.positions[resource] = [first]
             for rows in chunks(self._adapter, self._declared, resource, tenant):
                 run.go_on()
                 fence = self._log.read_ends()
                 with writing(self._store, lease):
                     set_baseline(self._store, tenant, name, [(key, row, fence) for key, row in rows.items()])
+        swept.seconds = time.monotonic() - started
         fence = self._log.read_ends()
         marks = [(RowKey(resource, ()), row, fence) for resource, row in marks_of_declarations(self._declared)]
         with writing(self._store, lease):
             set_baseline(self._store, tenant, name, [one for one in marks if one[0].resource in set(resources)])
-            self._store.execute(self._named["mark_swept"], {**lease.where, "fence": list(fence)})
+            self._mark_swept(lease, swept, fence)
 
-    def _sweep(self, run: _Run, observer: Observer) -> Swept:
-        changed = changed_rows(
+    def _mark_swept(self, lease: Lease, swept: Sweep, fence: Sequence[int]) -> None:
+        """To be called in the transaction that writes what the sweep led to."""
+        set_positions(self._store, lease.tenant, self._declared, swept.positions)
+        seen = {"fence": list(fence), "is_full": swept.is_full, "saw_all": swept.saw_all, "seconds": swept.seconds}
+        self._store.execute(self._named["mark_swept"], {**lease.where, **seen})
+
+    def _sweep(self, run: _Run, observer: Observer, repairs: Repairs) -> Swept:
+        """What the target shows now, of all or of what changed and what waits for another look."""
+        tenant, started = run.lease.tenant, time.monotonic()
+        candidates = read_candidates(self._store, tenant, self._declared.name)
+        found = sweep(
             self._store,
             self._adapter,
             self._declared,
-            run.lease.tenant,
+            tenant,
             besides=observer.unread,
+            waiting=candidates.keys() | repairs.rows,
+            is_full=self._is_full_sweep_due(run),
+            now=lambda: renew(self._store, run.lease),
             learn=observer.learn,
             go_on=run.go_on,
         )
-        observer.add_changed(changed)
-        return Swept(changed, read_candidates(self._store, run.lease.tenant, self._declared.name))
+        found.seconds = time.monotonic() - started
+        observer.add_changed(found.changed)
+        return Swept(found, candidates)
 
-    def _check_some(self, run: _Run, progress: Progress, observer: Observer, sweep: Swept | None) -> None:
+    def _check_some(self, run: _Run, progress: Progress, observer: Observer, *, is_sweeping: bool) -> None:
         """Look, judge and decide, for the effects that the observer was given and those connected to them.
 
-        `sweep` is what the target was just swept for; later parts of the turn have it in `run` alone.
+        What is swept for here, later parts of the turn have in `run`.
         """
         lease = run.lease
-        run.swept = sweep or run.swept
         repairs = read_repairs(self._store, lease.tenant, lease.target, observer.past)
+        swept = self._sweep(run, observer, repairs) if is_sweeping else None
+        run.swept = swept or run.swept
         mark_all(run.worklist, lambda: self._observer(run), observer, run.go_on)
-        observer.look_with_connected(run.worklist, sweep.changed if sweep else _NO_CHANGES)
+        observer.look_with_connected(run.worklist, swept.found.changed if swept else _NO_CHANGES)
         fence = self._log.read_ends()
         seen = observer.seen()
         now = renew(self._store, lease)
         # Judging may take its time, and a transaction may not.
         judged = seen.judged(self._contracts, self._declared)
         judgement = unless_forgotten(judged, self._adapter, seen.found, seen.touched)
-        if sweep is not None:
+        if swept is not None:
             before = seen.before(self._declared)
             name = self._declared.name
-            sweep.elsewhere = changes_beside(self._contracts, name, before, seen.observed, judgement, seen.disclosure)
+            swept.elsewhere = changes_beside(self._contracts, name, before, seen.observed, judgement, seen.disclosure)
         turn = Turn(lease, now, progress, fence, seen, judgement, run.swept, repairs)
-        run.done.add(self._conclude(turn, run.worklist, is_sweeping=sweep is not None))
-        if sweep is not None and observer.unread:
+        run.done.add(self._conclude(turn, run.worklist, swept))
+        if swept is not None and observer.unread:
             self._take_baseline(run, observer.unread)
 
-    def _conclude(self, turn: Turn, worklist: Worklist, *, is_sweeping: bool) -> Checked:
+    def _conclude(self, turn: Turn, worklist: Worklist, swept: Swept | None) -> Checked:
         """Decide, and write it all down; what ingest was told more of meanwhile is left out, to be looked at again."""
         left_out: frozenset[uuid.UUID] = frozenset()
         while True:
@@ -274,11 +314,11 @@ class Checker:
             try:
                 # Encoding takes its time, too.
                 self._conclusion.decide(turn, left_out, outcome)
-                if is_sweeping:
+                if swept is not None:
                     self._conclusion.decide_changes(turn, outcome)
                 with self._writing(turn.lease):
                     _lock(worklist, turn.seen.found, left_out)
-                    self._write(turn, worklist, outcome, is_sweeping)
+                    self._write(turn, worklist, outcome, swept)
             except _ToldMore as error:
                 left_out |= error.effect_ids
             else:
@@ -286,20 +326,19 @@ class Checker:
             finally:
                 self._emitter.forget()  # what was not written
 
-    def _write(self, turn: Turn, worklist: Worklist, outcome: Outcome, is_sweeping: bool) -> None:
+    def _write(self, turn: Turn, worklist: Worklist, outcome: Outcome, swept: Swept | None) -> None:
         tenant, name = turn.seen.tenant, self._declared.name
         for decision in outcome.given_up:
             outcome.done.given_up += self._give_up(turn, decision)
         self._emitter.put_all(self._store)
         set_baseline(self._store, tenant, name, outcome.baseline)
         worklist.set_states(outcome.states)
-        if is_sweeping:
+        if swept is not None:
             assert turn.seen.baseline.first_fence is not None  # noqa: S101  # no sweep comes before the first baseline
-            for key, sighting in outcome.candidates.items():
-                set_candidate(self._store, tenant, name, key, sighting, turn.seen.baseline.first_fence)
+            set_candidates(self._store, tenant, name, outcome.candidates, turn.seen.baseline.first_fence)
             for key in outcome.cleared:
                 clear_candidate(self._store, tenant, name, key)
-            self._store.execute(self._named["mark_swept"], {**turn.lease.where, "fence": list(turn.fence)})
+            self._mark_swept(turn.lease, swept.found, turn.fence)
 
     def _give_up(self, turn: Turn, decision: Decision) -> bool:
         row, verdict = decision.member.row, decision.sighting.verdict

@@ -16,24 +16,31 @@ from counterfoil_reconcilers.contracts import Target as Declared
 from counterfoil_reconcilers.deciding import Decision, Member, decide, digest_of_rows, fence_of
 from counterfoil_reconcilers.emission import About, Emitter, Ruling, about_target
 from counterfoil_reconcilers.judge import Judgement, Unattributed
-from counterfoil_reconcilers.observing import ChangedRows, Seen, accepted_until, settle_window
+from counterfoil_reconcilers.observing import Seen, accepted_until, settle_window
 from counterfoil_reconcilers.repairs import Repairs
 from counterfoil_reconcilers.rows import Row, RowKey, Rows
 from counterfoil_reconcilers.settling import LOST_AFTER, Pace, Progress, Sighting, is_change_settled, sighted
+from counterfoil_reconcilers.sweeping import Sweep
 from counterfoil_reconcilers.touched import connected
 from counterfoil_reconcilers.veil import key_veiled
 from counterfoil_reconcilers.worklist import CheckState, Found, Lease
+
+_NO_STATE = b""  # no state's digest: where it stood, an unexplained state is a first sighting
 
 
 @dataclass(frozen=True)
 class Policy:
     """When to look again, how much at a time, and when to give up.
 
+    `full_sweep_every`: how often a sweep lists every row also of resources that tell what changed there.
+    `full_sweep_share`: in how much of the time it does so for effects that wait for it, sooner than that.
     `unknowable_after`: how long a target may give no answer until that is said of the effects that wait for it.
     `lost_after`: how long an open producer may be silent until what it may hold in its spool is not waited for.
     """
 
     sweep_every: dt.timedelta = dt.timedelta(seconds=30)
+    full_sweep_every: dt.timedelta = dt.timedelta(days=1)
+    full_sweep_share: float = 0.05
     give_up_after: dt.timedelta = dt.timedelta(seconds=60)
     unknowable_after: dt.timedelta = dt.timedelta(hours=1)
     lost_after: dt.timedelta = LOST_AFTER
@@ -64,14 +71,17 @@ class Checked:
 class Swept:
     """What a sweep found, while its turn lasts."""
 
-    changed: ChangedRows
+    found: Sweep
     candidates: Mapping[RowKey, Sighting]
     elsewhere: Sequence[Unattributed] = ()
 
 
 @dataclass
 class Outcome:
-    """What was decided, to be written in one transaction; events wait with the emitter."""
+    """What was decided, to be written in one transaction; events wait with the emitter.
+
+    `candidates` are rows that differ from the baseline, and wait; `cleared` those that do so no more.
+    """
 
     done: Checked = field(default_factory=Checked)
     states: list[CheckState] = field(default_factory=list)
@@ -198,10 +208,26 @@ class Conclusion:
             else:
                 outcome.done.open += 1
                 outcome.candidates[change.row] = sighting
-        outcome.cleared = set(turn.swept.candidates) - {change.row for change in turn.swept.elsewhere}
+        known, explained = turn.swept.candidates, self._explained_so_far(turn, turn.swept, outcome)
+        new = Sighting("explained", _NO_STATE, turn.fence, turn.now)
+        outcome.candidates |= {key: new for key in explained if key not in known or known[key].digest != _NO_STATE}
+        outcome.cleared = known.keys() - outcome.candidates.keys() - explained
         self._use_up_repairs(turn, turn.swept, outcome)
         if self._declared.writers == "ours":
             outcome.baseline += [(key, row, turn.fence) for key, row in self._adopted(turn).items()]
+
+    def _explained_so_far(self, turn: Turn, swept: Swept, outcome: Outcome) -> set[RowKey]:
+        """Rows that differ because of effects that are open, and that no later sweep need be told of.
+
+        They are looked at again until they are in the baseline, as where all rows are listed: whoever explains them now
+        may not do so then.
+        """
+        closed = {key for key, _, _ in outcome.baseline}
+        return {
+            key
+            for key in swept.found.changed.keys() & turn.judgement.explained - closed
+            if self._declared.resources[key.resource].changes is not None
+        }
 
     def _use_up_repairs(self, turn: Turn, swept: Swept, outcome: Outcome) -> None:
         """A row that is as it was known, seen after its repair was said, had been repaired by then."""
@@ -209,7 +235,7 @@ class Conclusion:
         lag = dt.timedelta(seconds=self._declared.settle_seconds) + self._declared.capabilities.read_lag
         spoken_for = turn.judgement.explained | {change.row for change in swept.elsewhere}
         for key in turn.repairs.older_than(turn.progress.known_until, lag):
-            changed = swept.changed.get(key)
+            changed = swept.found.changed.get(key)
             if key not in spoken_for and not (changed is not None and changed.problem):
                 fence = turn.repairs.past(key, baseline.fences.get(key) or baseline.first_fence or turn.fence)
                 outcome.baseline.append((key, baseline.rows.get(key), fence))
@@ -221,7 +247,7 @@ class Conclusion:
         known = turn.seen.baseline.rows
         return {
             key: row
-            for key, row in turn.swept.changed.items()
+            for key, row in turn.swept.found.changed.items()
             if key not in spoken_for and digest_of_row(row) != digest_of_row(known.get(key))
         }
 
@@ -229,9 +255,10 @@ class Conclusion:
         return is_change_settled(sighting, dt.timedelta(seconds=self._declared.settle_seconds), turn.progress)
 
     def _swept_before(self, turn: Turn) -> dt.datetime | None:
-        """When the sweep before this turn's own was; where nothing is swept, nothing need be waited for.
+        """When the first was of the last two sweeps that nothing can have escaped; this turn's own may be one of them.
 
-        None while a change that both sweeps saw, and that an effect which can't be judged may have made, is to settle.
+        Where nothing is swept, nothing need be waited for. None in a turn without a sweep, and while a change that was
+        seen before, and that an effect which can't be judged may have made, is to settle.
         """
         if self._declared.writers is None:
             return turn.now
@@ -241,7 +268,7 @@ class Conclusion:
             sighting = _sighting_of(turn, change)
             if change.verdict == "unknowable" and sighting.count > 1 and not self._has_settled(turn, sighting):
                 return None
-        return turn.lease.swept_at
+        return turn.lease.saw_all_at if turn.swept.found.saw_all else turn.lease.saw_all_before
 
     def _say_change(self, turn: Turn, change: Unattributed, done: Checked) -> None:
         if change.verdict != "unattributed" or change.row in turn.repairs:

@@ -5,6 +5,7 @@ pydantic refuses unknown keys and wrong types; this module turns its words into 
 
 import copy
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,26 @@ class WithOptions(Written):
     def options(self) -> dict[str, Any]:
         """What its kind is to check."""
         return self.model_extra or {}
+
+
+class WrittenChanges(Written):
+    """How a resource tells what changed there; each kind that can be asked for it has keys of its own besides.
+
+    `late_seconds`: how much later than its place among the changes one may become visible, in a transaction that
+    stays open.
+    """
+
+    late_seconds: float | int = Field(default=60, ge=0, le=3_600)
+
+    @property
+    def sees_deletions(self) -> bool:
+        """Whether rows that are gone are told, too."""
+        return False
+
+    @property
+    def way(self) -> str:
+        """What positions hang on: under another one they mean nothing."""
+        return json.dumps(self.model_dump(mode="json", exclude={"late_seconds"}), sort_keys=True)
 
 
 class WrittenResource(WithOptions):
@@ -273,6 +294,8 @@ def _real(location: Location) -> Location:
 def _sentence(error: Any, location: Location, known: Iterable[str]) -> str:
     name = str(location[-1]) if location else "the file"
     where = ".".join(str(step) for step in location[:-1]) or "the top level"
+    if error["type"] == "extra_forbidden" and name == "changes" and len(location) == _DEPTH_OF_A_RESOURCE + 1:
+        return f"{where}: what changed there can't be asked of its kind; take changes out, and all rows are listed"
     if error["type"] == "extra_forbidden":
         return f"{where} has no key {name}{did_you_mean(name, known)}"
     if error["type"] == "missing":

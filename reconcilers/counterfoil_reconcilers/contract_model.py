@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from counterfoil_reconcilers.contract_files import ContractError, Source, Written
+from counterfoil_reconcilers.contract_files import ContractError, Source, Written, WrittenChanges
 from counterfoil_reconcilers.contract_kinds import Capabilities
 from counterfoil_reconcilers.expressions import Expression
 from counterfoil_reconcilers.toml_lines import Location
@@ -50,6 +50,12 @@ class Resource:
     fields: tuple[tuple[tuple[str, ...], FieldRule], ...] = ()
     finds: bool = True
     _rules: dict[Path, FieldRule] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def changes(self) -> WrittenChanges | None:
+        """How it tells what changed there, if it does."""
+        found = getattr(self.options, "changes", None)
+        return found if isinstance(found, WrittenChanges) else None
 
     def rule(self, path: Path) -> FieldRule:
         """The rule of the nearest declared field around `path`; list positions do not count."""

@@ -194,6 +194,11 @@ class _Compiler:
         is_sound = not self._mistakes  # what is wrong has no options to go by
         finds = not is_sound or kind.capabilities_of(target_options, [options]).finds
         resource = Resource(name, tuple(written.key), written.tenant, default, options, tuple(rules), finds)
+        if resource.changes is not None and target.writers is None:
+            self._note(
+                (*at, "changes"),
+                f"resource {name}: only targets that declare their writers are swept; do so, or take changes out",
+            )
         for objection in kind.objections(target_options, resource) if is_sound else ():
             self._note((*at, *objection.at), f"resource {name}: {objection.sentence}")
         return resource

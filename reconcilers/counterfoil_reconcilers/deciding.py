@@ -78,7 +78,7 @@ def decide(
     """One decision per member; they are closed all together, or none.
 
     `rows` are the group's rows as observed, `fence` the log's end offsets read after that, `drifts` the drift table.
-    `swept_before` says when the sweep before this pass's own was; None, if this pass does not sweep, or if what it
+    `swept_before` says when the first was of two sweeps that saw all; None, if this pass does not sweep, or if what it
     saw is yet to settle. What may have changed rows that nobody can name stays open until two sweeps saw them.
     `writers`: who else writes there, as the contract declares it.
     """

@@ -24,6 +24,8 @@ _UNEXPLAINED: Final = 25.0
 _UNEXPLAINED_OWNED: Final = 40.0
 _EARLIER: Final = 0.25  # of several that may have written a wrong value, the last is asked first
 _CONTRADICTED: Final = (0, 60.0, 90.0)  # by how many replies show another row: what was seen then outranks a guess
+_MADE: Final = 2.8 * FAULT  # a change that made its row, although its contract does not say that it creates one
+_REVIVED: Final = 8 * FAULT
 _DOUBTFUL: Final = 0.3  # a reply that shows the row as the write left it, which is not as it should have
 _CHANCE: Final = 1.7  # faults that it takes to make up for any value at all, and one more where two places hold one
 _COINCIDENCE: Final = 5.0  # a row without a known past already holds what an absent write would have set
@@ -169,13 +171,15 @@ class Searcher:
         price, unexplained = self._price(world, left)
         chance = self._chance((*excused, *unexplained))
         cost += price + chance + _CONTRADICTED[min(len(world.contradicted), 2)] + _DOUBTFUL * len(world.doubtful)
+        if self.around.target.writers == "exclusive":  # else somebody else may have made it
+            cost += _MADE * len(world.made) + _REVIVED * len(world.revived)
         cost += FAULT * sum(_open_count(world, index) > count for index, count in enumerate(self._open))
         cost += sum(self._coincidences(index) for index, way in enumerate(ways) if way == "never")
         return Explanation(cost, chance, ways, tuple(times), world, tuple(left), tuple(wrong))
 
     def _neighbours(self, found: Explanation) -> Iterator[Ways]:
         """The same ways with one effect changed, for effects that reach a row that does not fit."""
-        rows = {misfit.row for misfit in found.misfits} | {part.row for _, part in found.wrong}
+        rows = {misfit.row for misfit in found.misfits} | {part.row for _, part in found.wrong} | found.world.made
         unfit = bool(rows) or bool(found.world.contradicted)
         for index, effect in enumerate(self._effects):
             if not unfit or (rows and not rows & self._reach[index] and effect.outcome not in ("unknown", "partial")):
@@ -225,7 +229,7 @@ class Searcher:
         if () in cell.open:
             return
         if cell.doc is None or doc is None:
-            known = not cell.partial or bool(cell.doc)
+            known = not cell.partial or bool(cell.doc) or cell.there
             if known and (cell.doc is None) != (doc is None):
                 yield Misfit(key, (), MISSING if cell.doc is None else cell.doc, MISSING if doc is None else doc)
             return
@@ -245,20 +249,26 @@ class Searcher:
             (index, part)
             for index in halves
             for part in dict.fromkeys(touch.part for touch in world.touches if touch.effect == index)
-            if any(self._concerns(world, part, misfit) for misfit in misfits)
+            if (part.row not in world.made or not part.path)  # with the row goes what is in it
+            and (part.row in world.made or any(self._concerns(world, part, misfit) for misfit in misfits))
         ]
         for trial in _trials(parts):
-            if not misfits and not world.contradicted:
+            if self._unfit(world, misfits) == (0, 0):
                 break
-            if any(choice == 0 and self._holds_another_value(world, part) for (_, part), choice in trial):
+            if any(choice == 0 and self._holds_another_value(part) for (_, part), choice in trial):
                 continue
             other = list(times) if len(parts) > _MOST_JOINT else [TimesOf(one.usual, None, one.runs) for one in times]
             for (index, part), choice in trial:
                 other[index] = other[index].with_part(part, choice)
             tried_world, tried = self._compare(other)
-            if (len(tried), len(tried_world.contradicted)) < (len(misfits), len(world.contradicted)):
+            if self._unfit(tried_world, tried) < self._unfit(world, misfits):
                 times[:], world, misfits = other, tried_world, tried
         return world, misfits
+
+    def _unfit(self, world: World, misfits: Sequence[Misfit]) -> tuple[int, int]:
+        """How much does not fit, and how many replies."""
+        made = len(world.made) if self.around.target.writers == "exclusive" else 0
+        return len(misfits) + made, len(world.contradicted)
 
     def _concerns(self, world: World, part: Part, misfit: Misfit) -> bool:
         """Whether a misfit may come from this part: it is at the part's place, or a row like the one it creates."""
@@ -267,10 +277,10 @@ class Searcher:
             return misfit.row in rows and misfit.row.resource == part.row.resource
         return misfit.row == part.row and overlap(misfit.path, part.path)
 
-    def _holds_another_value(self, world: World, part: Part) -> bool:
+    def _holds_another_value(self, part: Part) -> bool:
         """In a row without a known past, a value that is not the intended one is not an absent one either."""
-        cell, observed = world.cells.get(part.row), self.around.observed.get(part.row)
-        if cell is None or not cell.partial or not isinstance(observed, Row):
+        observed = self.around.observed.get(part.row)
+        if self.around.baseline.get(part.row) is not NOT_READ or not isinstance(observed, Row):
             return False
         return at(observed.doc, part.path) not in (MISSING, None)
 
@@ -375,9 +385,15 @@ def _owner(world: World, misfit: Misfit) -> Touch | None:
 
 
 def _wrong_part(world: World, misfit: Misfit, index: int) -> Part | None:
-    """The part of an effect that would explain a misfit by another value: what came later must have built on it."""
+    """The part of an effect that would explain a misfit by another value: what came later must have built on it.
+
+    That a row is there, or is not, is no value that a change of its fields could have left.
+    """
+    is_existence = misfit.path == () and MISSING in (misfit.expected, misfit.observed)
     touch: Touch
     for touch in reversed(world.touches):
+        if is_existence and touch.path != ():
+            continue
         if touch.row == misfit.row and not touch.open and overlap(touch.path, misfit.path):
             if touch.effect == index:
                 return touch.part

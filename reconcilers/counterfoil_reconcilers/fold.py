@@ -164,10 +164,27 @@ class _Pass:
             self._whole_row(write, scope, key)
             return
         self._remember_reply(write, scope, key)
-        self._folder.cell(self._world, key)
+        if not self._is_there(key):
+            return
         for change in write.changes:
             if self._folder.follows(change):
                 self._change(write.resource, change, scope, key)
+
+    def _is_there(self, key: RowKey) -> bool:
+        """Whether there is a row to be changed: one that was known to be gone, and is changed, was made by that."""
+        world, part = self._world, Part(key, ())
+        cell = self._folder.cell(world, key)
+        if key not in world.made and (cell.doc is not None or cell.partial):
+            return True
+        if not self._times(part):
+            return False
+        if key not in world.made:
+            world.made.add(key)
+            world.cells[key] = Cell({}, partial=True, open=cell.open, there=True)
+            if any(touch.row == key and touch.path == () and touch.after is None for touch in world.touches):
+                world.revived.add(key)
+        self._touch(part, (), None, {})
+        return True
 
     def _whole_row(self, write: Write, scope: Scope, key: RowKey) -> None:
         part = Part(key, ())
@@ -381,7 +398,7 @@ class _Pass:
             doc = put(cell.doc, part.path, MISSING) if part.path and cell.doc is not None else cell.doc
         except Unreadable:
             doc = cell.doc
-        self._world.cells[part.row] = Cell(doc, cell.partial, cell.open | {part.path})
+        self._world.cells[part.row] = cell._replace(doc=doc, open=cell.open | {part.path})
         self._touch(part, part.path, MISSING, MISSING, reason=reason)
 
     def _store(self, key: RowKey, path: Path, value: Any) -> None:

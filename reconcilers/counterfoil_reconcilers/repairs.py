@@ -7,7 +7,7 @@ becomes the last known state after it has used it up. So one operation never exp
 
 import datetime as dt
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from counterfoil_consumers.store import Connection, queries
@@ -34,6 +34,11 @@ class Repairs:
 
     def __contains__(self, key: RowKey) -> bool:
         return key in self._by_row
+
+    @property
+    def rows(self) -> Collection[RowKey]:
+        """The rows that were repaired."""
+        return self._by_row.keys()
 
     def past(self, key: RowKey, fence: Fence) -> Fence:
         """The fence beyond the row's repairs.

@@ -28,7 +28,7 @@ class LeaseLost(CounterfoilError):
 
 @dataclass(frozen=True)
 class Pair:
-    """One tenant's effects at one target. `sweep_every`: how often all of it is read; None where it is not."""
+    """One tenant's effects at one target. `sweep_every`: how often it is swept; None where it is not."""
 
     tenant: str
     target: str
@@ -51,7 +51,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to judge one pair until it ends. `now` is the store's clock when it was taken."""
+    """The right to judge one pair until it ends. `now` is the store's clock when it was taken.
+
+    Of sweeps: when the last was, when the last that listed every row, and when the last two that nothing can have
+    escaped.
+    """
 
     tenant: str
     target: str
@@ -59,6 +63,10 @@ class Lease:
     epoch: int
     check_seq: int
     swept_at: dt.datetime | None
+    fully_swept_at: dt.datetime | None
+    full_sweep_seconds: float
+    saw_all_at: dt.datetime | None
+    saw_all_before: dt.datetime | None
     first_fence: tuple[int, ...] | None
     failures: int
     troubled_since: dt.datetime | None
@@ -107,6 +115,10 @@ def take_lease(store: Connection, owner: str, pairs: Sequence[Pair], *, everythi
         row["epoch"],
         row["check_seq"],
         row["swept_at"],
+        row["fully_swept_at"],
+        row["full_sweep_seconds"],
+        row["saw_all_at"],
+        row["saw_all_before"],
         fence,
         row["failures"],
         row["troubled_since"],
@@ -205,6 +217,10 @@ class Worklist:
     def unmarked(self, besides: Collection[uuid.UUID], most: int) -> list[Found]:
         """Effects of which nobody knows yet what they touch."""
         return self._find("find_unmarked", {"besides": _ids(besides), "most": most})
+
+    def waits_for_full_sweep(self) -> bool:
+        """Whether an effect waits to be closed that may have taken away rows which nobody can name."""
+        return bool(fetch_one(self._store, queries("reconcile")["waits_for_full_sweep"], self._where)["waits"])
 
     def connected(self, seeks: Collection[int], besides: Collection[uuid.UUID], most: int) -> list[Found]:
         """Effects that have one of these marks."""

@@ -18,11 +18,15 @@ Times = Literal[0, 1, 2]
 
 
 class Cell(NamedTuple):
-    """A row's state in a world. `doc` None: the row does not exist. `partial`: only what `doc` holds is known."""
+    """A row's state in a world. `doc` None: the row does not exist. `partial`: only what `doc` holds is known.
+
+    `there`: a row known in part must exist, even if nothing of it is known.
+    """
 
     doc: Json
     partial: bool = False
     open: frozenset[Path] = frozenset()
+    there: bool = False
 
     @property
     def fields(self) -> Mapping[str, Json]:
@@ -65,6 +69,8 @@ class World:
     searches: list[tuple[str, dict[str, Json]]] = field(default_factory=list)  # created rows without a known key
     contradicted: set[int] = field(default_factory=set)  # effects whose reply shows another row than this world
     doubtful: set[int] = field(default_factory=set)  # effects whose reply shows what is here, which is not their work
+    made: set[RowKey] = field(default_factory=set)  # rows that were not there, and that effects changed all the same
+    revived: set[RowKey] = field(default_factory=set)  # those of them that an effect had deleted
     secret: dict[RowKey, set[Path]] = field(default_factory=dict)  # places that hold what was made of redacted values
 
     def is_secret(self, row: RowKey, path: Path) -> bool:

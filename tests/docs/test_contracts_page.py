@@ -19,7 +19,8 @@ from counterfoil_reconcilers.expression_functions import FUNCTIONS
 from counterfoil_reconcilers.expressions import NoSuchRow, compile_expression
 from counterfoil_reconcilers.judge import judge, sweep
 from counterfoil_reconcilers.rows import Effect, Outcome, RowKey, Rows, row_of
-from counterfoil_reconcilers.targets.postgresql import PostgresResource, PostgresTarget
+from counterfoil_reconcilers.targets.postgresql import PostgresTarget
+from counterfoil_reconcilers.targets.postgresql_tables import PostgresChanges, PostgresResource
 from counterfoil_reconcilers.values import Json, plain, shown
 
 PAGE = (Path(__file__).parents[2] / "docs" / "contracts.md").read_text(encoding="utf-8")
@@ -131,11 +132,12 @@ def test_the_tables_name_every_key_and_no_other(title: str, model: type[written.
 
 def test_the_keys_of_the_kind_that_the_page_uses_are_named_too() -> None:
     assert {code(row[0])[0] for row in table("Resources", "| of `postgresql`")} == set(PostgresResource.model_fields)
+    assert {code(row[0])[0] for row in table("Changes", "| key of `changes` |")} == set(PostgresChanges.model_fields)
 
 
 def test_no_table_of_a_contract_is_left_out() -> None:
     own = [one for one in _subclasses(written.Written) if one.__module__ == written.__name__]
-    assert len(own) == 10  # the seven above, `ours`, `undo`, and what has keys of its kind
+    assert len(own) == 11  # the seven above, `ours`, `undo`, and what has keys of its kind: there, and in `changes`
     assert "`{ ours = " in section("Targets")
 
 

@@ -124,3 +124,39 @@ def test_what_files_say_twice(tmp_path: Path) -> None:
         "b.toml line 4: targets.shop is declared twice; keep one of them",
     ]
     assert "another file says another tools" in mistakes(tmp_path, a="tools = 5", b=SOUND)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ('{ column = "seq", late = 5 }', "changes has no key late; there is"),
+        ('{ table = "shop.order_changes" }', "changes lacks the key column"),
+        ('{ table = "shop.order-changes", column = "seq" }', "is no table name"),
+        ('{ column = "seq", late_seconds = 5_000 }', "late_seconds is wrong"),
+        ('"updated_at"', "changes is wrong"),
+    ],
+)
+def test_how_changes_are_told_is_refused_where_it_is_wrong(tmp_path: Path, changes: str, said: str) -> None:
+    [mistake] = mistakes(tmp_path, spoilt(('table = "shop.orders"', f'table = "shop.orders"\nchanges = {changes}')))
+    assert "contracts.toml line 11: " in mistake
+    assert said in mistake
+
+
+def test_changes_of_a_kind_that_can_not_be_asked_and_of_a_target_that_is_not_swept(tmp_path: Path) -> None:
+    stored = """
+version = "1"
+[targets.files]
+kind = "s3"
+writers = "exclusive"
+[targets.files.resources.invoices]
+bucket = "invoices"
+object = "{number}.json"
+key = ["number"]
+changes = { column = "last_modified" }
+"""
+    [mistake] = mistakes(tmp_path, stored)
+    assert "line 10: targets.files.resources.invoices: what changed there can't be asked of its kind" in mistake
+    nobody = CONTRACTS % {"writers": "", "settle": 0}
+    told = nobody.replace('table = "shop.orders"', 'table = "shop.orders"\nchanges = { column = "updated_at" }')
+    [mistake] = mistakes(tmp_path, told)
+    assert "line 11: resource orders: only targets that declare their writers are swept" in mistake

@@ -62,7 +62,7 @@ def test_a_contract_is_read_and_compiled(tmp_path: Path) -> None:
     assert (contracts.version, target.writers, target.ours) == ("1", "ours", "updated_by = 'agent'")
     orders = target.resources["orders"]
     assert (orders.key, orders.tenant) == (("id",), "tenant_id")
-    assert orders.options.model_dump() == {"table": "public.orders", "doc": None}
+    assert orders.options.model_dump() == {"table": "public.orders", "doc": None, "changes": None}
     assert orders.rule(("lines", 3, "price")).tolerance == 0.005
     assert orders.rule(("total", "net")).tolerance == 1
     assert orders.rule(("note",)).ignore_case

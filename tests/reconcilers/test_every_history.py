@@ -81,12 +81,31 @@ set.balance = "round(old - args.amount, 2)"
 resource = "payments"
 create = true
 find = { account = "args.account", amount = "args.amount" }
+
+[tools.open]
+target = "bank"
+[[tools.open.writes]]
+resource = "accounts"
+create = true
+key = { id = "args.account" }
+set.name = "args.name"
+set.city = "'Ulm'"
+set.balance = "0"
+set.history = "[]"
+
+[tools.close]
+target = "bank"
+[[tools.close.writes]]
+resource = "accounts"
+key = { id = "args.account" }
+delete = true
 """
 ACCOUNT: dict[str, Any] = {"name": "Ann", "city": "Ulm", "balance": 1000, "history": []}
 WHOLE = frozenset({"accounts", "payments"})
 # How often each part of a write landed: all once, none, all twice, or some.
 Fate = tuple[int, ...]
-PARTS = {"deposit": 2, "draw": 1, "rename": 2, "move": 2, "pay": 2}
+PARTS = {"deposit": 2, "draw": 1, "rename": 2, "move": 2, "pay": 2, "open": 1, "close": 1}
+IDEMPOTENT = {"rename", "open", "close"}
 HISTORIES = int(os.environ.get("COUNTERFOIL_TEST_HISTORIES", "150"))
 MOST_FAULTS = 2  # that are told from one other value, whatever the rows hold
 
@@ -106,6 +125,10 @@ class Call:
         match self.tool:
             case "rename":
                 return {"account": self.account, "name": self.value, "city": self.value[::-1]}
+            case "open":
+                return {"account": self.account, "name": self.value}
+            case "close":
+                return {"account": self.account}
             case "move":
                 return {"account": self.account, "to": other(self.account), "amount": self.value}
         return {"account": self.account, "amount": self.value}
@@ -122,61 +145,69 @@ def other(account: str) -> str:
 
 def fates(tool: str) -> list[Fate]:
     """All that may have become of a call; to set a value twice is to set it once."""
-    return list(itertools.product((0, 1) if tool == "rename" else (0, 1, 2), repeat=PARTS[tool]))
+    return list(itertools.product((0, 1) if tool in IDEMPOTENT else (0, 1, 2), repeat=PARTS[tool]))
 
 
 @dataclass(frozen=True)
 class Played:
-    """The rows after a history, and what each call may have been told: its row as it should be, or as it was."""
+    """The rows after a history, what really landed, and what each call may have been told: its row as due, or as is."""
 
     rows: dict[RowKey, Any]
+    landed: tuple[Fate, ...]
     replies: list[tuple[Any, ...]]
 
     @property
     def seen(self) -> str:
         """What of the rows can be seen: payments have numbers of their own, in an order that tells nothing."""
         payments = sorted(repr(doc) for key, doc in self.rows.items() if key.resource == "payments")
-        return repr(
-            [sorted((key, repr(doc)) for key, doc in self.rows.items() if key.resource == "accounts"), payments]
-        )
+        accounts = sorted((key, repr(doc)) for key, doc in self.rows.items() if key.resource == "accounts")
+        return repr([accounts, payments])
 
 
 def played(calls: Sequence[Call], history: Sequence[Fate]) -> Played:
-    """Play a history. A call that seemed to go well may be answered with its row."""
-    accounts = {name: copy.deepcopy(ACCOUNT) for name in "ab"}
+    """Play a history. What changes an account that is not there changes nothing."""
+    accounts: dict[str, Any] = {"a": copy.deepcopy(ACCOUNT), "b": copy.deepcopy(ACCOUNT), "c": None}
     payments: list[dict[str, Any]] = []
-    replies = []
-    for call, fate in zip(calls, history, strict=True):
-        doc, value = accounts[call.account], call.value
+    replies, landed = [], []
+    for call, drawn in zip(calls, history, strict=True):
+        doc, value, fate = accounts[call.account], call.value, list(drawn)
         told: tuple[Any, ...] = ()
+        if doc is None and call.tool not in ("open", "close"):
+            fate = [0, *fate[1:]] if call.tool in ("move", "pay") else [0] * len(fate)
         match call.tool:
-            case "deposit":
+            case "deposit" if doc is not None:
                 due = {**doc, "balance": round(doc["balance"] + value, 2), "history": [*doc["history"], value]}
                 doc["balance"] = round(doc["balance"] + fate[0] * value, 2)
                 doc["history"] = [*doc["history"], *[value] * fate[1]]
                 told = (due, dict(doc))
-            case "draw":
-                doc["balance"] = round(doc["balance"] - fate[0] * value, 2)
-            case "rename":
+            case "rename" if doc is not None:
                 doc["name"] = value if fate[0] else doc["name"]
                 doc["city"] = value[::-1] if fate[1] else doc["city"]
-            case "move":
+            case "draw" | "move" | "pay" if doc is not None:
                 doc["balance"] = round(doc["balance"] - fate[0] * value, 2)
-                to = accounts[other(call.account)]
+            case "open" if fate[0]:
+                accounts[call.account] = {"name": value, "city": "Ulm", "balance": 0.0, "history": []}
+            case "close" if fate[0]:
+                accounts[call.account] = None
+        if call.tool == "move":
+            to = accounts[other(call.account)]
+            fate[1] = 0 if to is None else fate[1]
+            if to is not None:
                 to["balance"] = round(to["balance"] + fate[1] * value, 2)
-            case "pay":
-                doc["balance"] = round(doc["balance"] - fate[0] * value, 2)
-                payments += [{"account": call.account, "amount": value}] * fate[1]
+        elif call.tool == "pay":
+            payments += [{"account": call.account, "amount": value}] * fate[1]
+        landed.append(tuple(fate))
         replies.append(told if call.outcome == "ok" and call.is_answered else ())
     made = {RowKey("payments", (str(number),)): doc for number, doc in enumerate(payments)}
-    return Played({**{RowKey("accounts", (name,)): doc for name, doc in accounts.items()}, **made}, replies)
+    there = {RowKey("accounts", (name,)): doc for name, doc in accounts.items() if doc is not None}
+    return Played({**there, **made}, tuple(landed), replies)
 
 
 def fitting(calls: Sequence[Call], found: Played) -> Iterator[tuple[tuple[Fate, ...], bool]]:
     """Every history that leaves these rows, and whether every call could be told in it what it was told."""
     for history in itertools.product(*(fates(call.tool) for call in calls)):
         played_so = played(calls, history)
-        if played_so.seen == found.seen:
+        if played_so.seen == found.seen and played_so.landed == history:
             told = zip(found.replies, played_so.replies, strict=True)
             yield history, all(not heard or heard[0] in possible for heard, possible in told)
 
@@ -185,8 +216,8 @@ def faults(calls: Sequence[Call], history: Sequence[Fate]) -> float:
     """How many writes went otherwise than their agents saw; a target that lost the last ones did so at one stroke."""
     faulty = [number for number, (call, fate) in enumerate(zip(calls, history, strict=True)) if call.faults(fate)]
     for all_of_them, since in ((0, faulty[0] if faulty else 0), (2, 0)):
-        rest = [fate for call, fate in list(zip(calls, history, strict=True))[since:] if call.outcome != "failed"]
-        if len(faulty) > 1 and all(set(fate) == {all_of_them} for fate in rest):
+        rest = [number for number in range(since, len(calls)) if calls[number].outcome != "failed"]
+        if len(faulty) > 1 and all(set(history[number]) == {all_of_them} for number in (*faulty, *rest)):
             return 1.5
     return len(faulty)
 
@@ -221,8 +252,10 @@ AMOUNTS = st.sampled_from([1.25, 10, 20, 40, 17.5])
 OUTCOMES = st.sampled_from(["ok", "ok", "unknown", "failed"])
 CALLS = st.lists(
     st.one_of(
-        st.builds(Call, st.sampled_from(["deposit", "draw", "move", "pay"]), st.sampled_from("ab"), AMOUNTS,
+        st.builds(Call, st.sampled_from(["deposit", "draw", "move", "pay"]), st.sampled_from("abc"), AMOUNTS,
                   OUTCOMES, st.booleans()),
+        st.builds(Call, st.just("close"), st.sampled_from("abc"), st.none(), OUTCOMES),
+        st.builds(Call, st.just("open"), st.just("c"), st.sampled_from(["Bea", "Cleo"]), OUTCOMES),
         st.builds(Call, st.just("rename"), st.sampled_from("ab"), st.sampled_from(["Bea", "Cleo", "Dora"]),
                   OUTCOMES, st.booleans()),
     ),
@@ -230,7 +263,7 @@ CALLS = st.lists(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=HISTORIES)
+@settings(deadline=None, max_examples=HISTORIES, derandomize="COUNTERFOIL_TEST_HISTORIES" not in os.environ)
 @given(CALLS, st.data())
 def test_a_history_that_fits_with_the_fewest_faults_is_said(
     contracts: Contracts, calls: list[Call], data: st.DataObject
@@ -249,7 +282,7 @@ MEDDLED: list[tuple[str, str, Any]] = [
 ]
 
 
-@settings(deadline=None, max_examples=HISTORIES)
+@settings(deadline=None, max_examples=HISTORIES, derandomize="COUNTERFOIL_TEST_HISTORIES" not in os.environ)
 @given(CALLS, st.data(), st.sampled_from(MEDDLED))
 def test_what_no_history_explains_never_passes(
     contracts: Contracts, calls: list[Call], data: st.DataObject, meddled: tuple[str, str, Any]
@@ -257,13 +290,18 @@ def test_what_no_history_explains_never_passes(
     """Somebody set a field besides: either a history explains that too, or it shows."""
     after = played(calls, [data.draw(st.sampled_from(fates(call.tool))) for call in calls])
     account, field, value = meddled
-    after.rows[RowKey("accounts", (account,))][field] = value
+    after.rows.get(RowKey("accounts", (account,)), {})[field] = value
     if any(is_told for _, is_told in fitting(calls, after)):
         assert_best(contracts, calls, after)
         return
     words, strays = said(contracts, calls, after)
-    agreed = {"ok": {"applied"}, "unknown": {"applied"}, "failed": {"not_applied"}}
-    assert strays or any(word not in agreed[call.outcome] for word, call in zip(words, calls, strict=True)), words
+    assert shows(calls, words, strays), words
+
+
+def shows(calls: Sequence[Call], words: Sequence[str], strays: int) -> bool:
+    """Whether anything was said but that all is as the agents saw it."""
+    agrees = {"ok": "applied", "unknown": "applied", "failed": "not_applied"}
+    return strays > 0 or any(word != agrees[call.outcome] for word, call in zip(words, calls, strict=True))
 
 
 def assert_said(contracts: Contracts, calls: Sequence[Call], truth: Sequence[Fate]) -> None:
@@ -289,9 +327,11 @@ def assert_best(contracts: Contracts, calls: Sequence[Call], after: Played) -> N
     fewest = min((count[history] for history, is_told in histories.items() if is_told), default=MOST_FAULTS + 1)
     # One in which a reply is wrong is as good if it has fewer faults.
     best = [history for history, is_told in histories.items() if count[history] < fewest + (1 if is_told else 0)]
-    if "mismatched" in words or strays:
-        assert fewest > MOST_FAULTS, (words, best[:3])
+    if fewest > MOST_FAULTS:
+        assert shows(calls, words, strays), (words, best[:3])
         return
+    assert "mismatched" not in words, (words, best[:3])
+    assert not strays, (words, best[:3])
     assert any(all(map(fits, words, history)) for history in best), (words, best[:3])
     for word, possible in zip(words, zip(*best, strict=True), strict=True):
         assert word != "unknowable" or len(set(possible)) > 1, (words, best[:3])

@@ -220,6 +220,26 @@ def test_a_row_named_by_what_was_redacted(shop: Shop) -> None:
     assert (swept["verdict"], swept["drift"]) == ("applied", False), swept
 
 
+def test_a_row_named_by_what_was_redacted_is_found_in_each_sweep_once_one_was_told_of_it(shop: Shop) -> None:
+    """Sweeps that read what changed look again at what an open effect explains, or it could be told of it but once."""
+    shop.target.execute("CREATE TABLE shop.mailbox_changes (seq bigint, email text, merchant text)")
+    shop.target.execute("INSERT INTO shop.mailboxes VALUES ('three@example.com')")
+    shop.target.execute("INSERT INTO shop.mailbox_changes VALUES (1, 'one@example.com', 'acme')")
+    told = 'table = "shop.mailboxes"\nchanges = { table = "shop.mailbox_changes", column = "seq", late_seconds = 0 }'
+    contracts = shop.contracts(EXCLUSIVE, settle=5, text=CONTRACTS.replace('table = "shop.mailboxes"', told))
+    reconciler = shop.reconciler(contracts)
+    shop.step(reconciler)
+    effect = shop.begin("by_mail", email="three@example.com", text="hello")
+    shop.target.execute("UPDATE shop.mailboxes SET note = 'hello' WHERE email = 'three@example.com'")
+    shop.target.execute("INSERT INTO shop.mailbox_changes VALUES (2, 'three@example.com', 'acme')")
+    effect.ok({"done": True})
+    shop.step(reconciler)
+    shop.target.execute("INSERT INTO shop.mailbox_changes VALUES (3, 'one@example.com', 'acme')")
+    shop.step(reconciler)  # from now on sweeps begin behind it
+    shop.settle(reconciler)
+    assert (shop.verdicts(_uuid(effect)), shop.changes()) == (["applied"], [])
+
+
 def test_a_row_that_can_not_be_asked_for(shop: Shop) -> None:
     contracts = shop.contracts(NOBODY, text=CONTRACTS)
     by_key = judged(shop, contracts, "by_mail", "", email="two@example.com", text="hello")

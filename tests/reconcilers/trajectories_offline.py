@@ -17,7 +17,7 @@ from counterfoil_reconcilers.contracts import Contracts
 from counterfoil_reconcilers.disclosure import Disclosure
 from counterfoil_reconcilers.judge import Effect, Judgement, RowKey, Rows, Unattributed, Verdict, judge, sweep
 from counterfoil_reconcilers.rows import Row, row_of
-from counterfoil_reconcilers.targets.postgresql import options_of
+from counterfoil_reconcilers.targets.postgresql_tables import options_of
 from counterfoil_reconcilers.veil import NO_VEIL, Veil
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "trajectories"

@@ -198,6 +198,7 @@ def new_reconciler(settings: Settings, contracts: Contracts, selection: Selectio
             interval=dt.timedelta(seconds=settings.reconcile_interval_seconds),
             policy=Policy(
                 sweep_every=dt.timedelta(seconds=settings.sweep_interval_seconds),
+                full_sweep_every=dt.timedelta(seconds=settings.full_sweep_interval_seconds),
                 give_up_after=dt.timedelta(seconds=settings.give_up_after_seconds),
                 unknowable_after=dt.timedelta(seconds=settings.unknowable_after_seconds),
                 lost_after=dt.timedelta(seconds=settings.producer_lost_after_seconds),

@@ -48,6 +48,13 @@ class HttpKind(Kind):
             yield from _unknown(("list",), options.listing.names, whose)
         if options.find is not None:
             yield from _unknown(("find", "path"), names_in(options.find.path), whose)
+        if options.changes is not None:
+            yield from _unknown(("changes", "path"), names_in(options.changes.path), whose)
+            yield from _unknown(("changes",), options.changes.names - names_in(options.changes.path), {"since", *whose})
+            if "since" not in options.changes.names - names_in(options.changes.path):
+                yield Objection(
+                    ("changes",), "changes has no place for since, so it would list all rows; write {since}"
+                )
         yield from _about_unheld(options, key, whose)
         yield from _about_batch(options, key, whose)
         for name, form in options.key_form.items():
@@ -66,7 +73,7 @@ def _about_unheld(options: HttpResource, key: set[str], whose: set[str]) -> Iter
             yield Objection(("unheld",), f"get has no place for {name}, so nothing at all would say it; take it out")
     if key <= set(options.unheld):
         yield Objection(("unheld",), "a row that shows nothing of its key can't be told from another; take one out")
-    listings = [("list", options.listing), ("find", options.find)]
+    listings = [("list", options.listing), ("find", options.find), ("changes", options.changes)]
     for what, listing in ((what, listing) for what, listing in listings if listing is not None):
         if key & set(options.unheld):
             yield Objection((what,), f"rows in {what} do not show all of their key; take {what} out, and add a probe")

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from jsonpath import JSONPathEnvironment, JSONPathError
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from counterfoil_reconcilers.contract_files import Written
+from counterfoil_reconcilers.contract_files import Written, WrittenChanges
 from counterfoil_reconcilers.targets.http_templates import check_path, check_value, names_in
 
 _PRESETS: Final = files("counterfoil_reconcilers.targets") / "presets"
@@ -128,6 +128,15 @@ class Listing(Written):
         return names_in(self.path) | names_in(self.query) | names_in(self.post)
 
 
+class HttpChanges(Listing, WrittenChanges):
+    """A list of what changed: `{since}` in it is filled with the highest value that was seen `at` this place in a row.
+
+    Values there are numbers, or texts that compare as their times do.
+    """
+
+    at: Place
+
+
 class Batch(Written):
     """A request that reads many keys at once: `separator` between them, or, if empty, the parameter once for each."""
 
@@ -238,6 +247,7 @@ class HttpResource(Written):
     get: Path
     listing: Annotated[Listing, BeforeValidator(_as_table)] | None = Field(default=None, alias="list")
     find: Annotated[Listing, BeforeValidator(_as_table)] | None = None
+    changes: HttpChanges | None = None
     batch: Batch | None = None
     probe: Path | None = None
     query: dict[str, str] = Field(default_factory=dict)

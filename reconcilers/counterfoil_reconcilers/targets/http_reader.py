@@ -14,9 +14,9 @@ from counterfoil_reconcilers.compare import agree
 from counterfoil_reconcilers.rows import Row, RowKey
 from counterfoil_reconcilers.targets.http_answers import Answer
 from counterfoil_reconcilers.targets.http_client import Ask, HttpClient
-from counterfoil_reconcilers.targets.http_options import Batch, Listing
+from counterfoil_reconcilers.targets.http_options import Batch, HttpChanges, Listing
 from counterfoil_reconcilers.targets.http_pages import Page, Walk
-from counterfoil_reconcilers.targets.http_rows import Astray, Shape
+from counterfoil_reconcilers.targets.http_rows import Astray, Order, Shape
 from counterfoil_reconcilers.targets.http_templates import (
     can_be_sent,
     can_fill,
@@ -67,7 +67,7 @@ class HttpReader:
         if not all(can_be_sent(value) for value in fields.values() if isinstance(value, str)):
             return []
         listing = shape.options.find
-        if listing is None or not can_fill([listing.query, listing.post], fields, _values(shape, tenant)):
+        if listing is None or not can_fill([listing.query, listing.post], fields, values_of(shape, tenant)):
             listing = shape.options.listing
         if listing is None:
             what = f"{search.resource} can't be searched by {', '.join(fields)}; say how in find, or declare list"
@@ -75,7 +75,7 @@ class HttpReader:
         found: list[TargetRow] = []
         walk = Walk(shape.pages_of(listing))
         while walk.page is not None and len(found) < limit:
-            rows = await self.page(shape, listing, {**fields, **_values(shape, tenant)}, walk, tenant)
+            rows = await self.page(shape, listing, {**fields, **values_of(shape, tenant)}, walk, tenant)
             found += [row for row in rows if _holds(shape, row, fields)]
         if not found:
             await self.prove_nothing(shape, tenant)
@@ -93,16 +93,23 @@ class HttpReader:
             walk.note([row.address for row in listed])
         return await self.read([row.address for row in listed]) if listing.keys_only else listed
 
+    async def newest(self, shape: Shape, changes: HttpChanges, values: Mapping[str, Json], walk: Walk) -> Order | None:
+        """The highest place among the changes on the walk's next page; afterwards the walk is one page on."""
+        ask = self.ask_page(shape, changes, values, walk.page or Page())
+        items = await self._items(shape, ask, changes.items, walk)
+        with self._reading(ask):
+            return highest([shape.order_of(item, changes.at) for item in items], changes.at)
+
     async def prove_nothing(self, shape: Shape, tenant: str | None) -> None:
         """Where a probe is declared: that no rows are there, and not that they are not shown to these credentials."""
-        probe, values = shape.options.probe, _values(shape, tenant)
+        probe, values = shape.options.probe, values_of(shape, tenant)
         if probe is not None and names_in(probe) <= values.keys():
             await self._prove(self.ask_probe(shape, values))
 
     async def sample(self, shape: Shape, listing: Listing) -> Sequence[Item] | None:
         """A few rows as a list shows them; None if it isn't there."""
         walk = Walk(shape.pages_of(listing).model_copy(update={"size": 1}))
-        ask = self.ask_page(shape, listing, _values(shape, None), walk.page or Page())
+        ask = self.ask_page(shape, listing, values_of(shape, None), walk.page or Page())
         answer = await self._client.fetch(ask, _NOT_FOUND)
         if answer.status != 200:
             return None
@@ -144,7 +151,7 @@ class HttpReader:
 
     async def _read_one(self, address: Address) -> _Seen:
         shape, nothing = self._shapes[address.row.resource], TargetRow(address, None)
-        values = {**dict(zip(shape.resource.key, address.row.key, strict=True)), **_values(shape, address.tenant)}
+        values = {**dict(zip(shape.resource.key, address.row.key, strict=True)), **values_of(shape, address.tenant)}
         if not names_in(shape.options.get) <= values.keys():
             raise self._unreadable(f"GET {shape.options.get} needs a tenant")
         if not shape.may_name(address.row.key) or fill_path(shape.options.get, values) is None:
@@ -174,7 +181,7 @@ class HttpReader:
 
     async def _read_batch(self, shape: Shape, batch: Batch, some: Sequence[Address]) -> Sequence[TargetRow]:
         tenant, keys = some[0].tenant, [address.row.key[0] for address in some]
-        values = _values(shape, tenant)
+        values = values_of(shape, tenant)
         path = fill_path(batch.path, values)
         if path is None:
             raise self._unreadable(f"GET {batch.path} can't be asked for this tenant")
@@ -207,16 +214,17 @@ class HttpReader:
         return items
 
     def _listed(self, shape: Shape, item: Item, tenant: str | None, *, whole: bool) -> TargetRow | None:
-        """A row in a list; None if it is not the tenant's, is gone, or has a key that nothing can name."""
+        """A row in a list, empty if it is gone; None if it is not the tenant's, or has a key that nothing can name."""
         key = shape.key_of(item)
         if key is None:
             return None
         if not whole:
             return TargetRow(Address(tenant, RowKey(shape.resource.name, key)), None)
-        if not shape.belongs_to(item, tenant) or shape.is_gone(item):
+        is_gone = shape.is_gone(item)
+        if not shape.belongs_to(item, tenant) or (is_gone and tenant is None):
             return None
         whose = shape.tenant_of(item) if tenant is None else tenant
-        return TargetRow(Address(whose, RowKey(shape.resource.name, key)), shape.row(item))
+        return TargetRow(Address(whose, RowKey(shape.resource.name, key)), None if is_gone else shape.row(item))
 
     async def _prove(self, proof: Ask) -> None:
         doubt = "rows were said not to be there, which can't be believed"
@@ -240,7 +248,18 @@ class HttpReader:
         return TargetUnavailable(self._target, reason, trouble="unreadable")
 
 
-def _values(shape: Shape, tenant: str | None) -> dict[str, str]:
+def highest(orders: Sequence[Order | None], at: str) -> Order | None:
+    """The highest of them, if there are any. Raises Astray where one is lacking, or texts stand beside numbers."""
+    known = [order for order in orders if order is not None]
+    if len(known) < len(orders):
+        raise Astray(f"shows a row without a time or number at {at}")
+    try:
+        return max(known, default=None)
+    except TypeError:
+        raise Astray(f"shows both texts and numbers at {at}") from None
+
+
+def values_of(shape: Shape, tenant: str | None) -> dict[str, str]:
     """What stands in the place that is named as the tenant is."""
     name = shape.resource.tenant
     return {} if name is None or tenant is None else {name: tenant}

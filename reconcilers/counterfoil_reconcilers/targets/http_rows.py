@@ -15,6 +15,7 @@ from counterfoil_reconcilers.targets.http_options import Gone, HttpOptions, Http
 from counterfoil_reconcilers.targets.http_templates import can_be_sent, names_in
 from counterfoil_reconcilers.values import MISSING, Unreadable, key_text, plain
 
+Order = str | float | int  # numbers, or texts that compare as their times do
 _WHOLE: Final = re.compile(r"\s*[+-]?\d{1,19}\s*")
 # The language of key_form; Perl's own shorthands would let `$` stand before a last line break.
 _WHOLE_TEXT: Final = r"\A(?:{})\z"
@@ -148,6 +149,11 @@ class Shape:
             return Row(plain(found[0]), self._version(item, headers or {}))
         except Unreadable as error:
             return Row(None, self._version(item, headers or {}), problem=str(error))
+
+    def order_of(self, item: Mapping[str, Any], place: str) -> Order | None:
+        """Where a row stands among the changes; None where it shows no time and no number there."""
+        held = _at(item, place)
+        return held if isinstance(held, str | float | int) and not isinstance(held, bool) else None
 
     def lacking(self, item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The key of the contract and the name, for what a row in a list should show and does not."""

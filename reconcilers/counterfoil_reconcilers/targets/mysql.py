@@ -14,8 +14,7 @@ from pymysql.cursors import Cursor
 
 from counterfoil_reconcilers.contract_kinds import Capabilities
 from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
-from counterfoil_reconcilers.rows import Row
-from counterfoil_reconcilers.targets.catalogue import check_tables, lacking, no_column
+from counterfoil_reconcilers.targets.catalogue import check_tables, lacking, log_of, no_column
 from counterfoil_reconcilers.targets.mysql_columns import Bound, Condition, Incomparable
 from counterfoil_reconcilers.targets.mysql_rows import Layout, MySqlResource, describe, options_of
 from counterfoil_reconcilers.targets.mysql_session import Limits, Login, MySqlConnection, Sessions, login_of
@@ -61,17 +60,25 @@ class MySqlTarget(Closing):
         found: list[TargetRow] = []
         with self._sessions.reading() as cursor:
             for name, wanted in by_resource(addresses).items():
-                rows = self._look_up(cursor, self._target.resources[name], wanted)
-                found += [TargetRow(address, rows.get(address)) for address in wanted]
+                rows = self._look_up(cursor, self._layout(cursor, self._target.resources[name]), wanted)
+                found += [TargetRow(address, rows[address].row if address in rows else None) for address in wanted]
         return found
 
     def find(self, tenant: str | None, searches: Sequence[Search], limit: int = 50) -> Sequence[TargetRow]:
-        """Rows that hold every field of a search; a value that is none of a column's type is held by none."""
+        """Rows that hold every field of a search, one query for those of a resource, unless they find very many.
+
+        A value that is none of a column's type is held by none.
+        """
         found: dict[Address, TargetRow] = {}
+        wanted: dict[str, list[Search]] = defaultdict(list)
+        for search in searches:
+            wanted[search.resource].append(search)
         with self._sessions.reading() as cursor:
-            for search in searches:
-                layout = self._layout(cursor, self._target.resources[search.resource])
-                for values in self._search(cursor, layout, tenant, search, limit):
+            for resource, some in wanted.items():
+                layout = self._layout(cursor, self._target.resources[resource])
+                told = (self._holding(layout, tenant, search) for search in some)
+                conditions = [condition for condition in told if condition is not None]
+                for values in self._search(cursor, layout, conditions, limit):
                     row = layout.row(values)
                     found[row.address] = row
         return list(found.values())
@@ -81,11 +88,50 @@ class MySqlTarget(Closing):
         with self._sessions.streaming() as cursor:
             layout = self._layout(cursor, self._target.resources[resource])
             where = self._of_tenant(layout, tenant)
+            if where is not None:
+                yield from self._listed(cursor, layout, where)
+
+    def position(self, resource: str, tenant: str | None, since: str | None) -> str | None:
+        """The highest value of the column that tells changes: the last entry of an index over tenant and column."""
+        del since  # the newest can be asked for
+        with self._sessions.reading() as cursor:
+            layout = self._layout(cursor, log_of(self._target.resources[resource]))
+            where = self._of_tenant(layout, tenant)
             if where is None:
+                return None
+            cursor.execute(f"{layout.newest_query} WHERE {where[0]} AND {layout.newest_first} LIMIT 1", tuple(where[1]))
+            newest = cursor.fetchone()
+        return None if newest is None else layout.position(newest[0])
+
+    def changed(self, resource: str, tenant: str | None, since: str | None) -> Iterator[TargetRow]:
+        """Rows by their own column, or those that a change table names, all from one snapshot.
+
+        Of the second the keys are held at once: a streamed answer is to be taken before the next one is asked for.
+        """
+        declared = self._target.resources[resource]
+        log = log_of(declared)
+        with self._sessions.streaming() as cursor:
+            layout = self._layout(cursor, log)
+            whose, told = self._of_tenant(layout, tenant), layout.since(since)
+            if whose is None:
                 return
-            cursor.execute(f"{layout.query} WHERE {where[0]}", tuple(where[1]))
-            while rows := cursor.fetchmany(_SCAN_ROWS):
-                yield from map(layout.row, rows)
+            where = f"{whose[0]} AND {told[0]}", [*whose[1], *told[1]]
+            if log is declared:
+                yield from self._listed(cursor, layout, where)
+                return
+            cursor.execute(f"{layout.named_query} WHERE {where[0]}", tuple(where[1]))
+            named = list(dict.fromkeys(cursor))
+            rows = self._layout(cursor, declared)
+            for start in range(0, len(named), _SCAN_ROWS):
+                told_of = (layout.address(values) for values in named[start : start + _SCAN_ROWS])
+                wanted = [one for address in told_of if (one := rows.as_written(address)) is not None]
+                found = self._look_up(cursor, rows, wanted)
+                yield from (found.get(address, TargetRow(address, None)) for address in wanted)
+
+    def _listed(self, cursor: Cursor, layout: Layout, where: Condition) -> Iterator[TargetRow]:
+        cursor.execute(f"{layout.query} WHERE {where[0]}", tuple(where[1]))
+        while rows := cursor.fetchmany(_SCAN_ROWS):
+            yield from map(layout.row, rows)
 
     def _layout(self, cursor: Cursor, resource: Resource) -> Layout:
         """The table as it is in this transaction; TargetUnavailable if it lacks what a look-up needs."""
@@ -102,26 +148,25 @@ class MySqlTarget(Closing):
         where = f"column {column} of table {options_of(resource).table}"
         return TargetUnavailable(self._name, f"values of {where} can't be compared; name another in the contract")
 
-    def _look_up(self, cursor: Cursor, resource: Resource, wanted: Sequence[Address]) -> Mapping[Address, Row]:
-        layout = self._layout(cursor, resource)
+    def _look_up(self, cursor: Cursor, layout: Layout, wanted: Sequence[Address]) -> Mapping[Address, TargetRow]:
+        """The rows that there are, each by the address that it was asked for by."""
         places: dict[tuple[Bound, ...], list[Address]] = defaultdict(list)
         for address in wanted:
             values = layout.values_of(address)
             if values is not None:
                 places[values].append(address)
-        found: dict[Address, Row] = {}
+        found: dict[Address, TargetRow] = {}
         for batch in _batches(places):
             condition, bound = layout.one_of(batch)
             cursor.execute(f"{layout.query} WHERE {condition}", tuple(bound))
             for one in map(layout.row, cursor.fetchall()):
                 # Only here is a key compared exactly: in the form that all texts for one value have.
                 for address in places.get(layout.values_of(one.address) or (), ()):
-                    found[address] = one.row or Row(None)
+                    found[address] = one
         return found
 
-    def _search(
-        self, cursor: Cursor, layout: Layout, tenant: str | None, search: Search, limit: int
-    ) -> Sequence[Sequence[Any]]:
+    def _holding(self, layout: Layout, tenant: str | None, search: Search) -> Condition | None:
+        """SQL that holds for the rows of a search; None where no row can be one."""
         try:
             conditions = [self._of_tenant(layout, tenant), *(layout.holding(*field) for field in search.fields)]
         except Incomparable as error:
@@ -130,11 +175,23 @@ class MySqlTarget(Closing):
             raise TargetUnavailable(self._name, no_column(layout.resource, str(error.args[0]))) from error
         all_of = [condition for condition in conditions if condition is not None]
         if len(all_of) < len(conditions):
-            return ()
-        where = " AND ".join(f"({sql})" for sql, _ in all_of)
-        bound = [value for _, values in all_of for value in values]
-        cursor.execute(f"{layout.query} WHERE {where} LIMIT %s", (*bound, limit))
-        return cursor.fetchall()
+            return None
+        return " AND ".join(f"({sql})" for sql, _ in all_of), [value for _, values in all_of for value in values]
+
+    def _search(
+        self, cursor: Cursor, layout: Layout, conditions: Sequence[Condition], limit: int
+    ) -> Sequence[Sequence[Any]]:
+        """The rows of these searches; asked for one by one where together they find as many as all may, or more."""
+        if not conditions:
+            return []
+        where = " OR ".join(f"({sql})" for sql, _ in conditions)
+        bound = [value for _, values in conditions for value in values]
+        most = limit * len(conditions)
+        cursor.execute(f"{layout.query} WHERE {where} LIMIT %s", (*bound, most))
+        found = cursor.fetchall()
+        if len(found) < most or len(conditions) == 1:
+            return found
+        return [row for condition in conditions for row in self._search(cursor, layout, [condition], limit)]
 
     def _of_tenant(self, layout: Layout, tenant: str | None) -> Condition | None:
         """SQL that holds for the rows of a tenant, or for all; None where no row can be the tenant's."""

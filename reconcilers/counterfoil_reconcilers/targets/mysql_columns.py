@@ -71,6 +71,12 @@ class Column:
             raise Incomparable(self.name)
         return self.form.named(text)
 
+    def key_named(self, value: Bound) -> str:
+        """The one text of a value that a text named, however that wrote it."""
+        if isinstance(value, Decimal):
+            return self.key_of(f"{value:f}")
+        return self.key_of(value if isinstance(value, str | bytes) else str(value))
+
     def equals(self, value: Bound) -> Condition:
         """SQL that holds for this value and no other; the column's index serves."""
         column = f"t.{quoted(self.name)}"
@@ -185,8 +191,8 @@ def _bits(size: int, is_number: bool) -> Form:
     )
 
 
-def _big_endian(raw: bytes) -> int:
-    return int.from_bytes(raw, "big")
+def _big_endian(raw: bytes | str) -> int:
+    return int(raw) if isinstance(raw, str) else int.from_bytes(raw, "big")
 
 
 def _decimal(text: str) -> Decimal | None:

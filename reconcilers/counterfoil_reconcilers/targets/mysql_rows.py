@@ -8,16 +8,16 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import pymysql
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from pymysql.constants import ER
 from pymysql.cursors import Cursor
 
 from counterfoil_reconcilers.contracts import Resource
 from counterfoil_reconcilers.rows import Row, RowKey, row_of
-from counterfoil_reconcilers.targets.catalogue import Named, TableOptions
+from counterfoil_reconcilers.targets.catalogue import Named, TableChanges, TableOptions
 from counterfoil_reconcilers.targets.mysql_columns import Bound, Column, Condition, columns_of, quoted
 from counterfoil_reconcilers.targets.mysql_session import is_mariadb
 from counterfoil_reconcilers.targets.port import Address, TargetRow
@@ -35,6 +35,21 @@ _DOCUMENTS = """
 """
 
 
+def _is_a_name(table: str) -> str:
+    if not _TABLE.fullmatch(table):
+        raise ValueError(f"{table!r} is no table name; write it as schema.table, quoted parts in backticks")
+    return table
+
+
+_Name = Annotated[str, AfterValidator(_is_a_name)]
+
+
+class MySqlChanges(TableChanges):
+    """How rows tell what changed, in MySQL's own words."""
+
+    table: _Name | None = None
+
+
 class MySqlResource(TableOptions):
     """Where rows are found, in MySQL's own words.
 
@@ -42,15 +57,10 @@ class MySqlResource(TableOptions):
     BIT that hold numbers, not truth values.
     """
 
+    table: _Name
+    changes: MySqlChanges | None = None
     version: str | None = None
     numbers: list[str] = Field(default_factory=list)
-
-    @field_validator("table")
-    @classmethod
-    def _is_a_name(cls, table: str) -> str:
-        if not _TABLE.fullmatch(table):
-            raise ValueError(f"{table!r} is no table name; write it as schema.table, quoted parts in backticks")
-        return table
 
     def columns(self) -> Iterator[Named]:
         yield from super().columns()
@@ -77,7 +87,7 @@ class Layout:
     @cached_property
     def incomparable(self) -> Column | None:
         """A column that rows are to be told apart by, and whose values can't be compared."""
-        telling = [*self.named_by, *([self._version] if self._version else [])]
+        telling = [*self.named_by, *(one for one in (self._version, self._told_by) if one)]
         return next((column for column in telling if column.form.named is None), None)
 
     @cached_property
@@ -112,12 +122,58 @@ class Layout:
                 for column in self._body
             ),
         ]
+        return self._selected(selected)
+
+    @cached_property
+    def named_query(self) -> str:
+        """SELECT and FROM: what a row is looked up by, and nothing else."""
+        return self._selected([column.read for column in self.named_by])
+
+    @cached_property
+    def newest_query(self) -> str:
+        """SELECT and FROM: the column that tells changes."""
+        return self._selected([self._told.read])
+
+    def _selected(self, selected: Sequence[str]) -> str:
         return f"SELECT {', '.join(selected)} FROM {_table(self.resource)} t"  # noqa: S608  # names are quoted
 
     @cached_property
     def _version(self) -> Column | None:
         name = options_of(self.resource).version
         return self.columns[name] if name else None
+
+    @cached_property
+    def _told_by(self) -> Column | None:
+        changes = options_of(self.resource).changes
+        return None if changes is None or changes.table is not None else self.columns[changes.column]
+
+    @property
+    def _told(self) -> Column:
+        assert self._told_by is not None  # noqa: S101  # asked of what tells changes alone
+        return self._told_by
+
+    @cached_property
+    def newest_first(self) -> str:
+        """SQL of a condition and an order: what changed last comes first."""
+        name = f"t.{quoted(self._told.name)}"
+        return f"{name} IS NOT NULL ORDER BY {name} DESC"
+
+    def position(self, raw: Any) -> str:
+        """A value of the column that tells changes, as text."""
+        return self._told.key_of(raw)
+
+    def since(self, position: str | None) -> Condition:
+        """SQL that holds for what changed then or later; a position that is no value of the column is before all."""
+        name, bound = f"t.{quoted(self._told.name)}", None if position is None else self._told.named(position)
+        return (f"{name} IS NOT NULL", []) if bound is None else (f"{name} >= {self._told.value}", [bound])
+
+    def address(self, named: Sequence[Any]) -> Address:
+        """The address that values of `named_by` make up."""
+        return self._address([_text(column, raw) for column, raw in zip(self.named_by, named, strict=True)])
+
+    def _address(self, texts: list[str | None]) -> Address:
+        tenant = texts.pop(0) if self.tenant else None
+        return Address(tenant, RowKey(self.resource.name, tuple(map(str, texts))))
 
     @cached_property
     def _body(self) -> list[Column]:
@@ -159,6 +215,13 @@ class Layout:
         texts = [*([address.tenant or ""] if self.resource.tenant else []), *address.row.key]
         values = [column.named(text) for column, text in zip(self.named_by, texts, strict=True)]
         return None if None in values else tuple(value for value in values if value is not None)
+
+    def as_written(self, address: Address) -> Address | None:
+        """The address as the columns' own types write it; None if no row can be there."""
+        values = self.values_of(address)
+        if values is None:
+            return None
+        return self._address([column.key_named(value) for column, value in zip(self.named_by, values, strict=True)])
 
     def one_of(self, named: Collection[tuple[Bound, ...]]) -> Condition:
         """SQL that holds for the rows with these values, and for few others: the collation's, which are no match."""

@@ -113,6 +113,23 @@ class Forgetful(Protocol):
         """Since when it knows all that was written to a resource, as of the last call; None: since ever."""
 
 
+@runtime_checkable
+class Watched(Protocol):
+    """A target that can be asked what changed, for resources that declare `changes`. Both raise TargetUnavailable."""
+
+    def position(self, resource: str, tenant: str | None, since: str | None) -> str | None:
+        """Where the newest change of the tenant's rows stands, in words of the target's own; None: there was none yet.
+
+        `since`: a position known already, for targets that can only be asked from there on.
+        """
+
+    def changed(self, resource: str, tenant: str | None, since: str | None) -> Iterator[TargetRow]:
+        """The tenant's rows that changed at that position or later, as they are now, all of one moment where reads are.
+
+        Some may come twice. `since` None: all that ever changed.
+        """
+
+
 def _cannot_be_opened(_contracts: Contracts, name: str, _connection: Any) -> Target:
     raise NotImplementedError(f"nobody said how target {name} is opened")
 

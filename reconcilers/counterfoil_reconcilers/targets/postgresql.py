@@ -4,30 +4,35 @@ Keys travel as text and are cast to the column's own type, so that its index ser
 names no row. A whole read sees one snapshot, so that two rows of one transaction are never seen half.
 """
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
-from pydantic import Field, SecretStr, field_validator
 
 from counterfoil_reconcilers.contract_kinds import Capabilities
 from counterfoil_reconcilers.contracts import ContractError, Contracts, Resource
 from counterfoil_reconcilers.rows import Row, RowKey
-from counterfoil_reconcilers.targets.catalogue import TableOptions, check_tables, lacking, no_column
+from counterfoil_reconcilers.targets.catalogue import changes_of, check_tables, lacking, log_of, no_column
 from counterfoil_reconcilers.targets.port import (
     Address,
     Closing,
-    Connection,
     Kind,
     TargetRow,
     TargetUnavailable,
-    Trouble,
     by_resource,
+)
+from counterfoil_reconcilers.targets.postgresql_session import PostgresConnection, sentence, trouble_of
+from counterfoil_reconcilers.targets.postgresql_tables import (
+    PostgresResource,
+    Shape,
+    address_of,
+    named_by,
+    options_of,
+    read_shape,
+    table_of,
 )
 from counterfoil_reconcilers.touched import Search
 from counterfoil_reconcilers.values import Json, Unreadable, key_text, parse_json
@@ -41,63 +46,13 @@ _SETTINGS: LiteralString = """
            set_config('lock_timeout', %(lock)s, true),
            set_config('idle_in_transaction_session_timeout', %(idle)s, true)
 """
-_COLUMNS: LiteralString = """
-    SELECT a.attname, format_type(a.atttypid, a.atttypmod), c.relkind::text
-    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-    WHERE c.oid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped
-"""
 _TABLES: LiteralString = """
     SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
 """
-
-
-_TABLE = re.compile(r'^(?:[A-Za-z_]\w*|"[^"]+")(?:\.(?:[A-Za-z_]\w*|"[^"]+")){0,2}$')
 # What the type of a column does not take, and a lone surrogate, which no encoding does.
 _REFUSED_VALUES = (psycopg.DataError, UnicodeEncodeError)
 _Connection = psycopg.Connection[tuple[Any, ...]]
-
-
-class PostgresResource(TableOptions):
-    """Where rows are found, in PostgreSQL's own words."""
-
-    @field_validator("table")
-    @classmethod
-    def _is_a_name(cls, table: str) -> str:
-        if not _TABLE.match(table):
-            raise ValueError(f"{table!r} is no table name; write it as schema.table, quoted parts in double quotes")
-        return table
-
-
-class PostgresConnection(Connection):
-    """How to reach a PostgreSQL database."""
-
-    dsn: SecretStr = Field(description="libpq connection string, of a role that may only read.")
-
-    @field_validator("dsn")
-    @classmethod
-    def _can_be_read(cls, dsn: SecretStr) -> SecretStr:
-        try:
-            conninfo_to_dict(dsn.get_secret_value())
-        except psycopg.ProgrammingError:  # its own words would quote the password
-            raise ValueError(
-                "is no connection string that libpq reads; write postgresql://user@host/database"
-            ) from None
-        return dsn
-
-
-def options_of(resource: Resource) -> PostgresResource:
-    """Where the rows of a resource of this kind are."""
-    assert isinstance(resource.options, PostgresResource)  # noqa: S101  # the kind of the resource's target says so
-    return resource.options
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """A resource's table as the catalogue has it. `versioned`: it has xmin, which views lack."""
-
-    columns: dict[str, str]
-    versioned: bool
 
 
 class PostgresTarget(Closing):
@@ -124,10 +79,11 @@ class PostgresTarget(Closing):
             "idle": str(6 * statement_timeout_millis),
         }
         self._connection: _Connection | None = None
-        self._shapes: dict[str, _Shape] = {}
+        self._shapes: dict[tuple[str, str], Shape] = {}
 
     def close(self) -> None:
-        """Let go of the connection; the next call opens another."""
+        """Let go of the connection; the next call opens another, and looks at the tables anew."""
+        self._shapes.clear()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -138,7 +94,7 @@ class PostgresTarget(Closing):
         with self._session() as connection:
 
             def columns_of(resource: Resource) -> Collection[str] | None:
-                shape = _read_shape(connection, resource)
+                shape = read_shape(connection, resource)
                 return shape.columns if shape else None
 
             def tables() -> Sequence[tuple[str, str]]:
@@ -152,16 +108,28 @@ class PostgresTarget(Closing):
         with self._session() as connection:
             for name, wanted in by_resource(addresses).items():
                 rows = self._look_up(connection, self._target.resources[name], wanted)
-                found += [TargetRow(address, rows.get(index)) for index, address in enumerate(wanted)]
+                for index, address in enumerate(wanted):
+                    there = rows.get(index)
+                    found.append(TargetRow(address, there.row if there else None))
         return found
 
     def find(self, tenant: str | None, searches: Sequence[Search], limit: int = 50) -> Sequence[TargetRow]:
-        """Rows that hold every field of a search; a value that a column's type refuses is held by none."""
+        """Rows that hold every field of a search, one query for all that look at the same fields.
+
+        A value that a column's type refuses is held by none.
+        """
+        alike: dict[tuple[str, tuple[str, ...]], list[list[str | None]]] = defaultdict(list)
+        for search in searches:
+            if any(isinstance(value, dict | list) for _, value in search.fields):
+                continue  # no column's text is looked for by one
+            names = tuple(name for name, _ in search.fields)
+            alike[search.resource, names].append([_text(value) for _, value in search.fields])
         found: dict[Address, TargetRow] = {}
         with self._session() as connection:
-            for search in searches:
-                resource = self._target.resources[search.resource]
-                for row in self._search(connection, resource, tenant, search, limit):
+            for (resource, names), wanted in alike.items():
+                query = self._search_query(connection, self._target.resources[resource], tenant, names, limit)
+                for values in self._search(connection, query, tenant, wanted):
+                    row = self._target_row(self._target.resources[resource], values)
                     found[row.address] = row
         return list(found.values())
 
@@ -169,19 +137,71 @@ class PostgresTarget(Closing):
         """Every row of a resource, in batches from a server-side cursor, all from one snapshot."""
         declared = self._target.resources[resource]
         with self._session() as connection:
-            shape = self._shape(connection, declared)
-            query = sql.SQL("SELECT {row} FROM {table} t").format(
-                row=self._row(declared, shape), table=_table(declared)
+            where = self._of_tenant(connection, declared, tenant)
+            yield from self._listed(connection, declared, where, {"tenant": tenant})
+
+    def position(self, resource: str, tenant: str | None, since: str | None) -> str | None:
+        """The highest value of the column that tells changes: the last entry of an index over tenant and column."""
+        del since  # the newest can be asked for
+        log = log_of(self._target.resources[resource])
+        column = sql.Identifier(changes_of(log).column)
+        with self._session() as connection:
+            query = sql.SQL(
+                "SELECT t.{column}::text FROM {table} t WHERE t.{column} IS NOT NULL AND {whose}"
+                " ORDER BY t.{column} DESC LIMIT 1"
+            ).format(column=column, table=table_of(log), whose=self._of_tenant(connection, log, tenant))
+            found = connection.execute(query, {"tenant": tenant}).fetchone()
+        return None if found is None else str(found[0])
+
+    def changed(self, resource: str, tenant: str | None, since: str | None) -> Iterator[TargetRow]:
+        """Rows by their own column, or those that a change table names, in batches, all from one snapshot."""
+        declared = self._target.resources[resource]
+        log, bound = log_of(declared), {"tenant": tenant, "since": since}
+        with self._session() as connection:
+            conditions = [self._of_tenant(connection, log, tenant), self._since(connection, log, since)]
+            where = sql.SQL(" AND ").join(conditions)
+            if log is declared:
+                yield from self._listed(connection, declared, where, bound)
+                return
+            named = [sql.SQL("t.{}::text").format(sql.Identifier(name)) for name in named_by(declared)]
+            query = sql.SQL("SELECT {named} FROM {table} t WHERE {where}").format(
+                named=sql.SQL(", ").join(named), table=table_of(log), where=where
             )
-            if tenant is not None and declared.tenant is not None:
-                query += sql.SQL(" WHERE t.{column} = %(tenant)s::{type}").format(
-                    column=sql.Identifier(declared.tenant), type=_type(shape.columns[declared.tenant])
-                )
-            with connection.cursor(name="counterfoil_scan") as cursor:
-                cursor.itersize = _SCAN_ROWS
-                cursor.execute(query, {"tenant": tenant})
-                for values in cursor:
-                    yield self._target_row(declared, values)
+            with connection.cursor(name="counterfoil_changes") as cursor:
+                cursor.execute(query, bound)
+                while some := cursor.fetchmany(_SCAN_ROWS):
+                    wanted = [address_of(declared, values) for values in dict.fromkeys(some)]
+                    yield from self._look_up(connection, declared, wanted).values()
+
+    def _listed(
+        self, connection: _Connection, resource: Resource, where: sql.Composable, bound: Mapping[str, str | None]
+    ) -> Iterator[TargetRow]:
+        query = sql.SQL("SELECT {row} FROM {table} t WHERE {where}").format(
+            row=self._row(resource, self._shape(connection, resource)), table=table_of(resource), where=where
+        )
+        with connection.cursor(name="counterfoil_scan") as cursor:
+            cursor.itersize = _SCAN_ROWS
+            cursor.execute(query, bound)
+            for values in cursor:
+                yield self._target_row(resource, values)
+
+    def _of_tenant(self, connection: _Connection, resource: Resource, tenant: str | None) -> sql.Composable:
+        """SQL that holds for the rows of a tenant, or for all."""
+        if tenant is None or resource.tenant is None:
+            return sql.SQL("true")
+        type_ = self._shape(connection, resource).type_of(resource.tenant)
+        return sql.SQL("t.{} = %(tenant)s::{}").format(sql.Identifier(resource.tenant), type_)
+
+    def _since(self, connection: _Connection, log: Resource, since: str | None) -> sql.Composable:
+        """SQL that holds for what changed since then; a position that is no value of the column is before them all."""
+        column, type_ = changes_of(log).column, self._shape(connection, log).type_of(changes_of(log).column)
+        try:
+            with connection.transaction():
+                connection.execute(sql.SQL("SELECT %s::{}").format(type_), [since])
+        except _REFUSED_VALUES:
+            since = None
+        condition = sql.SQL("t.{} IS NOT NULL") if since is None else sql.SQL("t.{} >= %(since)s::{}")
+        return condition.format(sql.Identifier(column), type_)
 
     @contextmanager
     def _session(self) -> Iterator[_Connection]:
@@ -193,7 +213,7 @@ class PostgresTarget(Closing):
                 yield connection
         except psycopg.Error as error:
             self.close()
-            raise TargetUnavailable(self._name, _sentence(error), trouble=_trouble(error)) from error
+            raise TargetUnavailable(self._name, sentence(error), trouble=trouble_of(error)) from error
 
     def _connected(self) -> _Connection:
         if self._connection is None or self._connection.closed:
@@ -208,17 +228,18 @@ class PostgresTarget(Closing):
             self._connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         return self._connection
 
-    def _shape(self, connection: _Connection, resource: Resource) -> _Shape:
+    def _shape(self, connection: _Connection, resource: Resource) -> Shape:
         """The table's shape, asked for once; TargetUnavailable if it lacks what a look-up needs."""
-        if resource.name not in self._shapes:
-            shape = _read_shape(connection, resource)
+        place = (resource.name, options_of(resource).table)
+        if place not in self._shapes:
+            shape = read_shape(connection, resource)
             reason = lacking(resource, shape.columns if shape else None)
             if shape is None or reason is not None:
                 raise TargetUnavailable(self._name, str(reason))
-            self._shapes[resource.name] = shape
-        return self._shapes[resource.name]
+            self._shapes[place] = shape
+        return self._shapes[place]
 
-    def _row(self, resource: Resource, shape: _Shape) -> sql.Composable:
+    def _row(self, resource: Resource, shape: Shape) -> sql.Composable:
         """The columns that make up a TargetRow: tenant, version, whether it is ours, size, document, key."""
         whole = sql.SQL("to_jsonb(t)::text")
         doc = options_of(resource).doc
@@ -240,38 +261,39 @@ class PostgresTarget(Closing):
             key=sql.SQL(", ").join(sql.SQL("t.{}::text").format(sql.Identifier(name)) for name in resource.key),
         )
 
-    def _look_up(self, connection: _Connection, resource: Resource, wanted: Sequence[Address]) -> dict[int, Row]:
-        """Rows by the position of their address; a batch with a refused key is halved until that key stands alone."""
+    def _look_up(self, connection: _Connection, resource: Resource, wanted: Sequence[Address]) -> dict[int, TargetRow]:
+        """What stands at each address, by its position there; the addresses are as the columns' own types write them.
+
+        A batch with a refused key is halved until that key stands alone, and it names no row.
+        """
         if not wanted:
             return {}
-        shape = self._shape(connection, resource)
-        names = ([resource.tenant] if resource.tenant else []) + list(resource.key)
+        shape, names = self._shape(connection, resource), named_by(resource)
         columns = [
             [(a.tenant or "") if resource.tenant and i == 0 else a.row.key[i - bool(resource.tenant)] for a in wanted]
             for i in range(len(names))
         ]
+        aliases = [sql.Identifier(f"counterfoil_{i}") for i in range(len(names))]
         on = [
-            sql.SQL("t.{column} = k.{alias}").format(column=sql.Identifier(name), alias=sql.Identifier(f"k{i}"))
-            for i, name in enumerate(names)
+            sql.SQL("t.{} = k.{}").format(sql.Identifier(name), alias)
+            for name, alias in zip(names, aliases, strict=True)
         ]
-        arrays = [sql.SQL("%s::text[]::{}[]").format(_type(shape.columns[name])) for name in names]
-        aliases = [sql.Identifier(f"k{i}") for i in range(len(names))]
+        arrays = [sql.SQL("%s::text[]::{}[]").format(shape.type_of(name)) for name in names]
         query = sql.SQL(
-            "SELECT k.number, {row} FROM unnest({arrays}) WITH ORDINALITY AS k({aliases}, number)"
-            " JOIN {table} t ON {on}"
+            "SELECT k.counterfoil_number, {asked}, {row}"
+            " FROM unnest({arrays}) WITH ORDINALITY AS k({aliases}, counterfoil_number)"
+            " LEFT JOIN {table} t ON {on}"
         ).format(
+            asked=sql.SQL(", ").join(sql.SQL("k.{}::text").format(alias) for alias in aliases),
             row=self._row(resource, shape),
             arrays=sql.SQL(", ").join(arrays),
             aliases=sql.SQL(", ").join(aliases),
-            table=_table(resource),
+            table=table_of(resource),
             on=sql.SQL(" AND ").join(on),
         )
         try:
             with connection.transaction():
-                return {
-                    int(v[0]) - 1: self._target_row(resource, v[1:]).row or Row(None)
-                    for v in connection.execute(query, columns)
-                }
+                found = connection.execute(query, columns).fetchall()
         except _REFUSED_VALUES:
             if len(wanted) == 1:
                 return {}
@@ -279,42 +301,64 @@ class PostgresTarget(Closing):
             left = self._look_up(connection, resource, wanted[:half])
             right = self._look_up(connection, resource, wanted[half:])
             return {**left, **{index + half: row for index, row in right.items()}}
+        width = len(names)
+        return {
+            int(v[0]) - 1: TargetRow(address_of(resource, v[1 : 1 + width]), None)
+            if v[-1] is None
+            else self._target_row(resource, v[1 + width :])
+            for v in found
+        }
 
-    def _search(
-        self, connection: _Connection, resource: Resource, tenant: str | None, search: Search, limit: int
-    ) -> Iterator[TargetRow]:
-        shape = self._shape(connection, resource)
-        conditions: list[sql.Composable] = []
-        values: list[str | None] = []
+    def _search_query(
+        self, connection: _Connection, resource: Resource, tenant: str | None, names: Sequence[str], limit: int
+    ) -> sql.Composed:
+        """For every set of values of these fields, given as an array by field, the rows that hold them."""
+        shape, doc = self._shape(connection, resource), options_of(resource).doc
+        on: list[sql.Composable] = []
+        arrays: list[sql.Composable] = [sql.SQL("%(numbers)s::int[]")]
         if tenant is not None and resource.tenant:
-            conditions.append(
-                sql.SQL("t.{} = %s::{}").format(sql.Identifier(resource.tenant), _type(shape.columns[resource.tenant]))
-            )
-            values.append(tenant)
-        doc = options_of(resource).doc
-        for name, value in search.fields:
-            if isinstance(value, dict | list):
-                return  # no column's text is looked for by one
-            text = _text(value)
+            whose = sql.SQL("t.{} = %(tenant)s::{}")
+            on.append(whose.format(sql.Identifier(resource.tenant), shape.type_of(resource.tenant)))
+        for number, name in enumerate(names):
+            value, array = sql.Identifier(f"v{number}"), sql.Placeholder(f"v{number}")
             if doc:
-                conditions.append(sql.SQL("t.{}::jsonb ->> {} = %s").format(sql.Identifier(doc), sql.Literal(name)))
+                held: sql.Composable = sql.SQL("t.{}::jsonb ->> {}").format(sql.Identifier(doc), sql.Literal(name))
+                arrays.append(sql.SQL("{}::text[]").format(array))
             elif name in shape.columns:
-                conditions.append(sql.SQL("t.{} = %s::{}").format(sql.Identifier(name), _type(shape.columns[name])))
+                held = sql.SQL("t.{}").format(sql.Identifier(name))
+                arrays.append(sql.SQL("{}::text[]::{}[]").format(array, shape.type_of(name)))
             else:
                 raise TargetUnavailable(self._name, no_column(resource, name), trouble="unreadable")
-            values.append(text)
-        query = sql.SQL("SELECT {row} FROM {table} t WHERE {on} LIMIT {limit}").format(
+            on.append(sql.SQL("{} = k.{}").format(held, value))
+        return sql.SQL(
+            "SELECT r.* FROM unnest({arrays}) AS k({values})"
+            " CROSS JOIN LATERAL (SELECT {row} FROM {table} t WHERE {on} LIMIT {limit}) AS r"
+        ).format(
+            arrays=sql.SQL(", ").join(arrays),
+            values=sql.SQL(", ").join(
+                [sql.Identifier("number"), *(sql.Identifier(f"v{n}") for n in range(len(names)))]
+            ),
             row=self._row(resource, shape),
-            table=_table(resource),
-            on=sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true"),
+            table=table_of(resource),
+            on=sql.SQL(" AND ").join(on) if on else sql.SQL("true"),
             limit=sql.Literal(limit),
         )
+
+    def _search(
+        self, connection: _Connection, query: sql.Composed, tenant: str | None, wanted: Sequence[Sequence[str | None]]
+    ) -> Sequence[Sequence[Any]]:
+        """What is found for these values; those with one that is refused are halved until it stands alone."""
+        arrays = {f"v{number}": list(values) for number, values in enumerate(zip(*wanted, strict=True))}
         try:
             with connection.transaction():
-                rows = connection.execute(query, values).fetchall()
+                params = {"tenant": tenant, "numbers": list(range(len(wanted))), **arrays}
+                return connection.execute(query, params).fetchall()
         except _REFUSED_VALUES:
-            return
-        yield from (self._target_row(resource, row) for row in rows)
+            if len(wanted) == 1:
+                return []
+            half = len(wanted) // 2
+            halves = (wanted[:half], wanted[half:])
+            return [row for some in halves for row in self._search(connection, query, tenant, some)]
 
     def _target_row(self, resource: Resource, values: Sequence[Any]) -> TargetRow:
         tenant, version, ours, size, text, *key = values
@@ -328,42 +372,8 @@ class PostgresTarget(Closing):
             return TargetRow(address, Row(None, version, ours, str(error)))
 
 
-def _read_shape(connection: _Connection, resource: Resource) -> _Shape | None:
-    rows = connection.execute(_COLUMNS, (options_of(resource).table,)).fetchall()
-    columns = {str(name): str(type_) for name, type_, _ in rows}
-    return _Shape(columns, versioned=rows[0][2] in ("r", "p", "m")) if rows else None
-
-
-def _table(resource: Resource) -> sql.Composable:
-    """The contract's table as PostgreSQL itself reads it: a part without quotes is lower case."""
-    parts = re.findall(r'"([^"]+)"|(\w+)', options_of(resource).table)
-    return sql.Identifier(*(quoted or bare.lower() for quoted, bare in parts))
-
-
-def _type(name: str) -> sql.Composable:
-    """A type's name as format_type() gave it, which is why it may be SQL."""
-    catalogued: Any = name
-    return sql.SQL(catalogued)
-
-
 def _text(value: Json) -> str | None:
     return None if value is None else key_text(value)
-
-
-def _sentence(error: psycopg.Error) -> str:
-    """The driver's first line; it never holds a password, the connection string may."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else 'no reason was given'}"
-
-
-def _trouble(error: psycopg.Error) -> Trouble:
-    """Class 28 is invalid authorization; while connecting the driver has no code, only the server's words."""
-    refused = isinstance(error, psycopg.errors.InvalidAuthorizationSpecification | psycopg.errors.InsufficientPrivilege)
-    told = isinstance(error, psycopg.OperationalError) and re.search(
-        r"authentication failed|role .* (does not exist|is not permitted)|no pg_hba\.conf entry|no password supplied",
-        str(error),
-    )
-    return "refused" if refused or told else "away"
 
 
 def _open(contracts: Contracts, name: str, connection: PostgresConnection) -> PostgresTarget:

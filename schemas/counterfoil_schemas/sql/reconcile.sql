@@ -39,7 +39,8 @@ UPDATE counterfoil.check_lease AS l
 SET epoch = l.epoch + 1, check_seq = l.check_seq + 1, owner = %(owner)s, checked_at = now(),
     held_until = now() + make_interval(secs => %(seconds)s)
 FROM next AS n WHERE l.tenant = n.tenant AND l.target = n.target
-RETURNING l.tenant, l.target, l.epoch, l.check_seq, l.swept_at, l.baseline_fence, l.failures, l.trouble, l.troubled_since, now() AS now
+RETURNING l.tenant, l.target, l.epoch, l.check_seq, l.swept_at, l.fully_swept_at, l.full_sweep_seconds, l.saw_all_at, l.saw_all_before, l.baseline_fence,
+    l.failures, l.trouble, l.troubled_since, now() AS now
 
 -- name: renew_lease
 UPDATE counterfoil.check_lease SET held_until = clock_timestamp() + make_interval(secs => %(seconds)s)
@@ -65,8 +66,27 @@ WHERE tenant = %(tenant)s AND target = %(target)s AND owner = %(owner)s AND epoc
 UPDATE counterfoil.check_lease SET held_until = 'epoch' WHERE owner = %(owner)s AND held_until > now()
 
 -- name: mark_swept
-UPDATE counterfoil.check_lease SET swept_at = now(), baseline_fence = coalesce(baseline_fence, %(fence)s)
+UPDATE counterfoil.check_lease
+SET swept_at = now(), baseline_fence = coalesce(baseline_fence, %(fence)s),
+    fully_swept_at = CASE WHEN %(is_full)s THEN now() ELSE fully_swept_at END,
+    full_sweep_seconds = CASE WHEN %(is_full)s THEN %(seconds)s ELSE full_sweep_seconds END,
+    saw_all_at = CASE WHEN %(saw_all)s THEN now() ELSE saw_all_at END,
+    saw_all_before = CASE WHEN %(saw_all)s THEN saw_all_at ELSE saw_all_before END
 WHERE tenant = %(tenant)s AND target = %(target)s
+
+-- name: waits_for_full_sweep
+-- Whether an effect waits to be closed that may have taken away rows which nobody can name.
+SELECT EXISTS (
+    SELECT FROM counterfoil.check_state
+    WHERE tenant = %(tenant)s AND target = %(target)s AND closed_at IS NULL AND verdict = 'unknowable' AND settled_at IS NOT NULL) AS waits
+
+-- name: read_positions
+SELECT resource, way, places, read_ats FROM counterfoil.sweep_position WHERE tenant = %(tenant)s AND target = %(target)s
+
+-- name: set_positions
+INSERT INTO counterfoil.sweep_position (tenant, target, resource, way, places, read_ats)
+VALUES (%(tenant)s, %(target)s, %(resource)s, %(way)s, %(places)s, %(read_ats)s)
+ON CONFLICT (tenant, target, resource) DO UPDATE SET way = excluded.way, places = excluded.places, read_ats = excluded.read_ats
 
 -- name: add_budget
 INSERT INTO counterfoil.look_budget (target, looks, refilled_at) VALUES (%(target)s, %(rate)s, clock_timestamp()) ON CONFLICT DO NOTHING
@@ -219,11 +239,12 @@ SET doc = NULL, problem = NULL, digest = NULL, fence = %(fence)s, read_at = now(
     candidate_at = NULL
 WHERE tenant = %(tenant)s AND target = %(target)s AND resource = %(resource)s
 
--- name: set_candidate
+-- name: set_candidates
 INSERT INTO counterfoil.target_baseline AS b (
     tenant, target, resource, key, doc, fence, read_at, candidate_digest, candidate_fence, candidate_at)
-VALUES (%(tenant)s, %(target)s, %(resource)s, %(key)s, NULL, %(baseline_fence)s, now(), %(digest)s, %(fence)s,
-        %(first_at)s)
+SELECT %(tenant)s, %(target)s, v.resource, v.key, NULL, %(baseline_fence)s, now(), v.digest, v.fence::bigint[], v.first_at
+FROM unnest(%(resources)s::text[], %(keys)s::text[], %(digests)s::bytea[], %(fences)s::text[], %(first_ats)s::timestamptz[])
+    AS v (resource, key, digest, fence, first_at)
 ON CONFLICT (tenant, target, resource, key) DO UPDATE
 SET candidate_digest = excluded.candidate_digest, candidate_fence = excluded.candidate_fence,
     candidate_at = excluded.candidate_at

@@ -8,6 +8,7 @@ import pytest
 
 from tests.fix_pocketbase import PocketBase
 from tests.reconcilers.targets.conformance import SECRET, Conformance, Subject
+from tests.reconcilers.targets.watching import Watching
 
 CONTRACT = """\
 [targets.subject]
@@ -26,6 +27,15 @@ query = { sort = "id" }
 path = "/api/collections/items/records"
 query = { filter = "(status={status:quoted} && tenant={tenant:quoted})", sort = "id" }
 """
+TELLING = (
+    CONTRACT.replace("auth_scheme", 'writers = "exclusive"\nauth_scheme')
+    + """\
+[targets.subject.resources.items.changes]
+path = "/api/collections/items/records"
+query = { filter = "(updated>={since:quoted} && tenant={tenant:quoted})", sort = "id" }
+at = "updated"
+"""
+)
 FIELDS = {
     "tenant": "text", "status": "text", "count": "number", "price": "number", "note": "text", "flag": "bool",
     "nothing": "json", "address": "json",
@@ -35,10 +45,10 @@ FIELDS = {
 class Records:
     """A collection of a PocketBase, each row a record with its columns."""
 
-    contract = CONTRACT
     lost_contract = (CONTRACT.replace("collections/items/", "collections/itemz/"), "itemz")
 
-    def __init__(self, server: PocketBase) -> None:
+    def __init__(self, server: PocketBase, contract: str = CONTRACT) -> None:
+        self.contract = contract
         self._server = server
         self.connection = {"url": server.url, "token": server.token}
         self.refused = {"url": server.url, "token": SECRET}
@@ -60,3 +70,13 @@ class TestPocketBase(Conformance):
     def subject(self, pocketbase: PocketBase) -> Subject:
         pocketbase.make_collection("items", FIELDS)
         return Records(pocketbase)
+
+
+class TestChangesOfPocketBase(Watching):
+    many = 60  # more than a page
+    lost = (('"updated"', '"updating"'),)
+
+    @pytest.fixture
+    def subject(self, pocketbase: PocketBase) -> Subject:
+        pocketbase.make_collection("items", {**FIELDS, "updated": "autodate"})
+        return Records(pocketbase, TELLING)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fix_mariadb import MariaDb
 from tests.reconcilers.targets.conformance import SECRET, Conformance, Subject
+from tests.reconcilers.targets.watching import Watching
 
 _CONTRACT = """\
 [targets.subject]
@@ -28,6 +29,23 @@ _COLUMNS = """
     ) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci
 """
 
+_TOLD_BY_ITSELF = _CONTRACT.replace("[targets.subject.r", 'writers = "exclusive"\n[targets.subject.r') + (
+    'changes = { column = "updated_at" }\n'
+)
+_TOLD_BY_A_TABLE = _TOLD_BY_ITSELF.replace("column =", 'table = "subject.item_changes", column =').replace(
+    "updated_at", "seq"
+)
+_STAMP = "ALTER TABLE items ADD updated_at timestamp(6) DEFAULT now(6) ON UPDATE now(6), ADD INDEX (tenant, updated_at)"
+# Its keys are in another collation: they are read as the table's own writes them.
+_NOTE = (
+    "CREATE TABLE item_changes (seq int AUTO_INCREMENT PRIMARY KEY, tenant varchar(60), id text) COLLATE utf8mb4_bin",
+    *(
+        f"CREATE TRIGGER note_{what.lower()} AFTER {what} ON items FOR EACH ROW"
+        f" INSERT INTO item_changes (tenant, id) VALUES ({row}.tenant, {row}.id)"
+        for what, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD"))
+    ),
+)
+
 
 class Documents:
     """A table of documents, and the server that holds it."""
@@ -35,13 +53,14 @@ class Documents:
     contract = _CONTRACT
     lost_contract = (_CONTRACT.replace('"items"', '"itemz"'), "itemz")
 
-    def __init__(self, server: MariaDb) -> None:
+    def __init__(self, server: MariaDb, contract: str | None = None) -> None:
+        self.contract = contract or self.contract
         self._server = server
         self.connection = {"url": server.url("subject")}
         self.refused = {"url": server.url("subject", password=SECRET)}
 
     def put(self, tenant: str, key: str, fields: Mapping[str, Any]) -> None:
-        self._write("REPLACE INTO items VALUES (%s, %s, %s)", tenant, key, json.dumps(dict(fields)))
+        self._write("REPLACE INTO items (tenant, id, doc) VALUES (%s, %s, %s)", tenant, key, json.dumps(dict(fields)))
 
     def remove(self, tenant: str, key: str) -> None:
         self._write("DELETE FROM items WHERE tenant = %s AND id = %s", tenant, key)
@@ -86,3 +105,21 @@ class TestMariaDbColumns(Conformance):
     def subject(self, mariadb: MariaDb) -> Subject:
         mariadb.new_database("subject", _COLUMNS)
         return Columns(mariadb)
+
+
+class TestChangesInAColumn(Watching):
+    lost = (("updated_at", "updated"),)
+
+    @pytest.fixture
+    def subject(self, mariadb: MariaDb) -> Subject:
+        mariadb.new_database("subject", _DOCUMENTS, _STAMP)
+        return Documents(mariadb, _TOLD_BY_ITSELF)
+
+
+class TestChangesInATable(Watching):
+    lost = (("item_changes", "item_change"), ('"seq"', '"sequence"'))
+
+    @pytest.fixture
+    def subject(self, mariadb: MariaDb) -> Subject:
+        mariadb.new_database("subject", _DOCUMENTS, *_NOTE)
+        return Documents(mariadb, _TOLD_BY_A_TABLE)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -133,6 +134,21 @@ def test_scan_and_find_keep_tenants_apart(target: MySqlTarget) -> None:
     assert target.find("acme", [Search("orders", (("total", "much"),))]) == []
     assert target.find("acme", [Search("orders", (("updated_by", None),))]) == []
     assert len(target.find(None, [Search("orders", (("status", "paid"),))])) == 2
+
+
+def test_many_searches_are_one_query_and_one_that_finds_too_many_hides_nobody_else_s_rows(
+    target: MySqlTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Mock(wraps=target._search)
+    monkeypatch.setattr(target, "_search", asked)
+    many = [Search("orders", (("status", "paid"), ("total", float(n)))) for n in range(60)]
+    odd = [Search("orders", (("total", "much"),)), Search("orders", (("updated_by", None),))]
+    right = Search("orders", (("status", "paid"), ("total", 12.5)))
+    assert [one.address for one in target.find("acme", [*odd, *many, right])] == [order("A-1")]
+    assert asked.call_count == 1
+    of_all = {one.address for one in target.find(None, [Search("orders", (("status", "paid"),)), right], limit=1)}
+    assert order("A-1") in of_all
+    assert asked.call_count == 4, "two at once found two, so each was asked for"
 
 
 def test_documents_are_found_by_text_and_number(shop: MariaDb, target: MySqlTarget) -> None:

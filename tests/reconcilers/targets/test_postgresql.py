@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from tests.reconcilers.targets.conformance import SECRET, Conformance, Subject
+from tests.reconcilers.targets.watching import Watching
 
 _CONTRACT = """\
 [targets.subject]
@@ -21,14 +22,35 @@ key = ["id"]
 tenant = "tenant"
 """
 
+_TOLD_BY_ITSELF = _CONTRACT.replace("[targets.subject.r", 'writers = "exclusive"\n[targets.subject.r') + (
+    'changes = { column = "updated_at" }\n'
+)
+_TOLD_BY_A_TABLE = _TOLD_BY_ITSELF.replace("column =", 'table = "item_changes", column =').replace("updated_at", "seq")
+_ITEMS: LiteralString = "CREATE TABLE items (tenant text, id text, doc json, PRIMARY KEY (tenant, id))"
+_STAMP: LiteralString = """
+ALTER TABLE items ADD updated_at timestamptz NOT NULL DEFAULT clock_timestamp();
+CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at = clock_timestamp(); RETURN NEW; END';
+CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON items FOR EACH ROW EXECUTE FUNCTION stamp();
+"""
+# The keys of the change table are of another type than the table's: they are read as that writes them.
+_NOTE: LiteralString = """
+CREATE TABLE item_changes (seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tenant varchar(40), id char(64));
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO item_changes (tenant, id) SELECT r.tenant, r.id FROM (SELECT (coalesce(NEW, OLD)).*) AS r;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON items FOR EACH ROW EXECUTE FUNCTION note();
+"""
+
 
 class Postgres:
     """A table of documents in the suite's own server, behind a role that may log in or not."""
 
-    contract = _CONTRACT
     lost_contract = (_CONTRACT.replace('"items"', '"itemz"'), "itemz")
 
-    def __init__(self, admin_dsn: str, dsn: str) -> None:
+    def __init__(self, admin_dsn: str, dsn: str, contract: str = _CONTRACT) -> None:
+        self.contract = contract
         self._admin_dsn = admin_dsn
         self._dsn = dsn
         self.connection = {"dsn": dsn}
@@ -37,7 +59,8 @@ class Postgres:
     def put(self, tenant: str, key: str, fields: Mapping[str, Any]) -> None:
         with psycopg.connect(self._dsn) as connection:
             connection.execute(
-                "INSERT INTO items VALUES (%s, %s, %s) ON CONFLICT (tenant, id) DO UPDATE SET doc = excluded.doc",
+                "INSERT INTO items (tenant, id, doc) VALUES (%s, %s, %s)"
+                " ON CONFLICT (tenant, id) DO UPDATE SET doc = excluded.doc",
                 (tenant, key, json.dumps(dict(fields))),
             )
 
@@ -61,13 +84,35 @@ class Postgres:
         admin.execute(query.format(psycopg.sql.Identifier(name), flag))
 
 
+def made(admin_dsn: str, *statements: LiteralString) -> str:
+    """A fresh database with an empty table of items."""
+    with psycopg.connect(admin_dsn, autocommit=True) as admin:
+        admin.execute("DROP DATABASE IF EXISTS subject WITH (FORCE)")
+        admin.execute("CREATE DATABASE subject")
+    dsn = make_conninfo(admin_dsn, dbname="subject")
+    with psycopg.connect(dsn) as connection:
+        for statement in (_ITEMS, *statements):
+            connection.execute(statement)
+    return dsn
+
+
 class TestPostgres(Conformance):
     @pytest.fixture
     def subject(self, admin_dsn: str) -> Subject:
-        with psycopg.connect(admin_dsn, autocommit=True) as admin:
-            admin.execute("DROP DATABASE IF EXISTS subject WITH (FORCE)")
-            admin.execute("CREATE DATABASE subject")
-        dsn = make_conninfo(admin_dsn, dbname="subject")
-        with psycopg.connect(dsn) as connection:
-            connection.execute("CREATE TABLE items (tenant text, id text, doc json, PRIMARY KEY (tenant, id))")
-        return Postgres(admin_dsn, dsn)
+        return Postgres(admin_dsn, made(admin_dsn))
+
+
+class TestChangesInAColumn(Watching):
+    lost = (("updated_at", "updated"),)
+
+    @pytest.fixture
+    def subject(self, admin_dsn: str) -> Subject:
+        return Postgres(admin_dsn, made(admin_dsn, _STAMP), _TOLD_BY_ITSELF)
+
+
+class TestChangesInATable(Watching):
+    lost = (("item_changes", "item_change"), ('"seq"', '"sequence"'))
+
+    @pytest.fixture
+    def subject(self, admin_dsn: str) -> Subject:
+        return Postgres(admin_dsn, made(admin_dsn, _NOTE), _TOLD_BY_A_TABLE)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import psycopg
 import pytest
@@ -146,6 +147,25 @@ def test_scan_and_find_keep_tenants_apart(target: PostgresTarget) -> None:
     assert target.find("acme", [Search("orders", (("status", ["paid"]),))]) == []
     with pytest.raises(TargetUnavailable, match=r"no column colour in table public\.orders"):
         target.find("acme", [Search("orders", (("status", "paid"), ("colour", "red")))])
+
+
+def test_many_searches_are_one_query_and_refused_values_hide_nobody_else_s_rows(
+    target: PostgresTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Mock(wraps=target._search)
+    monkeypatch.setattr(target, "_search", asked)
+    many = [Search("orders", (("status", "paid"), ("total", float(n)))) for n in range(200)]
+    right = Search("orders", (("status", "paid"), ("total", 12.5)))
+    assert [row.address.tenant for row in target.find("acme", [*many, right])] == ["acme"]
+    assert asked.call_count == 1
+    odd = [
+        Search("orders", (("status", "paid"), ("total", "much"))),
+        Search("orders", (("status", "\ud800"), ("total", 1))),
+    ]
+    assert [row.address.tenant for row in target.find("acme", [*odd, right, *many])] == ["acme"]
+    by_status = Search("orders", (("status", "paid"),))
+    assert {row.address.tenant for row in target.find(None, [by_status, right])} == {"acme", "other"}
+    assert len(target.find(None, [by_status], limit=1)) == 1
 
 
 def test_a_view_has_no_version(target: PostgresTarget) -> None:

@@ -109,7 +109,11 @@ CREATE TABLE check_lease (
     check_seq  bigint NOT NULL DEFAULT 0,
     held_until timestamptz NOT NULL DEFAULT 'epoch',
     checked_at timestamptz NOT NULL DEFAULT 'epoch', -- when it was last taken: whoever waits longest is next
-    swept_at   timestamptz,        -- when all of the target was last read
+    swept_at   timestamptz,        -- when changes were last looked for
+    fully_swept_at timestamptz,    -- when all rows were last listed for that
+    full_sweep_seconds float8 NOT NULL DEFAULT 0, -- how long that took
+    saw_all_at     timestamptz,    -- when that was last done in a way that nothing can have escaped, rows that are gone included
+    saw_all_before timestamptz,    -- and the time before
     baseline_fence bigint[],       -- end offsets by partition, read after the first baseline was
     failures   int NOT NULL DEFAULT 0, -- how often in a row the target gave no answer
     trouble    text,               -- why, and since when; NULL: it answered
@@ -187,6 +191,18 @@ CREATE TABLE target_baseline (
     PRIMARY KEY (tenant, target, resource, key)
 );
 CREATE INDEX target_baseline_candidate ON target_baseline (tenant, target) WHERE candidate_digest IS NOT NULL;
+
+-- Where the newest change of a resource stood at past sweeps, if its contract says how that is told, the oldest first.
+CREATE TABLE sweep_position (
+    tenant   text NOT NULL,
+    target   text NOT NULL,
+    resource text NOT NULL,
+    way      text NOT NULL,          -- how the contract said it then: under another way these mean nothing
+    places   text[] NOT NULL,        -- in words of the target's own; NULL: there was no change yet
+    read_ats timestamptz[] NOT NULL, -- after each was read, and before the rows were
+    PRIMARY KEY (tenant, target, resource),
+    CHECK (cardinality(places) = cardinality(read_ats))
+);
 
 -- ---------------------------------------------------------------------------------------------------
 -- What both share.
@@ -341,6 +357,7 @@ CALL close_to_others('token');
 CALL close_to_others('check_lease');
 CALL close_to_others('check_state');
 CALL close_to_others('target_baseline');
+CALL close_to_others('sweep_position');
 CREATE POLICY owner_rows ON tenant TO counterfoil_owner USING (true) WITH CHECK (true);
 
 -- ---------------------------------------------------------------------------------------------------
@@ -353,7 +370,8 @@ GRANT EXECUTE ON FUNCTION open_partitions, admit_tenants TO counterfoil_ingester
 GRANT EXECUTE ON FUNCTION current_tenant TO counterfoil_auditor, counterfoil_operator, counterfoil_ingester, counterfoil_reconciler;
 
 GRANT SELECT ON dead_letter, tenant TO counterfoil_auditor, counterfoil_operator;
-GRANT SELECT ON ingest_offset, log_source, log_gap, outbox, check_lease, look_budget, check_state, target_baseline TO counterfoil_operator;
+GRANT SELECT ON ingest_offset, log_source, log_gap, outbox, check_lease, look_budget, check_state, target_baseline, sweep_position
+    TO counterfoil_operator;
 GRANT INSERT, UPDATE ON tenant TO counterfoil_operator;
 GRANT SELECT, INSERT (token_id, tenant, secret_sha256, created_by, expires_at), UPDATE (revoked_at, last_used_at) ON token
     TO counterfoil_operator;
@@ -364,5 +382,6 @@ GRANT SELECT ON tenant TO counterfoil_ingester;
 GRANT SELECT, UPDATE ON turn TO counterfoil_ingester, counterfoil_reconciler;
 
 GRANT SELECT ON tenant, ingest_offset, log_source TO counterfoil_reconciler;
-GRANT SELECT, INSERT, UPDATE ON check_lease, look_budget, check_state, target_baseline, outbox, dead_letter TO counterfoil_reconciler;
+GRANT SELECT, INSERT, UPDATE ON check_lease, look_budget, check_state, target_baseline, sweep_position, outbox, dead_letter
+    TO counterfoil_reconciler;
 GRANT SELECT, INSERT, UPDATE ON check_state TO counterfoil_ingester;
