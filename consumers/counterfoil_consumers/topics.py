@@ -25,7 +25,7 @@ _MOVING = (
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
 )
-_MOVING_PAUSE_SECONDS = 0.1
+_MOVING_PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
