@@ -28,6 +28,7 @@ UNITS = {
 }
 _TEXT = "The customer asks for a refund of the second box, which came broken. " * 12  # an event of about 1 KiB
 _WITH_A_SECRET = _TEXT[:-40] + " the password is hunter2-or-so"
+_LEAST_PERF_RECORDS = 200_000  # of fewer it would be the start of its JVM that is measured
 _ACKS_PER_SECOND = 500  # an intent and a result each: 1,000 events
 Emit = Callable[[int], None]
 Flush = Callable[[], int]
@@ -93,7 +94,9 @@ def _contenders(plan: Plan, kafka: dict[str, str], prefix: str, folder: Path) ->
 
         topic = topics("local", prefix)["events"].name
         return {
-            "events_per_second": producer_perf(kafka["bootstrap.servers"], topic, max(200_000, 5 * plan.calls), 1024)
+            "events_per_second": producer_perf(
+                kafka["bootstrap.servers"], topic, max(_LEAST_PERF_RECORDS, 5 * plan.calls), 1024
+            )
         }
 
     settings = RecorderSettings(

@@ -12,6 +12,7 @@ pytest_plugins = [
     "tests.fix_registry",
     "tests.fix_skips",
     "tests.fix_log",
+    "tests.fix_born",
     "tests.fix_pocketbase",
     "tests.fix_refusing_broker",
     "tests.fix_roundup",

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from counterfoil_console.stack.ports import HOST
+from tests.waiting import ENDS_WITHIN_SECONDS
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def answering() -> Iterator[Answering]:
 
     with ThreadingHTTPServer((HOST, 0), Handler) as server:
         Handler.answering = Answering(f"http://{HOST}:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread = threading.Thread(target=server.serve_forever, args=(ENDS_WITHIN_SECONDS,))
         thread.start()
         yield Handler.answering
         server.shutdown()

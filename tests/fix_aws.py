@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3.session
+import botocore.loaders
+import botocore.session
 import pytest
 from botocore.config import Config
 
@@ -92,6 +94,21 @@ class Aws:
         )
         with urllib.request.urlopen(request, timeout=60):
             pass
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_are_read_once() -> Iterator[None]:
+    """A session of botocore reads its services' models anew, megabytes of JSON; here all share what was read."""
+    shared: dict[Any, Any] = {}
+
+    def create(search_path: str | None = None) -> botocore.loaders.Loader:
+        loader = botocore.loaders.create_loader(search_path)
+        loader._cache = shared  # as each has of its own, for all clients of one session
+        return loader
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(botocore.session, "create_loader", create)
+        yield
 
 
 @pytest.fixture(scope="session")

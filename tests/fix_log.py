@@ -64,24 +64,28 @@ def logged(records_of: RecordsOf) -> Logged:
     return read
 
 
+def variables_of(settings: RecorderSettings) -> dict[str, str]:
+    """The variables of a process whose `Recorder.from_env()` records where these settings do."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("COUNTERFOIL_")}
+    return plain | {
+        "COUNTERFOIL_KAFKA__BOOTSTRAP_SERVERS": settings.kafka["bootstrap.servers"],
+        "COUNTERFOIL_PROFILE": "local",
+        "COUNTERFOIL_TOPIC_PREFIX": settings.topic_prefix,
+        "COUNTERFOIL_TENANT": "acme",
+        "COUNTERFOIL_IDENTITY_KEY": IDENTITY_KEY,
+        "COUNTERFOIL_SPOOL_DIRECTORY": str(settings.spool_directory),
+    }
+
+
 @pytest.fixture
-def start_python(recorder_settings: RecorderSettings, topic_prefix: str) -> Iterator[StartPython]:
+def start_python(recorder_settings: RecorderSettings) -> Iterator[StartPython]:
     """Starts Python code whose `Recorder.from_env()` records on the test's topics; keywords are variables."""
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("COUNTERFOIL_")}
-        ours = {
-            "COUNTERFOIL_KAFKA__BOOTSTRAP_SERVERS": recorder_settings.kafka["bootstrap.servers"],
-            "COUNTERFOIL_PROFILE": "local",
-            "COUNTERFOIL_TOPIC_PREFIX": topic_prefix,
-            "COUNTERFOIL_TENANT": "acme",
-            "COUNTERFOIL_IDENTITY_KEY": IDENTITY_KEY,
-            "COUNTERFOIL_SPOOL_DIRECTORY": str(recorder_settings.spool_directory),
-        }
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", code, *arguments],
-            env=plain | ours | variables,
+            env=variables_of(recorder_settings) | variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -26,7 +26,7 @@ from counterfoil_console.stack import default_directories
 from counterfoil_console.stack.jars import sha256_of
 from counterfoil_console.stack.locks import exclusive
 from counterfoil_console.stack.ports import HOST, pick
-from tests.waiting import freeze
+from tests.waiting import ENDS_WITHIN_SECONDS, freeze
 
 VERSION = "3.3.3"
 SHA256 = "8bc6751c76d963734224b01d5e7f84ccb3cb61c87d3bd77c36c35f10a5cbed63"
@@ -187,7 +187,7 @@ def guarded_registry(apicurio: Apicurio) -> Iterator[dict[str, str]]:
     """The client's settings for the same registry behind a guard: a user is asked for, who may only read."""
     guard = type("Guard", (_Guard,), {"url": apicurio.url})
     with ThreadingHTTPServer((HOST, 0), guard) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread = threading.Thread(target=server.serve_forever, args=(ENDS_WITHIN_SECONDS,))
         thread.start()
         yield {"url": f"http://{HOST}:{server.server_port}", "basic.auth.user.info": _USER}
         server.shutdown()

@@ -24,6 +24,12 @@ _MEMORY, _ROOM = "/dev/shm", 4 * 1024**3
 Outage = Callable[[], AbstractContextManager[None]]
 
 
+def pytest_configure() -> None:
+    """Servers end at a SIGINT, which a job in a shell's background ignores, and with it all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def memory_folder() -> str | None:
     """Where files are held in memory, if there is room: the hundreds of a store take half the time of its test."""
     try:

@@ -63,7 +63,9 @@ def new_database(admin_dsn: str, store_template: str) -> Iterator[Callable[[], s
             name = f"t_{uuid.uuid4().hex[:12]}"
             made.append(sql.Identifier(name))
             owner = sql.Identifier(MIGRATOR)
-            admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template_store OWNER {}").format(made[-1], owner))
+            # The default writes every page of it to the log, which takes twice the processor's time.
+            copy = "CREATE DATABASE {} TEMPLATE template_store OWNER {} STRATEGY FILE_COPY"
+            admin.execute(sql.SQL(copy).format(made[-1], owner))
             return make_conninfo(store_template, dbname=name)
 
         yield make

@@ -10,6 +10,8 @@ from typing import Any
 import httpx2
 import psutil
 
+ENDS_WITHIN_SECONDS = 0.02  # how often a server of the standard library asks whether it is to end; 0.5 of its own
+
 
 def is_served(url: str, **given: Any) -> bool:
     """Whether a GET is answered with 200."""

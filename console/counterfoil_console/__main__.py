@@ -2,15 +2,15 @@
 
 import sys
 
+from counterfoil_console.extras import sentence_without
+
 
 def main() -> None:
     """Run the command line; never ends in a traceback for a mistake that a person can mend."""
     try:
         from counterfoil_console.cli import run  # noqa: PLC0415  # so that a missing extra becomes a sentence
     except ModuleNotFoundError as error:
-        if (error.name or "counterfoil").startswith("counterfoil"):
-            raise
-        sys.exit(f"counterfoil: the command needs the extra `console`: pip install 'counterfoil[console]' ({error})")
+        sys.exit(sentence_without(error))
     except KeyboardInterrupt:  # while the modules load
         sys.exit(130)
     sys.exit(run())

@@ -25,7 +25,7 @@ _MOVING = (
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
 )
-_MOVING_PAUSE_SECONDS = 0.1
+_MOVING_PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,9 @@ def start_offsets(admin: AdminClient, topic: str, partitions: int) -> list[int]:
 
 def _offsets(admin: AdminClient, topic: str, partitions: int, spec: OffsetSpec) -> list[int]:
     asked = {TopicPartition(topic, partition): spec for partition in range(partitions)}
+    # A new client may ask for the leaders on the connection that it is about to leave for the broker's own, and asks
+    # again after three seconds; once a broker has answered, it has left it.
+    cluster_id(admin)
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     while True:
         futures = admin.list_offsets(asked, request_timeout=_TIMEOUT_SECONDS)

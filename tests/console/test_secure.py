@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +18,13 @@ LOGIN = ("agent", 'p"ss w\\rd=é')
 
 
 @pytest.fixture(scope="module")
-def secure(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
+def secure(authority: Path) -> Iterator[StackState]:
     """A second stack, whose broker also listens with TLS and SASL."""
     options = KafkaOptions(sasl_ssl=SaslSsl(authority / "keystore.pem", *LOGIN))
-    with LocalStack(tmp_path_factory.mktemp("secure"), CACHE, kafka=options).running() as state:
+    with (
+        tempfile.TemporaryDirectory(prefix="counterfoil-") as folder,
+        LocalStack(Path(folder), CACHE, kafka=options).running() as state,
+    ):
         yield state
 
 

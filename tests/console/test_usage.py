@@ -2,8 +2,16 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 
 import pytest
+import typer
+
+from counterfoil_console import cli
+from counterfoil_console.cli.commands import COMMANDS as LISTED
+from counterfoil_console.cli.commands import Command
 
 from .conftest import Call
 
@@ -32,6 +40,36 @@ def test_the_list_of_commands_is_whole(bare: Call) -> None:
     said = bare("--help")
     assert said.code == 0
     assert all(f" {command.split(maxsplit=1)[0]} " in said.out for command in COMMANDS)
+
+
+def commands_in(module: str) -> Iterator[Command]:
+    part = typer.Typer(rich_markup_mode="rich")
+    import_module(f"counterfoil_console.cli.{module}").add_to(part)
+    for name, command in typer.main.get_group(part).commands.items():
+        yield Command(name, module, (command.help or "").partition("\n\n")[0])
+
+
+def test_the_overview_says_what_the_commands_say() -> None:
+    modules = [path.stem for path in Path(cli.__file__).parent.glob("*.py") if "def add_to" in path.read_text()]
+    told = [command for module in modules for command in commands_in(module)]
+    assert sorted(told, key=str) == sorted(LISTED, key=str)
+
+
+def test_the_overview_waits_for_no_client(environment: dict[str, str]) -> None:
+    code = "import sys; from counterfoil_console.cli import run; run(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "Usage: counterfoil" in done.stdout
+    assert {"typer", "counterfoil_console"} <= set(done.stderr.split())
+    assert not {"counterfoil", "counterfoil_consumers", "psycopg", "confluent_kafka"} & set(done.stderr.split())
+
+
+def test_a_command_that_lacks_an_extra_names_it(environment: dict[str, str]) -> None:
+    code = "import sys; sys.modules['psycopg'] = None; from counterfoil_console.__main__ import main; main()"
+    command = [sys.executable, "-c", code, "timeline", "T-1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("counterfoil: the command needs the extra `console`: pip install 'counterfoil[console]'")
 
 
 @pytest.mark.parametrize("arguments", [[], ["tenant"]])

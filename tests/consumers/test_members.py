@@ -13,7 +13,7 @@ from counterfoil.codec import encode
 from counterfoil_consumers.errors import BrokersAway, IngestStopped, StoreAway, TopicsError
 from counterfoil_consumers.ingest import Ingest
 from counterfoil_consumers.store import Connection
-from counterfoil_consumers.topics import admin_client, check, create_missing, describe, differences
+from counterfoil_consumers.topics import admin_client, check, create_missing, describe, differences, end_offsets
 from counterfoil_schemas import topics
 from tests.consumers.made import event, key_of
 from tests.fix_log import Logged, Produce
@@ -200,6 +200,16 @@ def test_differences_say_what_to_do(kafka: dict[str, str], topic_prefix: str) ->
         assert len(said) == 2
         assert "reassign its partitions" in said[0]
         assert "min.insync.replicas=2" in said[1]
+
+
+def test_a_new_client_hears_of_the_ends_at_once(kafka: dict[str, str], topic_prefix: str) -> None:
+    """One in forty waited three seconds: it had asked for the leaders on a connection that it then left."""
+    topic, took = topics("local", topic_prefix)["events"], []
+    for _ in range(200):
+        started = time.monotonic()
+        assert sum(end_offsets(admin_client(kafka), topic.name, topic.partitions)) == 0
+        took.append(time.monotonic() - started)
+    assert max(took) < 3
 
 
 def test_brokers_or_store_away_at_the_start(

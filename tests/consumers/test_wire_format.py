@@ -5,8 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-import pytest
-
 from counterfoil import Recorder, RecorderSettings
 from counterfoil.codec import decode, encode
 from counterfoil.framing import Framing
@@ -18,19 +16,10 @@ from counterfoil_consumers.store import Connection
 from tests.consumers.made import event, key_of
 from tests.consumers.test_members import stored
 from tests.fix_log import Produce, RecordsOf
-from tests.fix_registry import Apicurio, NewApicurio
+from tests.fix_registry import Apicurio
 from tests.waiting import wait_until
 
 NewIngest = Callable[..., Ingest]
-
-
-@pytest.fixture
-def own_registry(new_apicurio: NewApicurio) -> Iterator[Apicurio]:
-    """A registry that a test may take away."""
-    registry = new_apicurio()
-    registry.start()
-    yield registry
-    registry.kill()
 
 
 def impatient(settings: RecorderSettings, registry: Apicurio) -> RecorderSettings:
@@ -140,18 +129,18 @@ def test_without_a_registry_what_is_framed_by_an_id_is_a_dead_letter(
 
 
 def test_with_the_registry_away_records_wait_and_nothing_is_set_aside(
-    own_registry: Apicurio,
+    apicurio: Apicurio,
     recorder_settings: RecorderSettings,
     new_ingest: NewIngest,
     operator: Connection,
     records_of: RecordsOf,
 ) -> None:
-    settings = impatient(recorder_settings, own_registry)
+    settings = impatient(recorder_settings, apicurio)
     record(settings)
     total = len(records_of("events"))
     beats: list[None] = []
     with ExitStack() as outage:
-        outage.enter_context(own_registry.silent())
+        outage.enter_context(apicurio.silent())
         with running(new_ingest(framing_of(settings)), lambda: beats.append(None)):
             retries = REGISTRY_RETRIES._value.get()
             wait_until(lambda: REGISTRY_RETRIES._value.get() >= retries + 2)
@@ -165,19 +154,19 @@ def test_with_the_registry_away_records_wait_and_nothing_is_set_aside(
 
 
 def test_with_the_registry_away_what_is_known_goes_on(
-    own_registry: Apicurio,
+    apicurio: Apicurio,
     recorder_settings: RecorderSettings,
     new_ingest: NewIngest,
     operator: Connection,
     records_of: RecordsOf,
 ) -> None:
-    settings = impatient(recorder_settings, own_registry)
+    settings = impatient(recorder_settings, apicurio)
     with Recorder(settings) as recorder, running(new_ingest(framing_of(settings))):
         with recorder.task("before"):
             pass
         recorder.flush()
         wait_until(lambda: stored(operator) >= 3)
-        with own_registry.silent():
+        with apicurio.silent():
             with recorder.task("meanwhile") as task:
                 task.review(by="dana")
             recorder.flush()

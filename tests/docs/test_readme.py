@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from counterfoil_console.cli.app import app
+from counterfoil_console.cli.app import Loading, app, loaded
 from counterfoil_reconcilers.contracts import load
 from tests.fix_log import Logged
 from tests.fix_recorder import IDENTITY_KEY
@@ -72,7 +72,7 @@ def wrong_with(words: list[str]) -> str | None:
         name = rest.pop(0)
         if name not in command.commands:
             return f"there is no command {name}"
-        command = command.commands[name]
+        command = loaded(name) if isinstance(command, Loading) else command.commands[name]
     options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
     unknown = [word for word in rest if word.startswith("-") and word.partition("=")[0] not in options]
     return f"it has no option {unknown[0]}" if unknown else None

@@ -15,6 +15,7 @@ import pytest
 
 from counterfoil import AlreadyApplied, Effect, Recorder, RecorderSettings, SettingsError, Task
 from counterfoil.settings import ConsoleSettings, load_settings
+from tests.waiting import ENDS_WITHIN_SECONDS
 
 TOKEN = f"cft_{'0' * 16}_{'a' * 64}"
 Answer = Callable[[BaseHTTPRequestHandler, str], None]
@@ -85,7 +86,7 @@ def serve() -> Iterator[Callable[[Answer], Asked]]:
 
     def start(answer: Answer) -> Asked:
         servers.append(Asked(answer))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        threading.Thread(target=servers[-1].serve_forever, args=(ENDS_WITHIN_SECONDS,), daemon=True).start()
         return servers[-1]
 
     yield start

@@ -10,7 +10,8 @@ import pytest
 from counterfoil import Event
 from counterfoil.ids import task_id_of
 from tests.accounts import assert_accounted
-from tests.fix_log import Logged, StartPython
+from tests.fix_born import RunBorn
+from tests.fix_log import Logged
 
 _WORKS = """
 import sys, time
@@ -57,25 +58,35 @@ POINTS = [
 
 
 @pytest.fixture
-def killed(start_python: StartPython, tmp_path: Path) -> Callable[..., list[str]]:
+def killed(run_born: RunBorn, tmp_path: Path) -> Callable[..., list[str]]:
     """Runs code until its failpoint kills it; returns the keys of what it did before."""
 
     def run(code: str, failpoints: str, *arguments: str) -> list[str]:
         acted = tmp_path / "acted"
-        process = start_python(code, str(acted), *arguments, COUNTERFOIL_FAILPOINTS=failpoints)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, said
+        ended = run_born(code, str(acted), *arguments, COUNTERFOIL_FAILPOINTS=failpoints)
+        assert ended.status == -signal.SIGKILL, ended.said
         return acted.read_text().split()
+
+    return run
+
+
+@pytest.fixture
+def adopt(run_born: RunBorn) -> Callable[[], None]:
+    """Another process comes, and goes when it has taken on what the killed ones left."""
+
+    def run() -> None:
+        ended = run_born(_ADOPTS)
+        assert ended.status == 0, ended.said
 
     return run
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_between_intent_and_outcome(
-    killed: Callable[..., list[str]], run_python: Callable[..., str], logged: Logged, point: str
+    killed: Callable[..., list[str]], adopt: Callable[[], None], logged: Logged, point: str
 ) -> None:
     acted = killed(_WORKS, point)
-    run_python(_ADOPTS)
+    adopt()
     events = logged()
     accounts = assert_accounted(events)
     assert set(acted) <= intended(events)
@@ -122,10 +133,10 @@ def killed_alone(killed: Callable[..., list[str]], broker_pid: int) -> Callable[
 
 @pytest.mark.parametrize("point", SPOOL_POINTS)
 def test_killed_over_the_spool(
-    killed_alone: Callable[[str], list[str]], run_python: Callable[..., str], logged: Logged, point: str
+    killed_alone: Callable[[str], list[str]], adopt: Callable[[], None], logged: Logged, point: str
 ) -> None:
     acted = killed_alone(point)
-    run_python(_ADOPTS)
+    adopt()
     events = logged()
     assert_accounted(events)
     assert set(acted) <= intended(events)
@@ -137,16 +148,14 @@ HEIRS = ["adopt.locked=kill", "adopt.finished=kill", "spool.before_remove=kill",
 @pytest.mark.parametrize("point", HEIRS)
 def test_the_heir_is_killed_too(
     killed_alone: Callable[[str], list[str]],
-    start_python: StartPython,
-    run_python: Callable[..., str],
+    run_born: RunBorn,
+    adopt: Callable[[], None],
     logged: Logged,
     point: str,
 ) -> None:
     acted = killed_alone("call.before_result=kill@12")
-    heir = start_python(_ADOPTS, COUNTERFOIL_FAILPOINTS=point)
-    heir.communicate(timeout=60)
-    assert heir.returncode == -signal.SIGKILL
-    run_python(_ADOPTS)
+    assert run_born(_ADOPTS, COUNTERFOIL_FAILPOINTS=point).status == -signal.SIGKILL
+    adopt()
     events = logged()
     assert_accounted(events)
     assert len(acted) == 12

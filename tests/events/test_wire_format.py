@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
@@ -21,10 +22,12 @@ from counterfoil.framing import SINGLE_OBJECT, fingerprint_of
 from counterfoil.registry import LEVEL, Registry, register_missing
 from counterfoil.subjects import SHARED_TYPES, Entry, entries
 from counterfoil.wire_format import ConfluentWireFormat, framing_of
+from counterfoil_console.stack.ports import HOST
 from counterfoil_schemas import avro_schemas
 from tests.events.generated import events
 from tests.fix_log import RecordsOf
-from tests.fix_registry import Apicurio, NewApicurio
+from tests.fix_registry import Apicurio
+from tests.fix_toxiproxy import Toxiproxy
 from tests.waiting import wait_until
 
 TOPIC = "counterfoil.events"
@@ -286,17 +289,14 @@ def test_without_a_registry_at_the_start_there_is_a_clear_error(recorder_setting
 
 
 def test_one_that_is_silent_is_not_waited_for_without_end(
-    recorder_settings: RecorderSettings, new_apicurio: NewApicurio
+    recorder_settings: RecorderSettings, apicurio: Apicurio
 ) -> None:
-    registry = new_apicurio()
-    registry.start()
-    patient = {"url": registry.url, "timeout": "0.5", "max.retries": "1", "retries.wait.ms": "1"}
+    patient = {"url": apicurio.url, "timeout": "0.5", "max.retries": "1", "retries.wait.ms": "1"}
     recorder = Recorder(recorder_settings.model_copy(update={"schema_registry": patient}))
-    with registry.silent(), pytest.raises(RegistryError, match="does not answer"):
+    with apicurio.silent(), pytest.raises(RegistryError, match="does not answer"):
         recorder.connect()
     recorder.connect()  # it is back
     recorder.close()
-    registry.kill()
 
 
 def test_an_address_without_its_path_is_not_taken_for_an_empty_registry(schema_registry: dict[str, str]) -> None:
@@ -417,17 +417,19 @@ def test_what_a_dead_process_left_is_finished_under_the_same_id(
 
 def test_the_registry_may_go_once_the_id_is_known(
     recorder_settings: RecorderSettings,
-    new_apicurio: NewApicurio,
+    apicurio: Apicurio,
+    toxiproxy: Toxiproxy,
     records_of: RecordsOf,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Later tasks, a second session and a forked child need it no more; nothing is lost."""
-    registry = new_apicurio()
-    registry.start()
-    changed = recorder_settings.model_copy(update={"schema_registry": {"url": registry.url, "max.retries": "0"}})
+    there = urlsplit(apicurio.url)
+    door = toxiproxy.door("registry", there.port or 0)
+    url = f"http://{HOST}:{door.port}{there.path}"
+    changed = recorder_settings.model_copy(update={"schema_registry": {"url": url, "max.retries": "0"}})
     with Recorder(changed) as recorder:
         recorder.connect()
-        registry.kill()
+        door.shut()
         with recorder.task("t") as task, task.effect("pay", target="bank", args={}) as effect:
             effect.ok()
         child = os.fork()

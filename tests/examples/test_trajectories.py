@@ -3,13 +3,22 @@
 import gzip
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from confluent_kafka import KafkaException
 
-from examples.trajectories.__main__ import main
+from counterfoil_console.stack import KafkaOptions, StackState
+from counterfoil_consumers.topics import admin_client, describe
+from counterfoil_schemas import topics
+from examples.trajectories import __main__ as program
+from tests.fix_stack import stack_with
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 RECORDED = ROOT.parent / "shared" / "trajectories"
@@ -66,16 +75,51 @@ def recorded() -> Path:
 def run(data: Path, contracts: Path, events: Path, final: Path, report: Path, labels: Path | None = None) -> int:
     arguments = ["--data", data, "--contracts", contracts, "--events", events, "--target-final", final]
     arguments += ["--report", report] + (["--labels", labels] if labels else [])
-    return main([str(argument) for argument in arguments])
+    return program.main([str(argument) for argument in arguments])
 
 
 def lines_of(report: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
 
 
+@dataclass(frozen=True)
+class Up:
+    """In the place of the program's own stack: one that is up, and stays so."""
+
+    data_directory: Path
+    state: StackState
+
+    @contextmanager
+    def running(self) -> Iterator[StackState]:
+        yield self.state
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with stack_with(KafkaOptions()) as state:
+        yield Up(tmp_path_factory.mktemp("stack"), state)
+
+
+@pytest.fixture
+def is_up(up: Up, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The program finds a stack without store, target or topics: to start its own takes longer than most runs."""
+    monkeypatch.setattr(program, "LocalStack", lambda *_: up)
+    yield
+    with psycopg.connect(up.state.postgres_dsn, autocommit=True) as postgres:
+        postgres.execute("DROP DATABASE IF EXISTS trajectories WITH (FORCE)")
+        postgres.execute("DROP DATABASE IF EXISTS counterfoil WITH (FORCE)")
+    kafka = admin_client({"bootstrap.servers": up.state.bootstrap_servers})
+    names = [topic.name for topic in topics("local").values()]
+    for future in kafka.delete_topics(names).values():
+        with suppress(KafkaException):  # a run that ended early has made none
+            future.result()
+    wait_until(lambda: not describe(kafka, names))
+
+
 # -- the shared runs ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("is_up")
 def test_clean_runs_have_no_drift(tmp_path: Path) -> None:
     data, report = recorded(), tmp_path / "report.jsonl"
     assert run(data, RETAIL, data / "events.jsonl.gz", data / "target_final_clean.jsonl.gz", report) == 0
@@ -85,6 +129,7 @@ def test_clean_runs_have_no_drift(tmp_path: Path) -> None:
     assert all("trace_id" in line for line in lines), "no change is left unexplained"
 
 
+@pytest.mark.usefixtures("is_up")
 def test_faulted_runs_are_told_apart_better_than_the_floor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, report = recorded(), tmp_path / "report.jsonl"
     faults = data / "faults"
@@ -276,6 +321,7 @@ def test_a_broken_archive_ends_in_one_sentence(fleet: Path, capsys: pytest.Captu
     assert "events.jsonl.gz can't be read" in sentence(capsys)
 
 
+@pytest.mark.usefixtures("is_up")
 @pytest.mark.parametrize(
     ("name", "old", "new", "says"),
     [

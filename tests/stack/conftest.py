@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,22 +39,26 @@ def stray(stack: LocalStack) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def new_stack(tmp_path: Path) -> Iterator[NewStack]:
-    """Makes stacks in the test's folder; whatever they leave running fails the test."""
+def new_stack() -> Iterator[NewStack]:
+    """Makes stacks in a folder of the test's; whatever they leave running fails the test.
+
+    Not under pytest's own folder, as in tests/fix_stack.py: another run beside this one shuts Postgres' user out of it.
+    """
     made: list[LocalStack] = []
+    with tempfile.TemporaryDirectory(prefix="counterfoil-") as folder:
 
-    def make(name: str = "data", **options: object) -> LocalStack:
-        stack = LocalStack(
-            tmp_path / name,
-            **{"cache_directory": CACHE, "search_path": os.environ["PATH"], **options},  # type: ignore[arg-type] # a test's own options
-        )
-        made.append(stack)
-        return stack
+        def make(name: str = "data", **options: object) -> LocalStack:
+            stack = LocalStack(
+                Path(folder) / name,
+                **{"cache_directory": CACHE, "search_path": os.environ["PATH"], **options},  # type: ignore[arg-type] # a test's own options
+            )
+            made.append(stack)
+            return stack
 
-    yield make
-    left = [process.pid for stack in made for process in stray(stack)]
-    for stack in made:
-        stack.down()
+        yield make
+        left = [process.pid for stack in made for process in stray(stack)]
+        for stack in made:
+            stack.down()
     assert not left
 
 

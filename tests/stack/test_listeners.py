@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,16 +21,15 @@ LOGIN = ("agent", 'p"ss w\\rd=é')
 
 
 @pytest.fixture(scope="module")
-def state(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
-    stack = LocalStack(
-        tmp_path_factory.mktemp("secure"),
-        CACHE,
-        kafka=KafkaOptions(
-            sasl_ssl=SaslSsl(authority / "keystore.pem", *LOGIN),
-            settings={"log.cleaner.backoff.ms": "200"},
-        ),
+def state(authority: Path) -> Iterator[StackState]:
+    options = KafkaOptions(
+        sasl_ssl=SaslSsl(authority / "keystore.pem", *LOGIN),
+        settings={"log.cleaner.backoff.ms": "200"},
     )
-    with stack.running() as running:
+    with (
+        tempfile.TemporaryDirectory(prefix="counterfoil-") as folder,
+        LocalStack(Path(folder), CACHE, kafka=options).running() as running,
+    ):
         yield running
 
 

@@ -1,69 +1,63 @@
-"""Puts the commands together, and turns every error that a person can mend into one sentence."""
+"""Puts the commands together, each loaded when it is asked for, and turns mistakes into one sentence."""
 
 import sys
-from importlib.metadata import version
+from importlib import import_module
 from typing import Annotated, Any
 
-import confluent_kafka
-import psycopg
 import typer
+from typer.core import TyperGroup
 
-from counterfoil.errors import CounterfoilError
-from counterfoil_console.away import explained
-from counterfoil_console.cli import (
-    blob,
-    completeness,
-    contracts,
-    doctor,
-    drift,
-    halts,
-    holds,
-    keys,
-    offsets,
-    people,
-    rebuild,
-    redaction,
-    retention,
-    schemas,
-    serve,
-    services,
-    setup,
-    stack,
-    tenants,
-    tokens,
-)
-from counterfoil_console.doctor import kafka_sentence
+from counterfoil_console.cli.commands import COMMANDS
+from counterfoil_console.extras import sentence_without
 from counterfoil_console.hostile import shown
-from counterfoil_console.settings import load
-from counterfoil_consumers.errors import BrokersAway
+
+_MODULES = {command.name: command.module for command in COMMANDS}
+
+
+class Loading(TyperGroup):
+    """Holds of each command what the overview says of it, and loads the one that is asked for."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As any group does, once the command is loaded."""
+        if args[0] in _MODULES:
+            self.commands[args[0]] = loaded(args[0])
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
     name="counterfoil",
+    cls=Loading,
     help="Agents say what they tried. Counterfoil proves what landed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-_PARTS = (
-    *(stack, setup, tenants, tokens, keys, schemas, services, serve, offsets, rebuild, people, drift, completeness),
-    *(blob, redaction, contracts, retention, holds, halts, doctor),
-)
-for part in _PARTS:
-    part.add_to(app)
+for listed in COMMANDS:
+    app.command(listed.name, help=listed.help)(lambda: None)
 
 # The public name's base: typer brings a click of its own from some version on, and does not export this.
 _UsageError: Any = typer.BadParameter.__base__
-_NO_SUCH_OBJECT = (
-    psycopg.errors.UndefinedTable,
-    psycopg.errors.UndefinedColumn,
-    psycopg.errors.UndefinedFunction,
-    psycopg.errors.InvalidSchemaName,
-)
+
+
+def loaded(name: str) -> Any:
+    """The command of this name, with its options, from its module.
+
+    Raises SystemExit where that needs an extra which is missing.
+    """
+    try:
+        module = import_module(f"counterfoil_console.cli.{_MODULES[name]}")
+    except ModuleNotFoundError as error:
+        sys.exit(sentence_without(error))
+    part = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+    module.add_to(part)
+    return typer.main.get_group(part).commands[name]
 
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version  # noqa: PLC0415 - seldom asked for
+
         typer.echo(f"counterfoil {version('counterfoil')}")
         raise typer.Exit
 
@@ -90,20 +84,26 @@ def run(arguments: list[str] | None = None) -> int:
     except UnicodeEncodeError as error:
         return _say(f"the argument {error.object!r} is not UTF-8; write it anew", 2)
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 0
+        return _ended(ended)
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except _UsageError as error:
         return _refuse(error)
-    except BrokersAway as error:
-        return _say(explained(error, load().kafka))
-    except CounterfoilError as error:
-        return _say(str(error))
-    except psycopg.Error as error:
-        return _say(_store_sentence(error))
-    except confluent_kafka.KafkaException as error:
-        return _say(kafka_sentence(error))
+    except Exception as error:
+        from counterfoil_console.cli.mistakes import sentence_of  # noqa: PLC0415 - its clients take long to load
+
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        return _say(sentence)
     return code if isinstance(code, int) else 0
+
+
+def _ended(ended: SystemExit) -> int:
+    if isinstance(ended.code, str):
+        typer.echo(ended.code, err=True)
+        return 1
+    return ended.code or 0
 
 
 def _refuse(error: Any) -> int:
@@ -114,15 +114,6 @@ def _refuse(error: Any) -> int:
     path = error.ctx.command_path if error.ctx else "counterfoil"
     sentence = error.format_message().strip().rstrip(".")
     return _say(f"{sentence}{'' if sentence.endswith('?') else ';'} see `{path} --help`", 2)
-
-
-def _store_sentence(error: psycopg.Error) -> str:
-    first = str(error).strip().split("\n")[0]
-    if isinstance(error, _NO_SUCH_OBJECT):
-        return f"the store is not of this version ({first}); run `counterfoil migrate`"
-    if isinstance(error, psycopg.OperationalError):
-        return f"the store went away: {first}; check COUNTERFOIL_STORE__DSN and try again"
-    return f"the store refuses: {first}; run `counterfoil doctor`"
 
 
 def _say(sentence: str, code: int = 1) -> int:

@@ -37,6 +37,8 @@ _SETTINGS: Mapping[str, str] = {
     # After a kill -9 the controller refuses the new broker until the old one's session is over: 9 s by default.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
+    # Twice a second the controller would note that nothing has happened, for followers, of which there are none.
+    "metadata.max.idle.interval.ms": "0",
     # The cleaner's buffer is 128 MiB of heap by default.
     "log.cleaner.dedupe.buffer.size": str(8 * 1024 * 1024),
     "num.network.threads": "2",

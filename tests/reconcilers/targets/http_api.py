@@ -15,6 +15,7 @@ from counterfoil_reconcilers.rows import Row
 from counterfoil_reconcilers.targets.opening import open_target
 from counterfoil_reconcilers.targets.port import Target, TargetRow
 from tests.reconcilers.targets.conformance import NAME, contracts_of, item
+from tests.waiting import ENDS_WITHIN_SECONDS
 
 Reply = Callable[["Handler"], None]
 TOKEN = "s3cret-token"
@@ -116,7 +117,7 @@ def serving(authority: Path | None = None) -> Iterator[Api]:
         api = Api(f"http{'s' if authority else ''}://127.0.0.1:{server.server_address[1]}")
         handler.api = api  # type: ignore[attr-defined]  # of the class made above
         server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, args=(0.05,))
+        thread = Thread(target=server.serve_forever, args=(ENDS_WITHIN_SECONDS,))
         thread.start()
         try:
             yield api

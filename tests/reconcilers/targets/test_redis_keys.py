@@ -18,7 +18,7 @@ from counterfoil_reconcilers.targets.port import Address, Target, TargetUnavaila
 from tests.fix_answers import Answer, Answering
 from tests.fix_redis import PASSWORD, NewRedis, RedisServer
 from tests.reconcilers.targets.conformance import NAME, contracts_of
-from tests.waiting import wait_until
+from tests.waiting import ENDS_WITHIN_SECONDS, wait_until
 
 Opened = Callable[..., Target]
 
@@ -277,7 +277,7 @@ def saying(answer: bytes) -> Iterator[str]:
                     self.wfile.write(answer)
 
     with socketserver.ThreadingTCPServer((HOST, 0), Handler) as server:
-        serving = threading.Thread(target=server.serve_forever)
+        serving = threading.Thread(target=server.serve_forever, args=(ENDS_WITHIN_SECONDS,))
         serving.start()
         try:
             yield f"redis://{HOST}:{server.server_address[1]}/0"
