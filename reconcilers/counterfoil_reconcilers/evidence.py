@@ -10,7 +10,7 @@ from counterfoil_reconcilers.explain import Explanation, Misfit
 from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey
 from counterfoil_reconcilers.values import MISSING, Path, at, overlap, shown
 from counterfoil_reconcilers.veil import Veil, key_veiled, path_veiled, veiled
-from counterfoil_reconcilers.world import Part, Surroundings, Touch, World
+from counterfoil_reconcilers.world import Part, Surroundings, Touch, World, holds
 
 VerdictName = Literal["applied", "not_applied", "partial", "duplicated", "mismatched", "unknowable"]
 
@@ -45,10 +45,11 @@ class Evidence:
             return "unknowable", self._why_open(index)
         match way:
             case "once":
-                return "applied", None
+                foreign = self._edited(parts)
+                return ("applied", None) if foreign is None else ("unknowable", self._written_over(foreign))
             case "never":
-                foreign = self._overwritten(index, compared)
-                return ("not_applied", None) if foreign is None else ("unknowable", self._written_over(foreign))
+                doubt = self._may_have_landed(index, compared)
+                return ("not_applied", None) if doubt is None else ("unknowable", doubt)
             case "twice" | "again":
                 return ("duplicated" if self._second_counts(index) else "applied"), None
         return self._of_parts(index, compared)
@@ -77,23 +78,50 @@ class Evidence:
             return "not_applied", None
         return ("duplicated", None) if "twice" in found else ("applied", None)
 
-    def _overwritten(self, index: int, parts: Sequence[Part]) -> Part | None:
-        """For an effect that seems absent: a part that others may have written over, if all are like that."""
+    def _may_have_landed(self, index: int, parts: Sequence[Part]) -> str | None:
+        """For an effect that seems absent: why it may not be, where others write.
+
+        They may have written over all of it; or over the rest, where a part stands there and nothing else explains it.
+        """
         changed = {
-            touch.part
+            touch.part: touch
             for touch in self._touches(index)
             if touch.part in parts and touch.changes(self._around.target.resources[touch.row.resource])
         }
         hidden = [part for part in parts if part in changed and self._is_hidden(part)]
-        return hidden[0] if hidden and len(hidden) == len(changed) else None
+        if hidden and len(hidden) == len(changed):
+            return self._written_over(hidden[0])
+        standing = next((touch for touch in changed.values() if self._stands(index, touch)), None)
+        if standing is None or not all(self._has_foreign_writers(touch.row) for touch in changed.values()):
+            return None
+        return f"overwritten: a part of it is there, {self._place(standing.part)}, and others write there"
+
+    def _stands(self, index: int, touch: Touch) -> bool:
+        """Whether what a touch would have left stands there, and the explanation can't say why."""
+        row = self._around.observed.get(touch.row)
+        if not isinstance(row, Row) or not holds(self._around.target.resources[touch.row.resource], touch, row.doc):
+            return False
+        if self._around.baseline.get(touch.row) is NOT_READ:
+            others = (other for other in self._best.world.touches if other.row == touch.row and other.effect != index)
+            return not any(overlap(other.path, touch.path) for other in others)
+        return any(m.row == touch.row and overlap(m.path, touch.path) for m in self._best.misfits)
+
+    def _edited(self, parts: Sequence[Part]) -> Part | None:
+        """A created row which holds what others may have left there."""
+        rows = {m.row for m in self._best.misfits if m.path and self._has_foreign_writers(m.row)}
+        made = {touch.part: touch.row for touch in self._best.world.touches if touch.part.row.key[:1] == ("?",)}
+        return next((part for part in parts if made.get(part) in rows), None)
 
     def _written_over(self, part: Part) -> str:
-        resource = self._around.target.resources[part.row.resource]
-        place = path_veiled(self._around.veil, resource, part.path, self._best.world.secret.get(part.row, ()))
         return (
-            f"overwritten: {part.row.resource}.{place} holds what neither this effect nor the state before explains, "
+            f"overwritten: {self._place(part)} holds what neither this effect nor the state before explains, "
             "and others write there"
         )
+
+    def _place(self, part: Part) -> str:
+        resource = self._around.target.resources[part.row.resource]
+        place = path_veiled(self._around.veil, resource, part.path, self._best.world.secret.get(part.row, ()))
+        return f"{part.row.resource}.{place}" if place else part.row.resource
 
     def _is_hidden(self, part: Part) -> bool:
         """Whether others write there, and what stands there now is not simply what stood there before."""

@@ -188,7 +188,7 @@ def suspects(changes: Iterable[Unattributed], verdicts: Iterable[Verdict]) -> di
 def _judge_group(around: Surroundings, effects: Sequence[Effect], blind: Mapping[str, str]) -> Judgement:
     searcher = Searcher(around, effects)
     best = searcher.best()
-    evidence = Evidence(around, effects, best)
+    evidence = Evidence(searcher.around, effects, best)
     verdicts: list[Verdict] = []
     for index, effect in enumerate(effects):
         name, reason = evidence.verdict(index)
