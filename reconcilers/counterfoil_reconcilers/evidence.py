@@ -200,7 +200,7 @@ class Evidence:
         if isinstance(after, list) and isinstance(observed, list) and len(after) != len(observed):
             base = len(before) if isinstance(before, list) else 0
             grown = base < len(observed) < len(after)
-            landed = grown and agree(resource, after[: len(observed)], observed, part.path)
+            landed = grown and _begins(resource, before if base else [], after, observed, part.path)
             return "half" if landed else "wrong"
         kept = arrived = 0
         for difference in differences(resource, before, after, part.path):
@@ -266,6 +266,19 @@ class Evidence:
             return False
         row = self._around.observed.get(key)
         return writers is None or not isinstance(row, Row) or row.ours is not True
+
+
+def _begins(resource: Resource, before: list[Any], after: list[Any], observed: list[Any], path: Path) -> bool:
+    """Whether a list holds what it held before, and some of what was appended to it: the first, if order counts."""
+    if not resource.rule(path).unordered:
+        return agree(resource, after[: len(observed)], observed, path)
+    left = list(after)
+    for value in observed:
+        place = next((i for i, other in enumerate(left) if agree(resource, other, value, (*path, 0))), None)
+        if place is None:
+            return False
+        del left[place]
+    return all(any(agree(resource, value, other, (*path, 0)) for other in observed) for value in before)
 
 
 def differences_shown(around: Surroundings, world: World, key: RowKey, misfits: Iterable[Misfit]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ first, and only changed for effects that touch rows which do not fit.
 import heapq
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import product
+from itertools import product, takewhile
 from typing import Any, Final, Literal, NamedTuple
 
 from counterfoil_reconcilers.charges import FAULT, Charges, Way, Ways, ways_of
@@ -290,7 +290,8 @@ class Searcher:
 
     def _unfit(self, world: World, misfits: Sequence[Misfit]) -> tuple[int, int]:
         """How much does not fit, and how many replies."""
-        return len(misfits) + len(self._made(world)), len(world.contradicted)
+        places = {(misfit.row, _outside_lists(misfit.path)) for misfit in misfits}
+        return len(places) + len(self._made(world)), len(world.contradicted)
 
     def _made(self, world: World) -> AbstractSet[RowKey]:
         """The rows that nobody else can have made than the changes that found none there."""
@@ -368,16 +369,21 @@ class Searcher:
 
 
 def _trials(parts: Sequence[tuple[int, Part]]) -> Iterator[Sequence[tuple[tuple[int, Part], Times]]]:
-    """What to try: of few parts all combinations, those first in which most landed once; else each part alone."""
-    if len(parts) > _MOST_JOINT:
-        choices: tuple[Times, ...] = (0, 2)
-        yield from ([(part, choice)] for part in parts[:_MOST_TRIALS] for choice in choices)
-        return
+    """What to try: of few parts all combinations, those first in which most landed once; else all alike, then each."""
     ways: tuple[Times, ...] = (1, 0, 2)
+    if len(parts) > _MOST_JOINT:
+        yield from ([(part, choice) for part in parts] for choice in (ways[1], ways[2]))
+        yield from ([(part, choice)] for part in parts[:_MOST_TRIALS] for choice in ways)
+        return
     for chosen in sorted(product(ways, repeat=len(parts)), key=lambda times: sum(one != 1 for one in times)):
         trial = [(part, choice) for part, choice in zip(parts, chosen, strict=True) if choice != 1]
         if trial:
             yield trial
+
+
+def _outside_lists(path: Path) -> Path:
+    """The path up to the first list: of lists as long as each other, more than one element may differ."""
+    return tuple(takewhile(lambda step: isinstance(step, str), path))
 
 
 def _open_count(world: World, index: int) -> int:
