@@ -32,6 +32,11 @@ class Evidence:
         name, reason = self._verdict(index)
         return name, None if reason is None else self._around.veil.over(reason)
 
+    def unsure(self) -> dict[RowKey, str]:
+        """Rows that effects may have changed of which nobody knows whether they landed, with the reason."""
+        reasons = ((index, self.verdict(index)[1]) for index in range(len(self._effects)))
+        return {touch.row: reason for index, reason in reasons if reason for touch in self._touches(index)}
+
     def _verdict(self, index: int) -> tuple[VerdictName, str | None]:
         parts = self._parts(index)
         way = self._best.ways[index]
@@ -72,6 +77,9 @@ class Evidence:
         found = set(states.values())
         if wrong:
             return "mismatched", None
+        lost = [part for part, state in states.items() if state == "no"]
+        if lost and len(found) > 1 and "half" not in found and all(map(self._may_have_been_undone, lost)):
+            return "unknowable", self._half_there(lost[0])
         if "half" in found or ("no" in found and found != {"no"}):
             return "partial", None
         if "no" in found:
@@ -91,10 +99,20 @@ class Evidence:
         hidden = [part for part in parts if part in changed and self._is_hidden(part)]
         if hidden and len(hidden) == len(changed):
             return self._written_over(hidden[0])
-        standing = next((touch for touch in changed.values() if self._stands(index, touch)), None)
-        if standing is None or not all(self._has_foreign_writers(touch.row) for touch in changed.values()):
+        standing = [part for part, touch in changed.items() if self._stands(index, touch)]
+        if not standing or not all(self._has_foreign_writers(changed[p].row) for p in changed if p not in standing):
             return None
-        return f"overwritten: a part of it is there, {self._place(standing.part)}, and others write there"
+        return self._half_there(next((part for part in changed if part not in standing), standing[0]))
+
+    def _may_have_been_undone(self, part: Part) -> bool:
+        """Whether others wrote to a row since it was known, so that what is not in it may have been there."""
+        before, row = self._around.baseline.get(part.row), self._around.observed.get(part.row)
+        if not part.path or not self._has_foreign_writers(part.row):
+            return False
+        return not (isinstance(before, Row) and isinstance(row, Row) and before.text == row.text)
+
+    def _half_there(self, part: Part) -> str:
+        return f"overwritten: it is there but for {self._place(part)}, and others write there"
 
     def _stands(self, index: int, touch: Touch) -> bool:
         """Whether what a touch would have left stands there, and the explanation can't say why."""

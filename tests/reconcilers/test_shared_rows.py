@@ -37,6 +37,14 @@ key = { id = "args.id" }
 set.credit = "old + args.amount"
 append.log = "args.amount"
 
+[tools.close_all]
+target = "crm"
+[[tools.close_all.writes]]
+resource = "tickets"
+each = "args.ids"
+key = { id = "item" }
+set.level = "'closed'"
+
 [tools.file]
 target = "crm"
 [[tools.file.writes]]
@@ -89,7 +97,8 @@ def said(contracts: Contracts, one: Effect, before: dict[RowKey, Any], after: di
         return Rows(found, whole)
 
     found = judge(contracts, "crm", [one], rows(known), rows(after))
-    assert not (*found.unattributed, *sweep(contracts, "crm", rows(known), rows(after), found))
+    strays = (*found.unattributed, *sweep(contracts, "crm", rows(known), rows(after), found))
+    assert "unattributed" not in {change.verdict for change in strays}
     return found.verdicts[0].verdict
 
 
@@ -147,3 +156,16 @@ def test_created_rows_that_stand_there_speak_for_the_write(shared: dict[str, Con
     [_, second] = lines.items()
     assert said(shared["nobody"], order, {}, {**ticket, **dict([second])}) == half
     assert said(shared["nobody"], order, {}, {T: None}) == "not_applied"
+
+
+@pytest.mark.parametrize("outcome", ["ok", "unknown"])
+def test_of_several_rows_others_changed_one(shared: dict[str, Contracts], outcome: Outcome) -> None:
+    """One that nobody touched since is as our write left it, though: without it."""
+    close = effect("close_all", outcome, ids=["1", "2"])
+    second = RowKey("tickets", ("2",))
+    before = {T: TICKET, second: {**TICKET, "by": "person"}}
+    closed = {T: {**TICKET, "level": "closed"}}
+    for changed in ({**TICKET, "note": "mine", "by": "person"}, {**TICKET, "level": "odd", "by": "person"}, None):
+        assert said(shared["ours"], close, before, {**closed, second: changed}) in ("unknowable", "applied")
+    assert said(shared["ours"], close, before, {**closed, second: before[second]}) == "partial"
+    assert said(shared["nobody"], close, before, {**closed, second: None}) == "unknowable"
