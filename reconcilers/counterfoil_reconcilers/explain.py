@@ -260,6 +260,12 @@ class Searcher:
             for difference in differences(resource, value, at(doc, path), path):
                 if not any(overlap(difference.path, other) for other in cell.open):
                     yield Misfit(key, difference.path, difference.expected, difference.observed)
+        if key in self._made(world) and isinstance(doc, dict):
+            # A change is said to have made this row: what it does not name came from elsewhere.
+            named = {*resource.key, *(str(touch.path[0]) for touch in world.touches if touch.row == key and touch.path)}
+            for name, value in doc.items():
+                if name not in named and value is not None and not resource.rule((name,)).ignore:
+                    yield Misfit(key, (name,), MISSING, value)
 
     def _fit_parts(
         self, halves: Sequence[int], times: list[TimesOf], world: World, misfits: list[Misfit]
