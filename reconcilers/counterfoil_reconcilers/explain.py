@@ -292,6 +292,16 @@ class Searcher:
             tried_world, tried = self._compare(other)
             if self._unfit(tried_world, tried) < self._unfit(world, misfits):
                 times[:], world, misfits = other, tried_world, tried
+        if len(parts) > _MOST_JOINT and misfits:
+            # What fits no better without a part is its other value.
+            places = {(misfit.row, misfit.path[:1]) for misfit in misfits}
+            other = list(times)
+            for index, part in parts:
+                if (part.row, part.path[:1]) in places:
+                    other[index] = other[index].with_part(part, 1)
+            tried_world, tried = self._compare(other)
+            if self._unfit(tried_world, tried) <= self._unfit(world, misfits):
+                times[:], world, misfits = other, tried_world, tried
         return world, misfits
 
     def _unfit(self, world: World, misfits: Sequence[Misfit]) -> tuple[int, int]:

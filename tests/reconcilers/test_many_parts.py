@@ -80,6 +80,15 @@ def test_some_of_many_rows_twice(contracts: Contracts) -> None:
     assert said(contracts, "raise_all", args, before, after) == ("duplicated", {"twice": 30, "yes": 10}, 0)
 
 
+@pytest.mark.parametrize("landed", [1, 20])
+def test_some_of_many_rows_and_others_with_another_value(contracts: Contracts, landed: int) -> None:
+    before = [{"price": number} for number in range(MANY)]
+    after = [{"price": number + 10 * (number < landed) + 3 * (number >= 35)} for number in range(MANY)]
+    args = {"ids": [str(number) for number in range(MANY)]}
+    word, counts, strays = said(contracts, "raise_all", args, before, after)
+    assert (word, counts["wrong"], strays) == ("mismatched", 5, 0)
+
+
 @pytest.mark.parametrize(
     ("after", "word", "part"),
     [
