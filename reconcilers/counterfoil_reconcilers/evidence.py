@@ -10,7 +10,7 @@ from counterfoil_reconcilers.explain import Explanation, Misfit
 from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey
 from counterfoil_reconcilers.values import MISSING, Path, at, overlap, shown
 from counterfoil_reconcilers.veil import Veil, key_veiled, path_veiled, veiled
-from counterfoil_reconcilers.world import Part, Surroundings, Touch, World
+from counterfoil_reconcilers.world import Part, Surroundings, Touch, World, holds
 
 VerdictName = Literal["applied", "not_applied", "partial", "duplicated", "mismatched", "unknowable"]
 
@@ -32,6 +32,11 @@ class Evidence:
         name, reason = self._verdict(index)
         return name, None if reason is None else self._around.veil.over(reason)
 
+    def unsure(self) -> dict[RowKey, str]:
+        """Rows that effects may have changed of which nobody knows whether they landed, with the reason."""
+        reasons = ((index, self.verdict(index)[1]) for index in range(len(self._effects)))
+        return {touch.row: reason for index, reason in reasons if reason for touch in self._touches(index)}
+
     def _verdict(self, index: int) -> tuple[VerdictName, str | None]:
         parts = self._parts(index)
         way = self._best.ways[index]
@@ -45,10 +50,11 @@ class Evidence:
             return "unknowable", self._why_open(index)
         match way:
             case "once":
-                return "applied", None
+                foreign = self._edited(parts)
+                return ("applied", None) if foreign is None else ("unknowable", self._written_over(foreign))
             case "never":
-                foreign = self._overwritten(index, compared)
-                return ("not_applied", None) if foreign is None else ("unknowable", self._written_over(foreign))
+                doubt = self._may_have_landed(index, compared)
+                return ("not_applied", None) if doubt is None else ("unknowable", doubt)
             case "twice" | "again":
                 return ("duplicated" if self._second_counts(index) else "applied"), None
         return self._of_parts(index, compared)
@@ -71,29 +77,69 @@ class Evidence:
         found = set(states.values())
         if wrong:
             return "mismatched", None
+        lost = [part for part, state in states.items() if state == "no"]
+        if lost and len(found) > 1 and "half" not in found and all(map(self._may_have_been_undone, lost)):
+            return "unknowable", self._half_there(lost[0])
         if "half" in found or ("no" in found and found != {"no"}):
             return "partial", None
         if "no" in found:
             return "not_applied", None
         return ("duplicated", None) if "twice" in found else ("applied", None)
 
-    def _overwritten(self, index: int, parts: Sequence[Part]) -> Part | None:
-        """For an effect that seems absent: a part that others may have written over, if all are like that."""
+    def _may_have_landed(self, index: int, parts: Sequence[Part]) -> str | None:
+        """For an effect that seems absent: why it may not be, where others write.
+
+        They may have written over all of it; or over the rest, where a part stands there and nothing else explains it.
+        """
         changed = {
-            touch.part
+            touch.part: touch
             for touch in self._touches(index)
             if touch.part in parts and touch.changes(self._around.target.resources[touch.row.resource])
         }
         hidden = [part for part in parts if part in changed and self._is_hidden(part)]
-        return hidden[0] if hidden and len(hidden) == len(changed) else None
+        if hidden and len(hidden) == len(changed):
+            return self._written_over(hidden[0])
+        standing = [part for part, touch in changed.items() if self._stands(index, touch)]
+        if not standing or not all(self._has_foreign_writers(changed[p].row) for p in changed if p not in standing):
+            return None
+        return self._half_there(next((part for part in changed if part not in standing), standing[0]))
+
+    def _may_have_been_undone(self, part: Part) -> bool:
+        """Whether others wrote to a row since it was known, so that what is not in it may have been there."""
+        before, row = self._around.baseline.get(part.row), self._around.observed.get(part.row)
+        if not part.path or not self._has_foreign_writers(part.row):
+            return False
+        return not (isinstance(before, Row) and isinstance(row, Row) and before.text == row.text)
+
+    def _half_there(self, part: Part) -> str:
+        return f"overwritten: it is there but for {self._place(part)}, and others write there"
+
+    def _stands(self, index: int, touch: Touch) -> bool:
+        """Whether what a touch would have left stands there, and the explanation can't say why."""
+        row = self._around.observed.get(touch.row)
+        if not isinstance(row, Row) or not holds(self._around.target.resources[touch.row.resource], touch, row.doc):
+            return False
+        if self._around.baseline.get(touch.row) is NOT_READ:
+            others = (other for other in self._best.world.touches if other.row == touch.row and other.effect != index)
+            return not any(overlap(other.path, touch.path) for other in others)
+        return any(m.row == touch.row and overlap(m.path, touch.path) for m in self._best.misfits)
+
+    def _edited(self, parts: Sequence[Part]) -> Part | None:
+        """A created row which holds what others may have left there."""
+        rows = {m.row for m in self._best.misfits if m.path and self._has_foreign_writers(m.row)}
+        made = {touch.part: touch.row for touch in self._best.world.touches if touch.part.row.key[:1] == ("?",)}
+        return next((part for part in parts if made.get(part) in rows), None)
 
     def _written_over(self, part: Part) -> str:
-        resource = self._around.target.resources[part.row.resource]
-        place = path_veiled(self._around.veil, resource, part.path, self._best.world.secret.get(part.row, ()))
         return (
-            f"overwritten: {part.row.resource}.{place} holds what neither this effect nor the state before explains, "
+            f"overwritten: {self._place(part)} holds what neither this effect nor the state before explains, "
             "and others write there"
         )
+
+    def _place(self, part: Part) -> str:
+        resource = self._around.target.resources[part.row.resource]
+        place = path_veiled(self._around.veil, resource, part.path, self._best.world.secret.get(part.row, ()))
+        return f"{part.row.resource}.{place}" if place else part.row.resource
 
     def _is_hidden(self, part: Part) -> bool:
         """Whether others write there, and what stands there now is not simply what stood there before."""
@@ -172,7 +218,7 @@ class Evidence:
         if isinstance(after, list) and isinstance(observed, list) and len(after) != len(observed):
             base = len(before) if isinstance(before, list) else 0
             grown = base < len(observed) < len(after)
-            landed = grown and agree(resource, after[: len(observed)], observed, part.path)
+            landed = grown and _begins(resource, before if base else [], after, observed, part.path)
             return "half" if landed else "wrong"
         kept = arrived = 0
         for difference in differences(resource, before, after, part.path):
@@ -238,6 +284,19 @@ class Evidence:
             return False
         row = self._around.observed.get(key)
         return writers is None or not isinstance(row, Row) or row.ours is not True
+
+
+def _begins(resource: Resource, before: list[Any], after: list[Any], observed: list[Any], path: Path) -> bool:
+    """Whether a list holds what it held before, and some of what was appended to it: the first, if order counts."""
+    if not resource.rule(path).unordered:
+        return agree(resource, after[: len(observed)], observed, path)
+    left = list(after)
+    for value in observed:
+        place = next((i for i, other in enumerate(left) if agree(resource, other, value, (*path, 0))), None)
+        if place is None:
+            return False
+        del left[place]
+    return all(any(agree(resource, value, other, (*path, 0)) for other in observed) for value in before)
 
 
 def differences_shown(around: Surroundings, world: World, key: RowKey, misfits: Iterable[Misfit]) -> dict[str, Any]:

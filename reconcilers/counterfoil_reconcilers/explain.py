@@ -8,17 +8,29 @@ first, and only changed for effects that touch rows which do not fit.
 
 import heapq
 from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Set as AbstractSet
+from itertools import product, takewhile
 from typing import Any, Final, Literal, NamedTuple
 
 from counterfoil_reconcilers.charges import FAULT, Charges, Way, Ways, ways_of
-from counterfoil_reconcilers.compare import agree, differences
+from counterfoil_reconcilers.compare import differences
 from counterfoil_reconcilers.contracts import Resource
 from counterfoil_reconcilers.expecting import tool_of
 from counterfoil_reconcilers.fold import Folder
-from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey
+from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.values import MISSING, Path, at, overlap
-from counterfoil_reconcilers.world import Cell, Part, Surroundings, Times, TimesOf, Touch, World, candidates, likeness
+from counterfoil_reconcilers.world import (
+    Cell,
+    Part,
+    Surroundings,
+    Times,
+    TimesOf,
+    Touch,
+    World,
+    candidates,
+    holds,
+    likeness,
+)
 
 _UNEXPLAINED: Final = 25.0
 _UNEXPLAINED_OWNED: Final = 40.0
@@ -72,6 +84,12 @@ class Searcher:
         self._own: set[RowKey] = set()  # lookalikes that bear an effect's id, so that nobody else can have made them
         self._open: list[int] = []
         self._survey()
+        if any(around.baseline.get(key) is NOT_READ for key in self._own):
+            # They were not there before the effects whose ids they bear, whoever changed them since.
+            before = Rows({**around.baseline.rows, **dict.fromkeys(self._own)}, around.baseline.whole)
+            self.around = around._replace(baseline=before)
+            self._folder = Folder(self.around)
+            self._survey()
 
     def _survey(self) -> None:
         """One fold in which everything landed shows which rows each effect reaches, and which had nothing to change."""
@@ -94,25 +112,29 @@ class Searcher:
     def _add_lookalikes(self, touch: Touch, world: World) -> None:
         """Further new rows with the content of a created one: the second of a doubled write is among them."""
         resource = self._resource(touch.row)
-        cell, observed = world.cells[touch.row], self.around.observed
-        known = [name for name in cell.fields if (name,) not in cell.open]
+        # As it was made: later effects may have changed it, or deleted it.
+        cell, observed = world.cells[touch.row]._replace(doc=touch.after), self.around.observed
+        names = self._names_of_id(touch.effect, cell)
+        known = names or [name for name in cell.fields if (name,) not in cell.open]
         alike = dict(candidates(resource, observed, cell.fields, known))
         own = observed.get(touch.row)
         for key, row in ({touch.row: own, **alike} if isinstance(own, Row) else alike).items():
             before = self.around.baseline.get(key)
             new = not isinstance(before, Row) and not self.around.is_claimed(key)
+            bears_id = bool(names) and likeness(resource, cell, row.doc, names) > 0
             if before is NOT_READ and self.around.target.writers is not None and key != touch.row:
-                new = new and self._bears_the_id(touch.effect, cell)  # else it may have been there all along
-            if new and (key == touch.row or likeness(resource, cell, row.doc) == 1.0):
+                new = new and bears_id  # else it may have been there all along
+            if new and (key == touch.row or bears_id or likeness(resource, cell, row.doc) == 1.0):
                 self._lookalikes.add(key)
-                if self._bears_the_id(touch.effect, cell):
+                if bears_id:
                     self._own.add(key)
                 self.rows.add(key)
                 self._reach[touch.effect].add(key)
 
-    def _bears_the_id(self, index: int, cell: Cell) -> bool:
-        """Whether what an effect creates is told from all else by the effect's own id."""
-        return self._effects[index].effect_id.hex() in cell.fields.values()
+    def _names_of_id(self, index: int, cell: Cell) -> tuple[str, ...]:
+        """The fields in which what an effect creates bears the effect's own id, which tells it from all else."""
+        effect_id = self._effects[index].effect_id.hex()
+        return tuple(name for name, value in cell.fields.items() if value == effect_id and (name,) not in cell.open)
 
     def best(self) -> Explanation:
         """The cheapest explanation; `cut short` says that not everything was tried."""
@@ -171,8 +193,9 @@ class Searcher:
         price, unexplained = self._price(world, left)
         chance = self._chance((*excused, *unexplained))
         cost += price + chance + _CONTRADICTED[min(len(world.contradicted), 2)] + _DOUBTFUL * len(world.doubtful)
+        cost += _MADE * len(self._made(world))
         if self.around.target.writers == "exclusive":  # else somebody else may have made it
-            cost += _MADE * len(world.made) + _REVIVED * len(world.revived)
+            cost += _REVIVED * len(world.revived)
         cost += FAULT * sum(_open_count(world, index) > count for index, count in enumerate(self._open))
         cost += sum(self._coincidences(index) for index, way in enumerate(ways) if way == "never")
         return Explanation(cost, chance, ways, tuple(times), world, tuple(left), tuple(wrong))
@@ -237,6 +260,12 @@ class Searcher:
             for difference in differences(resource, value, at(doc, path), path):
                 if not any(overlap(difference.path, other) for other in cell.open):
                     yield Misfit(key, difference.path, difference.expected, difference.observed)
+        if key in self._made(world) and isinstance(doc, dict):
+            # A change is said to have made this row: what it does not name came from elsewhere.
+            named = {*resource.key, *(str(touch.path[0]) for touch in world.touches if touch.row == key and touch.path)}
+            for name, value in doc.items():
+                if name not in named and value is not None and not resource.rule((name,)).ignore:
+                    yield Misfit(key, (name,), MISSING, value)
 
     def _fit_parts(
         self, halves: Sequence[int], times: list[TimesOf], world: World, misfits: list[Misfit]
@@ -263,12 +292,26 @@ class Searcher:
             tried_world, tried = self._compare(other)
             if self._unfit(tried_world, tried) < self._unfit(world, misfits):
                 times[:], world, misfits = other, tried_world, tried
+        if len(parts) > _MOST_JOINT and misfits:
+            # What fits no better without a part is its other value.
+            places = {(misfit.row, misfit.path[:1]) for misfit in misfits}
+            other = list(times)
+            for index, part in parts:
+                if (part.row, part.path[:1]) in places:
+                    other[index] = other[index].with_part(part, 1)
+            tried_world, tried = self._compare(other)
+            if self._unfit(tried_world, tried) <= self._unfit(world, misfits):
+                times[:], world, misfits = other, tried_world, tried
         return world, misfits
 
     def _unfit(self, world: World, misfits: Sequence[Misfit]) -> tuple[int, int]:
         """How much does not fit, and how many replies."""
-        made = len(world.made) if self.around.target.writers == "exclusive" else 0
-        return len(misfits) + made, len(world.contradicted)
+        places = {(misfit.row, _outside_lists(misfit.path)) for misfit in misfits}
+        return len(places) + len(self._made(world)), len(world.contradicted)
+
+    def _made(self, world: World) -> AbstractSet[RowKey]:
+        """The rows that nobody else can have made than the changes that found none there."""
+        return world.made if self.around.target.writers == "exclusive" else world.made & self._own
 
     def _concerns(self, world: World, part: Part, misfit: Misfit) -> bool:
         """Whether a misfit may come from this part: it is at the part's place, or a row like the one it creates."""
@@ -293,6 +336,8 @@ class Searcher:
         counted: list[Misfit] = []
         for misfit in misfits:
             owner = _owner(world, misfit)
+            if misfit.path and misfit.row in self._own and not self.is_swept(misfit.row):
+                continue  # that it was made is certain, and what it holds now may be another's
             owned = owner is not None and owner.effect not in self._idle
             if not owned and not self._counts(misfit.row):
                 continue
@@ -331,11 +376,8 @@ class Searcher:
             if self.around.baseline.get(key) is not NOT_READ or not isinstance(observed, Row):
                 continue
             alone = [TimesOf(1 if other == index else 0) for other in range(len(self._effects))]
-            for touch in self._fold(alone).touches:
-                value = at(observed.doc, touch.path)
-                found += (
-                    touch.row == key and not touch.open and agree(self._resource(key), touch.after, value, touch.path)
-                )
+            left = (touch for touch in self._fold(alone).touches if touch.row == key and not touch.open)
+            found += sum(holds(self._resource(key), touch, observed.doc) for touch in left)
         return _COINCIDENCE * found
 
     def _resource(self, key: RowKey) -> Resource:
@@ -343,16 +385,21 @@ class Searcher:
 
 
 def _trials(parts: Sequence[tuple[int, Part]]) -> Iterator[Sequence[tuple[tuple[int, Part], Times]]]:
-    """What to try: of few parts all combinations, those first in which most landed once; else each part alone."""
-    if len(parts) > _MOST_JOINT:
-        choices: tuple[Times, ...] = (0, 2)
-        yield from ([(part, choice)] for part in parts[:_MOST_TRIALS] for choice in choices)
-        return
+    """What to try: of few parts all combinations, those first in which most landed once; else all alike, then each."""
     ways: tuple[Times, ...] = (1, 0, 2)
+    if len(parts) > _MOST_JOINT:
+        yield from ([(part, choice) for part in parts] for choice in (ways[1], ways[2]))
+        yield from ([(part, choice)] for part in parts[:_MOST_TRIALS] for choice in ways)
+        return
     for chosen in sorted(product(ways, repeat=len(parts)), key=lambda times: sum(one != 1 for one in times)):
         trial = [(part, choice) for part, choice in zip(parts, chosen, strict=True) if choice != 1]
         if trial:
             yield trial
+
+
+def _outside_lists(path: Path) -> Path:
+    """The path up to the first list: of lists as long as each other, more than one element may differ."""
+    return tuple(takewhile(lambda step: isinstance(step, str), path))
 
 
 def _open_count(world: World, index: int) -> int:

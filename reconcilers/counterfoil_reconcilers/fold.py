@@ -51,6 +51,12 @@ class Folder:
         """Whether to apply a change of a row that is there; a survey needs few of them."""
         return True
 
+    def looked_for(self, resource: Resource, cell: Cell, sure: tuple[str, ...], told: RowKey | None) -> None:
+        """Called with each created row that is found by what it holds; a survey overrides it.
+
+        `told` is the row that the reply names.
+        """
+
     def noted(self, reader: Reader) -> None:
         """Called with what was asked for, once an effect is applied; a survey overrides it."""
 
@@ -68,10 +74,12 @@ class _Pass:
         self._replies: dict[RowKey, Json] = {}
         self._secret_replies: set[RowKey] = set()
         self._created = 0
+        self._effect_id: Json = None
         self._is_redacted = bool(world.secret)  # whether anything here may tell of what was redacted
 
     def run(self, effect: Effect, tool: Tool, variables: Mapping[str, Json]) -> None:
         self._is_redacted |= bool(effect.secret)
+        self._effect_id = variables["effect"]
         unknown = {} if "result" in variables else {"result": "the reply is not known"}
         secret = _by_variable(effect.secret)
         strict = Scope(variables, Reader(self._around, self._before, careful=True), unknown, secret)
@@ -218,7 +226,10 @@ class _Pass:
         self._world.searches.append((write.resource.name, found or _texts(fields)))
         doc = {**fields, **found}
         cell = Cell(doc, partial=True, open=open_paths)
-        bound = self._nearest(write.resource, cell, tuple(found))
+        told = _named(write.resource, scope.variables.get("result"))
+        self._folder.looked_for(write.resource, cell, tuple(found), told)
+        is_gone = told is not None and self._is_gone(told)
+        bound = told if is_gone else self._nearest(write.resource, cell, tuple(found), told)
         observed = self._around.observed
         unreadable = next(self._new(observed.unreadable(write.resource.name)), None) if bound is None else None
         if unreadable is not None:
@@ -232,18 +243,30 @@ class _Pass:
         self._world.touches.append(Touch(self._index, part, key, (), None, doc))
         return bound
 
-    def _nearest(self, resource: Resource, cell: Cell, sure: tuple[str, ...]) -> RowKey | None:
-        """The candidate that agrees in most fields, at least half, and in all that the row is found by."""
-        best: tuple[float, bool, RowKey] | None = None
+    def _is_gone(self, key: RowKey) -> bool:
+        """Whether a row that the reply names is not there any more, and others of these effects write it."""
+        around = self._around
+        was_there = key in self._world.cells or isinstance(around.baseline.get(key), Row)
+        return not was_there and key in around.written and around.observed.get(key) is None
+
+    def _nearest(
+        self, resource: Resource, cell: Cell, sure: tuple[str, ...], told: RowKey | None = None
+    ) -> RowKey | None:
+        """The one that the reply names, else that agrees in most fields, of those that hold all that a row is found by.
+
+        At least half, but for one that bears the effect's id: that one nobody else can have made.
+        """
+        enough = 0.0 if any(cell.fields[name] == self._effect_id for name in sure) else 0.5
+        best: tuple[bool, float, bool, RowKey] | None = None
         for key, row in self._new(candidates(resource, self._around.observed, cell.fields, sure)):
             if row.problem is not None:
                 continue
             score = likeness(resource, cell, row.doc, sure)
-            # Of equals, one that was surely not there before.
-            rank = (score, self._around.baseline.get(key) is None)
-            if score >= 0.5 and (best is None or rank > best[:2]):
+            # Later effects may have changed the one that the reply names. Of equals: one that surely was not there.
+            rank = (key == told, score, self._around.baseline.get(key) is None)
+            if score and score >= enough and (best is None or rank > best[:3]):
                 best = (*rank, key)
-        return best[2] if best else None
+        return best[3] if best else None
 
     def _new(self, rows: Iterable[tuple[RowKey, Row]]) -> Iterator[tuple[RowKey, Row]]:
         """Those of the observed rows that are new, and that nothing in this world stands for yet."""
@@ -419,6 +442,16 @@ class _Pass:
             resource = self._around.target.resources[key.resource]
             if not cell.partial and not cell.open and not agree(resource, cell.doc, reply):
                 self._world.contradicted.add(self._index)
+
+
+def _named(resource: Resource, reply: Json) -> RowKey | None:
+    """The row that a reply names by all fields of its key."""
+    if not isinstance(reply, dict):
+        return None
+    try:
+        return row_key(resource, {name: reply[name] for name in resource.key if name in reply})
+    except Unreadable:
+        return None
 
 
 def _by_variable(secret: Iterable[Path]) -> dict[str, list[Path]]:

@@ -188,7 +188,7 @@ def suspects(changes: Iterable[Unattributed], verdicts: Iterable[Verdict]) -> di
 def _judge_group(around: Surroundings, effects: Sequence[Effect], blind: Mapping[str, str]) -> Judgement:
     searcher = Searcher(around, effects)
     best = searcher.best()
-    evidence = Evidence(around, effects, best)
+    evidence = Evidence(searcher.around, effects, best)
     verdicts: list[Verdict] = []
     for index, effect in enumerate(effects):
         name, reason = evidence.verdict(index)
@@ -202,9 +202,11 @@ def _judge_group(around: Surroundings, effects: Sequence[Effect], blind: Mapping
         by_row.setdefault(misfit.row, []).append(misfit)
     if best.searched == "cut short":
         blind = {**blind, "*": "the effects that share its rows are too many to tell apart"}
+    unsure = evidence.unsure() if best.misfits else {}
     stray = [
         _with_blindness(
-            Unattributed(key, "unattributed", None, differences_shown(around, best.world, key, misfits)), blind
+            Unattributed(key, "unattributed", None, differences_shown(around, best.world, key, misfits)),
+            {**blind, key.resource: unsure[key]} if key in unsure else blind,
         )
         for key, misfits in by_row.items()
         if key.key[:1] != ("?",) and searcher.is_swept(key)

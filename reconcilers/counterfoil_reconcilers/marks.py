@@ -42,7 +42,7 @@ class Place:
 
         What code expects may look for created rows by other fields than the contracts do.
         """
-        writes = {self.row(key) for key in touched.writes}
+        writes = {self.row(key) for key in touched.writes | touched.may_be}
         reads = {self.read(key) for key in touched.reads}
         seeks = writes | {self.row(key) for key in touched.reads} | {self.read(key) for key in touched.writes}
         searches: set[int] = set()

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from counterfoil_reconcilers.contracts import Change, Contracts, Target
+from counterfoil_reconcilers.contracts import Change, Contracts, Resource, Target
 from counterfoil_reconcilers.expecting import NoExpectation, tool_of
 from counterfoil_reconcilers.fold import Folder
-from counterfoil_reconcilers.rows import NOT_READ, Effect, RowKey, Rows
+from counterfoil_reconcilers.rows import NOT_READ, Effect, Row, RowKey, Rows
 from counterfoil_reconcilers.scope import Reader
 from counterfoil_reconcilers.values import Json
-from counterfoil_reconcilers.world import Surroundings, TimesOf, World
+from counterfoil_reconcilers.world import Cell, Surroundings, TimesOf, World, candidates, likeness
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,10 @@ class Search:
 
 
 class Touched(NamedTuple):
-    """What one effect needs read. `missing` rows were asked for and not given: read them and ask again."""
+    """What one effect needs read. `missing` rows were asked for and not given: read them and ask again.
+
+    `may_be`: rows of which each may be one that it creates.
+    """
 
     writes: frozenset[RowKey]
     reads: frozenset[RowKey]
@@ -31,6 +34,7 @@ class Touched(NamedTuple):
     blind: Mapping[str, str]
     problems: tuple[str, ...]
     reason: str | None = None
+    may_be: frozenset[RowKey] = frozenset()
 
     @property
     def is_final(self) -> bool:
@@ -59,6 +63,7 @@ def resources_of(contracts: Contracts, effect: Effect, target: str, baseline: Ro
         missing=frozenset(survey.missing | needed),
         blind=dict(world.blind),
         problems=tuple(world.problems.get(0, ())),
+        may_be=frozenset(survey.may_be),
     )
 
 
@@ -67,7 +72,10 @@ def _unknown(reason: str) -> Touched:
 
 
 def connected(touched: Sequence[Touched]) -> list[list[int]]:
-    """Indices of effects in groups: two that write a row, or of which one reads what another writes, are together."""
+    """Indices of effects in groups: two that write a row are together, and one with who writes what it reads.
+
+    So is one that creates a row with those that write any row which may be that one.
+    """
     parent = list(range(len(touched)))
 
     def root(index: int) -> int:
@@ -83,7 +91,7 @@ def connected(touched: Sequence[Touched]) -> list[list[int]]:
         for mark in marks:
             parent[root(index)] = root(owner.setdefault(mark, index))
     for index, one in enumerate(touched):
-        for key in one.reads:
+        for key in (*one.reads, *one.may_be):
             if key in owner:
                 parent[root(index)] = root(owner[key])
     groups: dict[int, list[int]] = {}
@@ -111,10 +119,25 @@ class _Survey(Folder):
         super().__init__(Surroundings(contracts, target, baseline, observed, hides=hides))
         self.asked: set[RowKey] = set()
         self.missing: set[RowKey] = set()
+        self.may_be: set[RowKey] = set()
 
     def follows(self, change: Change) -> bool:
         """Those that may look up a row."""
         return change.asks_rows
+
+    def looked_for(self, resource: Resource, cell: Cell, sure: tuple[str, ...], told: RowKey | None) -> None:
+        """Every new row that is alike: of two that were made by one call, later effects may have changed either.
+
+        And the one that the reply names, which they may have deleted.
+        """
+        around = self._around
+        if told is not None and not isinstance(around.baseline.get(told), Row):
+            self.may_be.add(told)
+        for key, row in candidates(resource, around.observed, cell.fields, sure):
+            is_new = not isinstance(around.baseline.get(key), Row)
+            alike = likeness(resource, cell, row.doc, sure) if is_new and row.problem is None else 0.0
+            if alike >= 0.5 or (sure and alike):
+                self.may_be.add(key)
 
     def noted(self, reader: Reader) -> None:
         self.asked |= reader.asked

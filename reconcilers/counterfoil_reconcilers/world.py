@@ -129,6 +129,13 @@ def candidates(
     return rows.of(resource.name) if best is None else best
 
 
+def holds(resource: Resource, touch: Touch, doc: Json) -> bool:
+    """Whether a row holds what a touch left there; of a created row, what the write names."""
+    if touch.path == () and isinstance(touch.after, dict):
+        return all(agree(resource, value, at(doc, (name,)), (name,)) for name, value in touch.after.items())
+    return agree(resource, touch.after, at(doc, touch.path), touch.path)
+
+
 def likeness(resource: Resource, cell: Cell, doc: Json, sure: tuple[str, ...] = ()) -> float:
     """The share of a created row's known fields that an observed row holds; 0 if a sure one differs."""
     known = [(name, value) for name, value in cell.fields.items() if (name,) not in cell.open]

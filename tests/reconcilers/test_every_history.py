@@ -272,6 +272,14 @@ def test_a_history_that_fits_with_the_fewest_faults_is_said(
     assert_said(contracts, calls, truth)
 
 
+def test_what_a_change_does_not_name_did_not_come_with_the_row_that_it_is_said_to_have_made(
+    contracts: Contracts,
+) -> None:
+    """A refused creation had landed. That the moves made the account explains its balance, and not its owner's name."""
+    moves = [Call("move", "c", 1.25, "ok"), Call("move", "c", 1.25, "ok")]
+    assert_said(contracts, [Call("open", "c", "Bea", "failed"), *moves], [(1,), (2, 0), (2, 2)])
+
+
 MEDDLED: list[tuple[str, str, Any]] = [
     ("a", "balance", 3.33),
     ("b", "balance", 1_000_000.01),
