@@ -219,7 +219,7 @@ def test_recorded_runs_beside_the_contract_that_people_wrote(hand_written: Contr
     table = offline.figures(judged, offline.lines(faults / "labels.jsonl.gz"))
     sound = [row for fault, row in table.items() if fault in offline.AGREES]
     planted = [row for fault, row in table.items() if fault not in offline.AGREES]
-    assert [sum(row[word] for row in planted) for word in ("found", "count")] == [32, 54]
+    assert [sum(row[word] for row in planted) for word in ("found", "count")] == [34, 54]
     assert [sum(row[word] for row in sound) for word in ("found", "count")] == [2, 144]
 
 

@@ -14,6 +14,7 @@ from tests.faults.conftest import World
 from tests.faults.plan import PLAN
 from tests.faults.shops import Shop, spec_of
 from tests.fix_log import StartPython
+from tests.waiting import wait_until
 
 _CRASHING = """
 import json, os, signal, sys, threading, time
@@ -48,6 +49,8 @@ class Spooling:
         with self._recorder.task("orders", task_ref="spooling") as task:
             task.suspend("begins later")
         assert self._recorder.flush(60) == 0
+        # Who never knew whether somebody halted it does nothing.
+        wait_until(lambda: self._recorder.session.control.is_known, 60)
         self._world.brokers.shut()
         self._away_since = time.monotonic()
         for shop, number in itertools.product(self._world.shops, range(PLAN.few)):

@@ -142,7 +142,7 @@ def played(steps: Sequence[Step], faulty: int = -1, fate: int = 1) -> Bank:
 
 
 @pytest.mark.parametrize("writers", ["exclusive", "nobody"])
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=150, derandomize=True)
 @given(steps=STEPS)
 def test_what_was_made_and_then_changed_or_deleted_is_applied(
     contracts: dict[str, Contracts], writers: str, steps: list[Step]
@@ -154,7 +154,7 @@ def test_what_was_made_and_then_changed_or_deleted_is_applied(
 
 
 @pytest.mark.parametrize("writers", ["exclusive", "nobody"])
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=150, derandomize=True)
 @given(steps=STEPS, data=st.data())
 def test_a_doubled_creation_shows_whatever_became_of_its_rows(
     contracts: dict[str, Contracts], writers: str, steps: list[Step], data: st.DataObject
@@ -171,7 +171,7 @@ def test_a_doubled_creation_shows_whatever_became_of_its_rows(
     assert strays == 0
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=150, derandomize=True)
 @given(steps=STEPS, data=st.data())
 def test_a_creation_that_was_lost_shows(
     contracts: dict[str, Contracts], steps: list[Step], data: st.DataObject
