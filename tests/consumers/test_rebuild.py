@@ -299,8 +299,9 @@ def test_ingest_goes_on_while_it_is_rebuilt_and_swapped(
     for thread in threads:
         thread.start()
     try:
-        seen = []
+        seen = [0]
         for origin in ("both", "store", "log"):
+            wait_until(lambda: stored(operator) > seen[-1] or bool(failures))
             seen.append(stored(operator))
             rebuild(origin).run()
         wait_until(lambda: stored(operator) > seen[-1] or bool(failures))

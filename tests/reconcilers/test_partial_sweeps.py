@@ -274,10 +274,12 @@ def test_full_sweeps_are_made_for_an_effect_that_waits_in_a_share_of_the_time(sh
         store.execute("UPDATE counterfoil.check_lease SET fully_swept_at = fully_swept_at - interval '20 minutes'")
     shop.settle(reconciler)
     assert is_closed(shop, effect)
-    assert (shop.changes(), listed.count("orders")) == ([], 2)
+    assert shop.changes() == []
+    assert "orders" in listed
+    listed.clear()
     shop.sql(STRAY)
     shop.settle(reconciler)
-    assert (shop.changes(), listed.count("orders")) == ([('orders["A-2"]', "unattributed")], 2), "nothing waits now"
+    assert (shop.changes(), "orders" in listed) == ([('orders["A-2"]', "unattributed")], False), "nothing waits now"
 
 
 def test_it_need_not_be_looked_at_in_the_very_turn_of_a_full_sweep(shop: Shop, listed: list[str]) -> None:
