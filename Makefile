@@ -43,7 +43,7 @@ soak: $(INSTALLED) ## the longer proofs: outages, damaged spools, 300 orders to 
 	  COUNTERFOIL_TEST_STORE_KILLS=50 COUNTERFOIL_TEST_BACKENDS_ENDED=500 \
 	  COUNTERFOIL_TEST_BAD_AMONG=100000 \
 	  $(BIN)/python -m pytest -s tests/consumers/test_exactly_once.py tests/consumers/test_bad_records.py
-	COUNTERFOIL_TEST_HISTORIES=20000 $(BIN)/python -m pytest -n 2 --timeout 5400 tests/reconcilers/test_every_history.py
+	COUNTERFOIL_TEST_HISTORIES=5000 $(BIN)/python -m pytest -n 2 --timeout 1800 tests/reconcilers/test_every_history.py
 	COUNTERFOIL_TEST_FAULT_EFFECTS=10000 $(BIN)/python -m pytest -s tests/faults
 
 # The lock names every version, with hashes (no resolver: pip before 24 takes a newer one for an extra); the second install adds this checkout without looking further.

@@ -263,7 +263,7 @@ CALLS = st.lists(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=HISTORIES, derandomize="COUNTERFOIL_TEST_HISTORIES" not in os.environ)
+@settings(deadline=None, max_examples=HISTORIES, derandomize=True)
 @given(CALLS, st.data())
 def test_a_history_that_fits_with_the_fewest_faults_is_said(
     contracts: Contracts, calls: list[Call], data: st.DataObject
@@ -290,7 +290,7 @@ MEDDLED: list[tuple[str, str, Any]] = [
 ]
 
 
-@settings(deadline=None, max_examples=HISTORIES, derandomize="COUNTERFOIL_TEST_HISTORIES" not in os.environ)
+@settings(deadline=None, max_examples=HISTORIES, derandomize=True)
 @given(CALLS, st.data(), st.sampled_from(MEDDLED))
 def test_what_no_history_explains_never_passes(
     contracts: Contracts, calls: list[Call], data: st.DataObject, meddled: tuple[str, str, Any]
