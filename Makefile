@@ -21,7 +21,7 @@ check: $(INSTALLED)
 # The last line names the files: to collect all of them takes longer than most of those tests.
 suite: $(INSTALLED)
 	./ops/install-test-packages.sh
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not alone"
 	$(BIN)/python -m pytest -m alone $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
 
 coverage: $(INSTALLED) ## which lines the suite runs; it takes half as long again
