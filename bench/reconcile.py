@@ -181,7 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--effects", type=int, metavar="N", help="how many effects a round")
     parser.add_argument("--closed", type=int, metavar="N", help="beside how many closed ones the due query is timed")
     parser.add_argument("--swept", type=int, metavar="N", help="over how many rows a sweep is timed")
-    parser.add_argument("--only", choices=("sweeps",), help="time nothing but the sweeps")
+    parser.add_argument(
+        "--only", choices=("sweeps", *(case.name for case in CASES)), help="time nothing but the sweeps, or these looks"
+    )
     parser.add_argument("--rounds", type=int, metavar="N", help="how many rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, one a line")
     given = parser.parse_args(arguments)
@@ -191,22 +193,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     swept = plan.swept if given.swept is None else (given.swept,)
     plan = Plan(given.effects or plan.effects, closed, given.rounds or plan.rounds, swept)
     with servers() as running:
-        rows = run_sweeps(running, plan) if given.only else run(running, plan) + run_sweeps(running, plan)
+        rows = [] if given.only == "sweeps" else run(running, plan, given.only)
+        rows += run_sweeps(running, plan) if given.only in (None, "sweeps") else []
     show("reconcile", rows)
     if given.json is not None:
         write_json(rows, given.json)
     return 0
 
 
-def run(given: Servers, plan: Plan) -> list[Row]:
-    """The rows of all rounds, each with a store and a target of its own."""
+def run(given: Servers, plan: Plan, only: str | None = None) -> list[Row]:
+    """The rows of all rounds, each with a store and a target of its own; with `only`, of looks of one way to write."""
     found: dict[str, list[float]] = {}
     for number in range(plan.rounds):
-        for case in CASES:
+        for case in (case for case in CASES if only in (None, case.name)):
             found.setdefault(case.name, []).append(_round(given, plan.effects, case))
             print(f"round {number + 1}: {case.name} {found[case.name][-1]:,.0f} effects/s", flush=True)
-    with new_store(given) as dsn:
-        due = dict(_due_queries(dsn, plan.closed))
+    due: dict[int, list[float]] = {}
+    if only is None:
+        with new_store(given) as dsn:
+            due = dict(_due_queries(dsn, plan.closed))
     rows = [row_of(name, "effects_per_second", "1/s", values) for name, values in found.items()]
     return rows + [row_of(f"counterfoil-{n}-closed", "due_milliseconds", "ms", values) for n, values in due.items()]
 
