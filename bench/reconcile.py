@@ -26,6 +26,7 @@ from bench.servers import Servers, servers
 from bench.sinks import new_store
 from counterfoil.redaction import Redaction
 from counterfoil.settings import RecorderSettings
+from counterfoil_console.cli.services import ALLOCATIONS_A_COLLECTION
 from counterfoil_consumers.store import Connection, connect, queries
 from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.contracts import load
@@ -188,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, one a line")
     given = parser.parse_args(arguments)
     plan = QUICK if given.quick else FULL
-    gc.set_threshold(50_000)  # as `counterfoil reconcile` does
+    gc.set_threshold(ALLOCATIONS_A_COLLECTION)
     closed = plan.closed if given.closed is None else (0, given.closed)
     swept = plan.swept if given.swept is None else (given.swept,)
     plan = Plan(given.effects or plan.effects, closed, given.rounds or plan.rounds, swept)

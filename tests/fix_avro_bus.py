@@ -14,7 +14,7 @@ from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegis
 from counterfoil.framing import Definition
 from counterfoil_reconcilers.targets.kafka import KafkaTarget
 from counterfoil_reconcilers.targets.port import TargetUnavailable
-from tests.reconcilers.targets.bus import Bus
+from tests.reconcilers.targets.bus import Bus, opening
 
 AVRO = 'value = "avro"\n'
 BY_STATUS = """
@@ -91,15 +91,8 @@ def avro_bus(kafka: dict[str, str], schema_registry: dict[str, str], tmp_path: P
 @pytest.fixture
 def open_avro(avro_bus: AvroBus) -> Iterator[Callable[..., KafkaTarget]]:
     """Opens targets on the bus, and closes them."""
-    targets: list[KafkaTarget] = []
-
-    def open_(*arguments: Any, **named: Any) -> KafkaTarget:
-        targets.append(avro_bus.target(*arguments, **named))
-        return targets[-1]
-
-    yield open_
-    for target in targets:
-        target.close()
+    with opening(avro_bus) as open_:
+        yield open_
 
 
 def trouble_of(ask: Callable[[], Any]) -> tuple[str, str]:

@@ -281,8 +281,9 @@ class Searcher:
             if (part.row not in world.made or not part.path)  # with the row goes what is in it
             and (part.row in world.made or any(self._concerns(world, part, misfit) for misfit in misfits))
         ]
+        unfit = self._unfit(world, misfits)
         for trial in _trials(parts):
-            if self._unfit(world, misfits) == (0, 0):
+            if unfit == (0, 0):
                 break
             if any(choice == 0 and self._holds_another_value(part) for (_, part), choice in trial):
                 continue
@@ -290,8 +291,9 @@ class Searcher:
             for (index, part), choice in trial:
                 other[index] = other[index].with_part(part, choice)
             tried_world, tried = self._compare(other)
-            if self._unfit(tried_world, tried) < self._unfit(world, misfits):
-                times[:], world, misfits = other, tried_world, tried
+            tried_unfit = self._unfit(tried_world, tried)
+            if tried_unfit < unfit:
+                times[:], world, misfits, unfit = other, tried_world, tried, tried_unfit
         if len(parts) > _MOST_JOINT and misfits:
             # What fits no better without a part is its other value.
             places = {(misfit.row, misfit.path[:1]) for misfit in misfits}
@@ -300,7 +302,7 @@ class Searcher:
                 if (part.row, part.path[:1]) in places:
                     other[index] = other[index].with_part(part, 1)
             tried_world, tried = self._compare(other)
-            if self._unfit(tried_world, tried) <= self._unfit(world, misfits):
+            if self._unfit(tried_world, tried) <= unfit:
                 times[:], world, misfits = other, tried_world, tried
         return world, misfits
 

@@ -1,6 +1,5 @@
 """What the judge is given: effects of one tenant at one target, and rows of that target, as plain values."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -230,4 +229,4 @@ def row_key(resource: Resource, values: Mapping[str, Json]) -> RowKey:
 
 def key_shown(key: RowKey) -> str:
     """For people: `orders W-17`."""
-    return f"{key.resource} {key.key[0] if len(key.key) == 1 else json.dumps(key.key)}"
+    return f"{key.resource} {key.key[0] if len(key.key) == 1 else key.text}"

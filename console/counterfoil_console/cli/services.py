@@ -31,7 +31,7 @@ from counterfoil_reconcilers.concluding import Policy
 from counterfoil_reconcilers.contract_files import did_you_mean
 from counterfoil_reconcilers.contracts import ContractError, Contracts
 from counterfoil_reconcilers.contracts import load as load_contracts
-from counterfoil_reconcilers.reconciler import Reconciler, ReconcilerSettings
+from counterfoil_reconcilers.reconciler import PassResult, Reconciler, ReconcilerSettings
 from counterfoil_reconcilers.targets.opening import open_target
 from counterfoil_reconcilers.targets.port import TargetUnavailable
 from counterfoil_reconcilers.worklist import Selection
@@ -41,7 +41,7 @@ _PATIENCE_SECONDS = 60.0
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S"]
 # A batch makes thousands of rows and no cycles; at 700, the default, they were looked through all the time, which was
 # a quarter of what reconciling cost.
-_ALLOCATIONS_A_COLLECTION = 50_000
+ALLOCATIONS_A_COLLECTION = 50_000
 # The thread that writes takes the interpreter back after each wait; at 5 ms, the default, decoding kept it waiting.
 _SWITCH_SECONDS = 0.0005
 _LARGEST_TEXT_BYTES = 32 * 1024**2  # of arguments that are compared
@@ -66,7 +66,7 @@ def ingest(
     set_up_logs(settings.log_format, logging.WARNING if once else logging.INFO)
     refuse_unready(settings, "ingester")
     worker = new_ingest(settings)
-    gc.set_threshold(_ALLOCATIONS_A_COLLECTION)
+    gc.set_threshold(ALLOCATIONS_A_COLLECTION)
     sys.setswitchinterval(_SWITCH_SECONDS)
     with stopping_on_signals() as stopping:
         if once:
@@ -123,23 +123,13 @@ def reconcile(
     worker = new_reconciler(settings, contracts, selection)
     refuse_unready(settings, "reconciler")
     _refuse_wrong_contracts(settings, contracts)
-    gc.set_threshold(_ALLOCATIONS_A_COLLECTION)
-    anew = worker.rejudge(since and since.replace(tzinfo=dt.UTC)) if rejudge else 0
+    gc.set_threshold(ALLOCATIONS_A_COLLECTION)
+    anew = worker.rejudge(since and since.replace(tzinfo=dt.UTC)) if rejudge else None
     if once or effect is not None:
         result = worker.once()
         worker.close()
         relay_now(settings.dsn, "reconciler", settings.kafka)
-        if as_json:
-            print_json(vars(result) | ({"judged_anew": anew} if rejudge else {}))
-        else:
-            typer.echo(
-                (f"{anew} writes are judged anew. " if rejudge else "")
-                + f"{result.effects} writes looked at: {result.said} verdicts said, "
-                f"{result.changes} changes nobody explains, {result.given_up} given up, {result.open} still open"
-            )
-        if result.skipped:
-            why = "; ".join(result.skipped.values())
-            raise CounterfoilError(f"not all could be looked at: {why}; run `counterfoil doctor`, then try again")
+        _tell(result, anew, as_json=as_json)
         return
     with stopping_on_signals() as stopping:
         heart = Heart(_PATIENCE_SECONDS)
@@ -150,6 +140,24 @@ def reconcile(
                 worker.run(stopping, heart.beat)
             finally:
                 relay.stop()
+
+
+def _tell(result: PassResult, anew: int | None, *, as_json: bool) -> None:
+    """What one pass did; `anew`: how many writes are judged anew, where that was asked for.
+
+    Raises CounterfoilError where something was not looked at.
+    """
+    if as_json:
+        print_json(vars(result) | ({} if anew is None else {"judged_anew": anew}))
+    else:
+        typer.echo(
+            ("" if anew is None else f"{anew} writes are judged anew. ")
+            + f"{result.effects} writes looked at: {result.said} verdicts said, "
+            f"{result.changes} changes nobody explains, {result.given_up} given up, {result.open} still open"
+        )
+    if result.skipped:
+        why = "; ".join(result.skipped.values())
+        raise CounterfoilError(f"not all could be looked at: {why}; run `counterfoil doctor`, then try again")
 
 
 def _selection(contracts: Contracts, targets: list[str] | None, tenant: str | None, effect: str | None) -> Selection:

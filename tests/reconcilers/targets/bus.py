@@ -4,7 +4,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ rows = "latest"
 key = ["id"]
 message_key = "id"
 """
+
+
+@contextmanager
+def opening(bus: "Bus") -> Iterator[Callable[..., KafkaTarget]]:
+    """Opens targets on a bus, and closes them."""
+    with ExitStack() as opened:
+        yield lambda *arguments, **named: opened.enter_context(bus.target(*arguments, **named))
 
 
 @dataclass

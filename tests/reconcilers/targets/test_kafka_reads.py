@@ -22,7 +22,7 @@ from counterfoil_reconcilers.targets.opening import open_target
 from counterfoil_reconcilers.targets.port import Forgetful, TargetUnavailable
 from counterfoil_reconcilers.touched import Search
 from tests.fix_stack import stack_with
-from tests.reconcilers.targets.bus import EACH, EFFECT, LATEST, OTHER, Bus, docs_of, now_millis, order
+from tests.reconcilers.targets.bus import EACH, EFFECT, LATEST, OTHER, Bus, docs_of, now_millis, opening, order
 from tests.reconcilers.targets.conformance import contracts_of
 from tests.waiting import wait_until
 
@@ -60,15 +60,8 @@ def bus(broker: str, tmp_path: Path) -> Bus:
 @pytest.fixture
 def opened(bus: Bus) -> Iterator[Callable[..., KafkaTarget]]:
     """Opens targets on the bus, and closes them."""
-    targets: list[KafkaTarget] = []
-
-    def open_(*arguments: Any, **named: Any) -> KafkaTarget:
-        targets.append(bus.target(*arguments, **named))
-        return targets[-1]
-
-    yield open_
-    for target in targets:
-        target.close()
+    with opening(bus) as open_:
+        yield open_
 
 
 def row_at(target: KafkaTarget, key: str) -> Row | None:
